@@ -1,0 +1,88 @@
+"""One short message for whatever goes wrong on the command line."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal import utils as hydra_utils
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig, OmegaConf
+
+MAX_LINES = 10
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def install_error_reports() -> None:
+    """Make Hydra end with one message of at most ten lines, without a traceback.
+
+    Hydra prints its search path below configuration errors, and a traceback below errors of the
+    program; it offers no setting for either, so its reporting function is replaced. The
+    environment variable ``HYDRA_FULL_ERROR=1`` still shows everything.
+    """
+    setattr(hydra_utils, "run_and_report", _run_and_report)  # noqa: B010
+
+
+def _run_and_report(function: Callable[[], Any]) -> Any:
+    try:
+        return function()
+    except KeyboardInterrupt:
+        sys.stderr.write("\nInterrupted. Finished runs are stored; ask again to go on.\n")
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0"):
+            raise
+        sys.stderr.write(f"error: {message_of(error)}\n")
+        sys.exit(1)
+
+
+def message_of(error: BaseException) -> str:
+    """What went wrong, in at most ten lines.
+
+    Errors that a user can cause say what to do; anything else is a fault of the program, so the
+    message names the type and how to see the whole traceback.
+    """
+    text = str(error).strip()
+    if isinstance(error, CompactHydraException):
+        text = text.split("Config search path:")[0].strip()
+        misspelt = re.search(r"Could not override '([^']+)'", text)
+        if misspelt:
+            text = f"there is no option {misspelt[1]}.{_suggestion(misspelt[1])}"
+            text += "\npython run.py --help lists all options."
+    elif not isinstance(error, (ValueError, RuntimeError, OSError)):
+        text = f"{type(error).__name__}: {text}\nHYDRA_FULL_ERROR=1 shows where."
+    lines = [line for line in text.splitlines() if line.strip()]
+    if len(lines) > MAX_LINES:
+        lines = [lines[0], ", ".join(line.strip() for line in lines[1:])]
+    return "\n".join(lines)
+
+
+def _suggestion(name: str) -> str:
+    """A hint for a misspelt option, or an empty string."""
+    options = _option_names()
+    by_last_part = [option for option in options if option.split(".")[-1] == name]
+    close = by_last_part or difflib.get_close_matches(name, options, n=1, cutoff=0.6)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def _option_names() -> list[str]:
+    """Dotted names of all options of ``conf/``."""
+    names: list[str] = []
+
+    def collect(node: DictConfig, prefix: str) -> None:
+        for key in node:
+            names.append(f"{prefix}{key!s}")
+            if OmegaConf.is_dict(node._get_node(key)):
+                collect(node[key], f"{names[-1]}.")
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        collect(compose("config"), "")
+    return names

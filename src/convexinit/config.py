@@ -1,0 +1,78 @@
+"""From the configuration tree to checked settings, with messages that name the option."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+Settings = TypeVar("Settings")
+
+
+class ConfigError(ValueError):
+    """An option has a wrong name, type or value."""
+
+
+def checked(settings: type[Settings], options: dict[str, Any], section: str) -> Settings:
+    """Make a settings dataclass from one section of the configuration.
+
+    Args:
+        settings: dataclass whose annotations give the types and whose ``__post_init__`` checks
+            the ranges.
+        options: the section; it may hold keys that the dataclass does not have.
+        section: name of the section, for error messages.
+
+    Raises:
+        ConfigError: if an option is missing, has a wrong type, or is out of range.
+    """
+    names = [field.name for field in dataclasses.fields(settings)]  # type: ignore[arg-type]
+    missing = [name for name in names if name not in options]
+    if missing:
+        raise ConfigError(f"the option {section}.{missing[0]} is missing")
+    try:
+        schema = OmegaConf.structured(settings)
+        OmegaConf.set_readonly(schema, False)  # frozen dataclasses give read-only schemas
+        for name in names:
+            OmegaConf.update(schema, name, options[name])
+        return OmegaConf.to_object(schema)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{section}.{error.key}: {str(error).splitlines()[0]}") from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def parse_seeds(seeds: Any) -> list[int]:
+    """Seeds of a run: ``N`` means 0 to N-1, a list means exactly those.
+
+    Raises:
+        ConfigError: for anything but a positive integer or a list of distinct integers, 0 or more.
+
+    Example:
+        >>> parse_seeds(3), parse_seeds([3, 7])
+        ([0, 1, 2], [3, 7])
+    """
+    if type(seeds) is int and seeds >= 1:
+        return list(range(seeds))
+    if (
+        isinstance(seeds, list)
+        and seeds
+        and all(type(seed) is int and seed >= 0 for seed in seeds)
+        and len(set(seeds)) == len(seeds)
+    ):
+        return seeds
+    raise ConfigError(
+        "seeds must be a number of seeds, at least 1, or a list of distinct seeds such as "
+        f"seeds=[3,7]; got {seeds!r}"
+    )
+
+
+def require(condition: bool, option: str, range_: str, value: object) -> None:
+    """Raise ConfigError if ``condition`` does not hold.
+
+    Example:
+        >>> require(3 > 0, "trainer.epochs", "at least 1", 3)
+    """
+    if not condition:
+        raise ConfigError(f"{option} must be {range_}; got {value!r}")

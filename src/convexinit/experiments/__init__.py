@@ -1,0 +1,39 @@
+"""The experiments: config in, stored run out."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from pathlib import Path
+from typing import Any
+
+from convexinit.config import ConfigError, parse_seeds
+from convexinit.runs import is_stored, run_folder, staging, store
+
+# Modules are imported when an experiment asks for them, so that none pays for the others.
+TASKS = {
+    "training_dynamics": "convexinit.experiments.training_dynamics",
+    "signal_propagation": "convexinit.experiments.signal_propagation",
+}
+
+
+def run_experiment(config: dict[str, Any]) -> Path:
+    """Run an experiment, or find it if it was stored by an earlier request.
+
+    Args:
+        config: the resolved configuration.
+
+    Returns:
+        Folder of the finished run.
+    """
+    if config["task"] not in TASKS:
+        raise ConfigError(f"task must be one of {', '.join(TASKS)}; got {config['task']!r}")
+    config = {**config, "seeds": parse_seeds(config["seeds"])}
+    folder = run_folder(config)
+    if is_stored(folder) and not config["force"]:
+        return folder
+    with staging(folder) as place:
+        begin = time.perf_counter()
+        outcome = importlib.import_module(TASKS[config["task"]]).run(config)
+        store(place, folder, config, outcome, time.perf_counter() - begin)
+    return folder

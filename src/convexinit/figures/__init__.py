@@ -1,0 +1,1 @@
+"""Figures and tables of the paper from stored runs: ``python -m convexinit.figures --help``."""

@@ -1,0 +1,211 @@
+"""Which stored runs a figure is drawn from.
+
+The rule: a figure states the options that its protocol fixes, and a run belongs to it only if it
+was made with exactly these. All other options (seeds, epochs, precision, device, ...) are free, but
+all variants in a panel must share them. If there are several such sets of runs, the one with the
+most variants is taken, and among these the one with the most seeds x epochs; two equally good sets
+are an error. Which runs were used is always reported.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from convexinit.runs import PLACES, Run, RunError
+
+# What the paper's experiments have in common, by option. A stored run may lack an option that was
+# introduced after it; it then behaved as these values say.
+PROTOCOL: dict[str, Any] = {
+    "dataset.validation_fraction": 0.1,
+    "model.num_hidden": 5,
+    "model.width": None,
+    "model.activation": "relu",
+    "model.positivity": "projection",
+    "model.rho": 0.5,
+    "model.variance": 1.0,
+    "model.bias_noise": 0.0,
+    "model.distribution": "lognormal",
+    "model.bias_rule": "sampled",
+    "trainer.batch_size": 64,
+    "trainer.learning_rate": 1e-3,
+    "trainer.weight_decay": 0.0,
+}
+# What makes a variant; the keys are their names in ``conf/model``.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "nonconvex": {"model.convex": False, "model.skip": False, "model.init": "he"},
+    "icnn": {"model.convex": True, "model.skip": False, "model.init": "he"},
+    "icnn_skip": {"model.convex": True, "model.skip": True, "model.init": "he"},
+    "icnn_init": {"model.convex": True, "model.skip": False, "model.init": "principled"},
+}
+TITLES = {
+    "nonconvex": "non-convex",
+    "icnn": "ICNN",
+    "icnn_skip": "ICNN + skip",
+    "icnn_init": "ICNN + init",
+}
+# Options that name a run without changing its numbers.
+LABELS = ("model.name", "model.title")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The runs that one panel of a figure compares.
+
+    Attributes:
+        experiment: name of the experiment.
+        title: what is written above the panel.
+        variants: names of the model variants; each with the options in which it departs from
+            :data:`PROTOCOL`, such as ``{"model.num_hidden": 3}``.
+    """
+
+    experiment: str
+    title: str
+    variants: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=lambda: {name: {} for name in VARIANTS}
+    )
+
+    def options(self, variant: str) -> dict[str, Any]:
+        """All options that are fixed for a variant."""
+        return {**PROTOCOL, **VARIANTS[variant], **self.variants[variant]}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The stored runs for a panel.
+
+    Attributes:
+        panel: what was looked for.
+        runs: the run of every variant that was found, in the order of the panel.
+        common: the options that these runs share beyond the fixed ones.
+        unused: runs of variants that were not found, with what they do differently.
+    """
+
+    panel: Panel
+    runs: dict[str, Run]
+    common: dict[str, Any]
+    unused: list[tuple[Run, str]]
+
+    @property
+    def missing(self) -> list[str]:
+        """Variants without a run."""
+        return [variant for variant in self.panel.variants if variant not in self.runs]
+
+    def commands(self, root: Path) -> list[str]:
+        """Commands that produce the missing runs.
+
+        Args:
+            root: the folder that runs are read from.
+        """
+        # What was found is to be completed, so its free options are asked for again.
+        free = {
+            name: value
+            for name, value in self.common.items()
+            if name == "seeds" or name.startswith(("trainer.", "signal."))
+        }
+        place = {}
+        if root.name == "runs" and root.parent != Path("results"):
+            place = {"results_dir": str(root.parent)}
+        by_options: dict[str, list[str]] = {}
+        for variant in self.missing:
+            options = {**self.panel.variants[variant], **free, **place}
+            arguments = "".join(f" {_argument(*option)}" for option in options.items())
+            by_options.setdefault(arguments, []).append(variant)
+        return [
+            f"python run.py -m experiment={self.panel.experiment} model={','.join(variants)}"
+            f"{arguments}"
+            for arguments, variants in by_options.items()
+        ]
+
+
+def select(panel: Panel, runs: list[Run]) -> Selection:
+    """Find the runs for a panel, by the rule at the top of this module.
+
+    Args:
+        panel: what to look for.
+        runs: stored runs of any experiments.
+
+    Raises:
+        RunError: if two sets of runs fit equally well.
+    """
+    candidates = [
+        (run, flatten(run.config))
+        for run in runs
+        if run.config["name"] == panel.experiment and run.config["model"]["name"] in panel.variants
+    ]
+    sets: dict[str, dict[str, Run]] = {}
+    for run, options in candidates:
+        fixed = panel.options(options["model.name"])
+        if all(options.get(name, value) == value for name, value in fixed.items()):
+            common = {name: options[name] for name in options if name not in fixed}
+            key = json.dumps({n: v for n, v in common.items() if n not in LABELS}, sort_keys=True)
+            sets.setdefault(key, {})[options["model.name"]] = run
+    best = _best(panel, sets)
+    found = sets.get(best, {})
+    common = json.loads(best)
+    unused = [
+        (run, _differences(options, {**common, **panel.options(options["model.name"])}))
+        for run, options in candidates
+        if options["model.name"] not in found
+    ]
+    ordered = {variant: found[variant] for variant in panel.variants if variant in found}
+    return Selection(panel, ordered, common, unused)
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Options of a configuration by their dotted names, without places such as ``data_dir``.
+
+    Example:
+        >>> flatten({"seeds": [0, 1], "model": {"rho": 0.5}, "data_dir": "data"})
+        {'seeds': [0, 1], 'model.rho': 0.5}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        elif prefix or name not in PLACES:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _best(panel: Panel, sets: dict[str, dict[str, Run]]) -> str:
+    """Key of the set of runs to use, ``"{}"`` if there is none."""
+
+    def merit(key: str) -> tuple[int, int]:
+        common = json.loads(key)
+        return len(sets[key]), len(common["seeds"]) * common.get("trainer.epochs", 1)
+
+    ranked = sorted(sets, key=merit, reverse=True)
+    if not ranked:
+        return "{}"
+    if len(ranked) > 1 and merit(ranked[0]) == merit(ranked[1]):
+        first, second = (json.loads(key) for key in ranked[:2])
+        folders = [str(next(iter(sets[key].values())).folder) for key in ranked[:2]]
+        raise RunError(
+            f"two sets of runs fit the panel {panel.title} equally well; they differ in "
+            f"{_differences(first, second)}.\n"
+            f"One holds {folders[0]},\nthe other {folders[1]}.\n"
+            "Move one set to another folder."
+        )
+    return ranked[0]
+
+
+def _differences(options: dict[str, Any], reference: dict[str, Any]) -> str:
+    """The options whose values are not those of a reference, as ``name=value instead of value``."""
+    return ", ".join(
+        f"{name}={options[name]} instead of {reference[name]}"
+        for name in reference
+        if name in options and options[name] != reference[name]
+    )
+
+
+def _argument(name: str, value: Any) -> str:
+    """An option as an argument of ``run.py``."""
+    if name == "seeds" and value == list(range(len(value))):
+        value = len(value)
+    text = "null" if value is None else json.dumps(value, separators=(",", ":"))
+    return shlex.quote(f"{name}={text.strip(chr(34))}")

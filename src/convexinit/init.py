@@ -1,0 +1,296 @@
+"""Initialisers in the style of ``torch.nn.init``: functions that end in ``_`` fill in place.
+
+Three pieces make an initialisation of a convex layer and can be exchanged one by one: the target
+moments (:func:`convexinit.theory.solve_init`), the distribution that the weights are drawn from
+(:data:`DISTRIBUTIONS`) and the rule for the bias (:data:`BIAS_RULES`), which may look at the
+weights that were drawn. :func:`init_icnn_` puts them together for a whole network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import torch
+from torch import Generator, Tensor, nn
+
+from convexinit.positivity import Positivity
+from convexinit.theory import Activation, LayerMoments, activation_moments, solve_init
+
+Distribution = Callable[[Tensor, float, float, Generator | None], Tensor]
+BiasRule = Callable[[Tensor, Tensor, LayerMoments, float, Generator | None], Tensor]
+T = TypeVar("T")
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def fan_in_of(weight: Tensor) -> int:
+    """Number of inputs that one output of a layer sums over.
+
+    Args:
+        weight: ``[out, in]`` of a linear layer, or ``[out, in / groups, *kernel]`` of a
+            convolution, where the fan-in is ``in / groups * kernel area`` (paper, appendix A.5).
+
+    Raises:
+        ValueError: if ``weight`` has fewer than two dimensions.
+    """
+    if weight.ndim < 2:
+        raise ValueError(
+            f"a weight needs at least two dimensions, [out, in]; got shape {tuple(weight.shape)}"
+        )
+    return math.prod(weight.shape[1:])
+
+
+@torch.no_grad()
+def lecun_normal_(weight: Tensor, generator: Generator | None = None) -> Tensor:
+    """Fill ``weight`` with N(0, 1 / fan_in) (LeCun et al. 1998): for the unconstrained layer."""
+    return weight.normal_(0.0, fan_in_of(weight) ** -0.5, generator=generator)
+
+
+@torch.no_grad()
+def he_normal_(weight: Tensor, generator: Generator | None = None) -> Tensor:
+    """Fill ``weight`` with N(0, 2 / fan_in) (He et al. 2015): the default of the experiments."""
+    return weight.normal_(0.0, (2.0 / fan_in_of(weight)) ** 0.5, generator=generator)
+
+
+@torch.no_grad()
+def lognormal_(
+    weight: Tensor, mean: float, variance: float, generator: Generator | None = None
+) -> Tensor:
+    """Fill ``weight`` from the log-normal distribution with this mean and variance.
+
+    The underlying normal has mean ``ln(mean^2) - ln(mean^2 + variance) / 2`` and variance
+    ``ln(mean^2 + variance) - ln(mean^2)`` (paper, section 3.3). For the principled moments of a
+    wide layer it is heavy-tailed: rare large weights carry most of the variance, so that the
+    variance within one drawn layer is usually below ``variance``.
+
+    Args:
+        weight: tensor of any shape.
+        mean: mean of the weights, greater than 0.
+        variance: variance of the weights, greater than 0.
+        generator: source of randomness.
+
+    Raises:
+        ValueError: if ``mean`` or ``variance`` is out of range.
+    """
+    _check_moments(mean, variance)
+    log_variance = math.log1p(variance / mean**2)
+    return weight.log_normal_(
+        math.log(mean) - log_variance / 2.0, math.sqrt(log_variance), generator=generator
+    )
+
+
+@torch.no_grad()
+def gamma_(
+    weight: Tensor, mean: float, variance: float, generator: Generator | None = None
+) -> Tensor:
+    """Fill ``weight`` from the gamma distribution with this mean and variance.
+
+    Its shape is ``mean^2 / variance``, which falls as 1 / fan_in for the principled moments: in
+    wide layers almost all weights are zero and a few carry the variance.
+
+    Args:
+        weight: tensor of any shape.
+        mean: mean of the weights, greater than 0.
+        variance: variance of the weights, greater than 0.
+        generator: source of randomness.
+
+    Raises:
+        ValueError: if ``mean`` or ``variance`` is out of range.
+    """
+    _check_moments(mean, variance)
+    # float64, because draws of a small shape reach below the smallest float32.
+    shape = torch.full_like(weight, mean**2 / variance, dtype=torch.float64)
+    return weight.copy_(torch._standard_gamma(shape, generator=generator) * (variance / mean))
+
+
+def _check_moments(mean: float, variance: float) -> None:
+    if not mean > 0.0 or not math.isfinite(mean):
+        raise ValueError(f"the mean of non-negative weights must lie in (0, inf); got {mean}")
+    if not variance > 0.0 or not math.isfinite(variance):
+        raise ValueError(f"the variance of the weights must lie in (0, inf); got {variance}")
+
+
+@torch.no_grad()
+def sampled_bias_(
+    bias: Tensor,
+    weight: Tensor,
+    moments: LayerMoments,
+    activation_mean: float,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Fill ``bias`` with N(bias_mean, bias_var): a constant if ``bias_var`` is 0 (Eq. 8)."""
+    return bias.normal_(moments.bias_mean, math.sqrt(moments.bias_var), generator=generator)
+
+
+@torch.no_grad()
+def centred_bias_(
+    bias: Tensor,
+    weight: Tensor,
+    moments: LayerMoments,
+    activation_mean: float,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Centre every unit for the weights that it drew, not only on average over the units.
+
+    Eq. 8 with the sum of the drawn weights ``sum_j w_ij`` in place of its expectation
+    ``fan_in * weight_mean``; random bias is added on top.
+
+    Args:
+        bias: ``[out]``, filled in place.
+        weight: ``[out, in]`` or ``[out, in, *kernel]``, the non-negative weights.
+        moments: moments of the layer.
+        activation_mean: E[phi(s)], mean of the layer's inputs.
+        generator: source of randomness.
+    """
+    surplus = weight.flatten(1).sum(1) - fan_in_of(weight) * moments.weight_mean
+    sampled_bias_(bias, weight, moments, activation_mean, generator)
+    return bias.sub_(activation_mean * surplus)
+
+
+DISTRIBUTIONS: dict[str, Distribution] = {"lognormal": lognormal_, "gamma": gamma_}
+BIAS_RULES: dict[str, BiasRule] = {"sampled": sampled_bias_, "centred": centred_bias_}
+
+
+@torch.no_grad()
+def icnn_init_(
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: Activation = "relu",
+    rho: float = 0.5,
+    variance: float = 1.0,
+    bias_noise: float = 0.0,
+    mean: float = 0.0,
+    distribution: Distribution = lognormal_,
+    bias_rule: BiasRule = sampled_bias_,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Initialise the non-negative weights and the bias of one layer (paper, section 3).
+
+    Args:
+        weight: ``[out, in]`` or ``[out, in / groups, *kernel]``.
+        bias: ``[out]``, or None for a layer without bias. The method needs a bias to centre the
+            pre-activations; without one their mean grows from layer to layer.
+        activation: activation that is applied to the pre-activations of the preceding layer.
+        rho: target correlation between two pre-activations of the layer, in (0, 1).
+        variance: target variance of the pre-activations, greater than 0.
+        bias_noise: share of the non-shared variance that random biases carry, in [0, 1)
+            (appendix C.3).
+        mean: target mean of the pre-activations.
+        distribution: fills the weights, given their mean and variance.
+        bias_rule: fills the bias, given the weights.
+        generator: source of randomness.
+
+    Returns:
+        ``weight``.
+
+    Raises:
+        ValueError: for arguments out of range, with the admissible range.
+    """
+    moments = solve_init(fan_in_of(weight), activation, rho, variance, bias_noise, mean)
+    distribution(weight, moments.weight_mean, moments.weight_var, generator)
+    if bias is not None:
+        activation_mean = activation_moments(activation, mean=mean, variance=variance).mean
+        bias_rule(bias, weight, moments, activation_mean, generator)
+    return weight
+
+
+def lognormal_init_(
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: Activation = "relu",
+    rho: float = 0.5,
+    variance: float = 1.0,
+    bias_noise: float = 0.0,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Initialise one layer as in the paper: log-normal weights, bias from Eq. 8.
+
+    See :func:`icnn_init_` for the arguments.
+
+    Example:
+        >>> layer = torch.nn.Linear(100, 50)
+        >>> weight = lognormal_init_(layer.weight, layer.bias)
+        >>> bool((weight >= 0).all() and (layer.bias < 0).all())
+        True
+    """
+    return icnn_init_(weight, bias, activation, rho, variance, bias_noise, generator=generator)
+
+
+@torch.no_grad()
+def init_icnn_(
+    model: Network,
+    activation: Activation = "relu",
+    rho: float = 0.5,
+    variance: float = 1.0,
+    bias_noise: float = 0.0,
+    mean: float = 0.0,
+    distribution: Distribution | str = "lognormal",
+    bias_rule: BiasRule | str = "sampled",
+    generator: Generator | None = None,
+) -> Network:
+    """Initialise a whole input-convex network for stable signal propagation.
+
+    Every convex layer (:class:`~convexinit.nn.ConvexLinear`, :class:`~convexinit.nn.ConvexConv2d`)
+    gets :func:`icnn_init_` with its own fan-in; the weights are carried through the inverse of the
+    layer's positivity map. Unconstrained linear and convolution layers that come before the first
+    convex layer get LeCun's initialisation and zero bias, scaled to ``variance`` and ``mean``, as
+    the first layer of the paper. Skip connections, which come later, stay as they are.
+
+    Args:
+        model: network in which modules are registered in the order in which they are applied.
+        activation: the activation between the layers: a name or any elementwise callable.
+        rho: see :func:`icnn_init_`.
+        variance: see :func:`icnn_init_`.
+        bias_noise: see :func:`icnn_init_`.
+        mean: see :func:`icnn_init_`.
+        distribution: a name in :data:`DISTRIBUTIONS` or a callable.
+        bias_rule: a name in :data:`BIAS_RULES` or a callable.
+        generator: source of randomness.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        ValueError: if the network has no convex layer, or an argument is out of range.
+
+    Example:
+        >>> from convexinit import ConvexLinear
+        >>> net = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), ConvexLinear(64, 1))
+        >>> net = init_icnn_(net, activation="relu")
+    """
+    draw = _named(distribution, DISTRIBUTIONS, "distribution")
+    fill_bias = _named(bias_rule, BIAS_RULES, "bias_rule")
+    found_convex_layer = False
+    for module in model.modules():
+        positivity = getattr(module, "positivity", None)
+        if isinstance(positivity, Positivity):
+            found_convex_layer = True
+            raw, bias = cast("tuple[Tensor, Tensor | None]", (module.weight, module.bias))
+            weight = torch.empty_like(raw)
+            icnn_init_(
+                weight, bias, activation, rho, variance, bias_noise, mean,
+                draw, fill_bias, generator,
+            )  # fmt: skip
+            raw.copy_(positivity.inverse(weight))
+        elif isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) and (
+            not found_convex_layer
+        ):
+            lecun_normal_(module.weight, generator).mul_(math.sqrt(variance))
+            if module.bias is not None:
+                module.bias.fill_(mean)
+    if not found_convex_layer:
+        raise ValueError(
+            "the network has no convex layer to initialise; build it from "
+            "convexinit.ConvexLinear or convexinit.ConvexConv2d, or call "
+            "convexinit.lognormal_init_ on the weight and bias of each non-negative layer"
+        )
+    return model
+
+
+def _named(choice: T | str, table: dict[str, T], what: str) -> T:
+    if not isinstance(choice, str):
+        return choice
+    if choice not in table:
+        raise ValueError(f"unknown {what} {choice!r}; choose one of {', '.join(table)}")
+    return table[choice]

@@ -1,0 +1,330 @@
+"""Convex layers and the fully-connected networks of the experiments.
+
+All layers here also compute many networks at once: when their parameters carry a leading
+dimension of ``networks`` (see :func:`stack_networks`), inputs and outputs carry it too.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convexinit.init import lognormal_init_
+from convexinit.positivity import resolve_positivity
+from convexinit.theory import Activation, resolve_activation
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def affine(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Affine map of one network or of many.
+
+    Args:
+        inputs: ``[..., in]``, or ``[networks, batch, in]`` for stacked weights.
+        weight: ``[out, in]`` or ``[networks, out, in]``.
+        bias: ``[out]`` or ``[networks, out]``, or None.
+
+    Returns:
+        ``[..., out]`` or ``[networks, batch, out]``.
+    """
+    if weight.ndim == 2:
+        return F.linear(inputs, weight, bias)
+    return _StackedAffine.apply(inputs, weight, bias)
+
+
+class _StackedAffine(torch.autograd.Function):
+    """Batched affine map whose weight gradient has the memory layout of the weight.
+
+    Differentiating ``torch.baddbmm`` gives a transposed gradient, which autograd then copies into
+    place at the cost of about a third of a training step on the CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        if bias is None:
+            return torch.bmm(inputs, weight.mT)
+        return torch.baddbmm(bias.unsqueeze(1), inputs, weight.mT)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        inputs, weight = ctx.saved_tensors
+        needs_inputs, needs_weight, needs_bias = ctx.needs_input_grad
+        return (
+            torch.bmm(gradient, weight) if needs_inputs else None,
+            torch.bmm(gradient.mT, inputs) if needs_weight else None,
+            gradient.sum(1) if needs_bias else None,
+        )
+
+
+class Linear(nn.Linear):
+    """Unconstrained affine layer, ``torch.nn.Linear`` for one network or many."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map ``[..., in]`` to ``[..., out]``, see :func:`affine`."""
+        return affine(input, self.weight, self.bias)
+
+
+class ConvexLinear(Linear):
+    """Affine layer with non-negative weights: convex and non-decreasing in its input.
+
+    ``weight`` holds the raw values; :attr:`nonnegative_weight` is what the forward pass uses.
+    A new layer is initialised for ReLU (:func:`convexinit.lognormal_init_`); use
+    :func:`convexinit.init_icnn_` for other activations.
+
+    Args:
+        in_features: size of each input, the fan-in.
+        out_features: size of each output.
+        bias: whether the layer has a bias, which is never constrained.
+        positivity: how weights are kept non-negative, a name in
+            :data:`convexinit.positivity.POSITIVITY`. The default "projection" needs a call of
+            :func:`project_` after every optimiser step.
+
+    Raises:
+        ValueError: if ``positivity`` is unknown.
+
+    Example:
+        >>> layer = ConvexLinear(3, 2, positivity="softplus")
+        >>> layer(torch.zeros(5, 3)).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        positivity: str = "projection",
+    ) -> None:
+        self.positivity = resolve_positivity(positivity)
+        super().__init__(in_features, out_features, bias)
+
+    @property
+    def nonnegative_weight(self) -> Tensor:
+        """Weights that the forward pass uses, ``[out, in]``, all at least 0."""
+        return self.positivity.forward(self.weight)
+
+    def reset_parameters(self) -> None:
+        """Initialise for ReLU, see :func:`convexinit.lognormal_init_`."""
+        _reset_convex_layer_(self)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map ``[..., in]`` to ``[..., out]``, see :func:`affine`."""
+        return affine(input, self.nonnegative_weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """Arguments of the layer, for printing."""
+        return f"{super().extra_repr()}, positivity={self.positivity.name}"
+
+
+class ConvexConv2d(nn.Conv2d):
+    """Two-dimensional convolution with non-negative weights (paper, appendix A.5).
+
+    Only zero padding keeps the analysis of the paper; as neighbouring positions are correlated,
+    the fully-connected fixed point is an approximation here.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: side of the kernel, or (height, width).
+        stride: see ``torch.nn.Conv2d``.
+        padding: see ``torch.nn.Conv2d``.
+        dilation: see ``torch.nn.Conv2d``.
+        groups: see ``torch.nn.Conv2d``.
+        bias: whether the layer has a bias, which is never constrained.
+        positivity: see :class:`ConvexLinear`.
+
+    Raises:
+        ValueError: if ``positivity`` is unknown.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        positivity: str = "projection",
+    ) -> None:
+        self.positivity = resolve_positivity(positivity)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
+        )
+
+    @property
+    def nonnegative_weight(self) -> Tensor:
+        """Weights that the forward pass uses, ``[out, in / groups, *kernel]``, all at least 0."""
+        return self.positivity.forward(self.weight)
+
+    def reset_parameters(self) -> None:
+        """Initialise for ReLU, see :func:`convexinit.lognormal_init_`."""
+        _reset_convex_layer_(self)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map ``[batch, in, height, width]`` to ``[batch, out, height', width']``."""
+        return self._conv_forward(input, self.nonnegative_weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """Arguments of the layer, for printing."""
+        return f"{super().extra_repr()}, positivity={self.positivity.name}"
+
+
+@torch.no_grad()
+def _reset_convex_layer_(layer: ConvexLinear | ConvexConv2d) -> None:
+    lognormal_init_(layer.weight, layer.bias)
+    layer.weight.copy_(layer.positivity.inverse(layer.weight))
+
+
+class MLP(nn.Module):
+    """Fully-connected network, input-convex if ``convex`` (Amos et al. 2017).
+
+    The first layer is unconstrained; in a convex network all later layers are
+    :class:`ConvexLinear`. With ``skip``, an unconstrained linear map of the network's input,
+    without bias, is added to the pre-activation of every layer after the first.
+
+    Args:
+        widths: ``[inputs, hidden ..., outputs]``.
+        activation: elementwise; in a convex network it has to be convex and non-decreasing.
+        convex: whether weights after the first layer are non-negative.
+        positivity: see :class:`ConvexLinear`; unused in a network that is not convex.
+        skip: whether to add skip connections from the input.
+
+    Raises:
+        ValueError: for fewer than two widths, widths below 1, an unknown activation or positivity,
+            or an activation that would break convexity.
+
+    Example:
+        >>> network = MLP([2, 16, 16, 1])
+        >>> network(torch.zeros(5, 2)).shape
+        torch.Size([5, 1])
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        activation: Activation = "relu",
+        convex: bool = True,
+        positivity: str = "projection",
+        skip: bool = False,
+    ) -> None:
+        super().__init__()
+        if len(widths) < 2 or min(widths) < 1:
+            raise ValueError(f"widths must be at least two positive integers; got {list(widths)}")
+        self.activation = resolve_activation(activation)
+        if convex:
+            check_convex_activation(activation)
+        first, *later = pairwise(widths)
+        self.layers = nn.ModuleList(
+            [
+                Linear(*first),
+                *(
+                    ConvexLinear(*size, positivity=positivity) if convex else Linear(*size)
+                    for size in later
+                ),
+            ]
+        )
+        self.skips = nn.ModuleList(
+            Linear(widths[0], width, bias=False) for _, width in later if skip
+        )
+
+    def pre_activations(self, inputs: Tensor) -> list[Tensor]:
+        """Pre-activations of every layer, the output last; shapes as in :meth:`forward`."""
+        signals = [self.layers[0](inputs)]
+        for index, layer in enumerate(self.layers[1:]):
+            signal = layer(self.activation(signals[-1]))
+            if self.skips:
+                signal = signal + self.skips[index](inputs)
+            signals.append(signal)
+        return signals
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map ``[batch, inputs]`` to ``[batch, outputs]``.
+
+        A stack of networks maps ``[networks, batch, inputs]`` to ``[networks, batch, outputs]``.
+        """
+        return self.pre_activations(inputs)[-1]
+
+
+def check_convex_activation(activation: Activation) -> None:
+    """Raise ValueError if an activation is visibly not convex and non-decreasing.
+
+    The check looks at a grid over [-10, 10], so that it can prove a violation, not its absence.
+    """
+    values = resolve_activation(activation)(torch.linspace(-10, 10, 2001, dtype=torch.float64))
+    slopes = values.diff()
+    tolerance = 1e-9 * float(values.abs().max())
+    if slopes.min() < -tolerance:
+        raise ValueError(f"activation {activation!r} decreases, so the network is not convex")
+    if slopes.diff().min() < -tolerance:
+        raise ValueError(
+            f"activation {activation!r} is not convex; use for example relu, leaky_relu, elu "
+            "or softplus"
+        )
+
+
+def projected_weights(model: nn.Module) -> list[Tensor]:
+    """Raw weights that have to be projected after every optimiser step (without gradient)."""
+    return [
+        module.weight.detach()
+        for module in model.modules()
+        if isinstance(module, (ConvexLinear, ConvexConv2d)) and module.positivity.projects
+    ]
+
+
+def project_(model: Network) -> Network:
+    """Set the negative weights of convex layers to zero, in place (Amos et al. 2017).
+
+    Does nothing for layers that are non-negative by their forward pass.
+
+    Example:
+        >>> network = MLP([2, 16, 1])
+        >>> optimiser = torch.optim.Adam(network.parameters())
+        >>> network(torch.ones(4, 2)).sum().backward()
+        >>> optimiser.step()
+        >>> network = project_(network)
+    """
+    weights = projected_weights(model)
+    if weights:
+        torch._foreach_clamp_min_(weights, 0.0)
+    return model
+
+
+def stack_networks(networks: Sequence[Network]) -> Network:
+    """Copy of equally built networks as one, every parameter with a leading dimension.
+
+    Args:
+        networks: at least one network of the same architecture, of layers from this module.
+
+    Returns:
+        Network with parameters ``[networks, ...]`` that maps ``[networks, batch, in]`` to
+        ``[networks, batch, out]``.
+    """
+    return _with_parameters(
+        networks[0],
+        lambda name: torch.stack([network.get_parameter(name) for network in networks]),
+    )
+
+
+def unstack_network(stacked: Network, index: int) -> Network:
+    """Copy of network ``index`` out of a stack made by :func:`stack_networks`."""
+    return _with_parameters(stacked, lambda name: stacked.get_parameter(name)[index].clone())
+
+
+@torch.no_grad()
+def _with_parameters(network: Network, value: Callable[[str], Tensor]) -> Network:
+    network = copy.deepcopy(network)
+    for name, _ in list(network.named_parameters()):
+        path, _, attribute = name.rpartition(".")
+        setattr(network.get_submodule(path), attribute, nn.Parameter(value(name)))
+    return network

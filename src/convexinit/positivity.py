@@ -1,0 +1,83 @@
+"""Ways to keep the weights of a convex layer non-negative (one line of the table each)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_SMALLEST = torch.finfo(torch.float32).tiny
+
+
+def _identity(weight: Tensor) -> Tensor:
+    return weight
+
+
+def _log(weight: Tensor) -> Tensor:
+    return weight.clamp_min(_SMALLEST).log()
+
+
+def _softplus_inverse(weight: Tensor) -> Tensor:
+    weight = weight.clamp_min(_SMALLEST)
+    return weight + torch.log(-torch.expm1(-weight))
+
+
+def _neg_exp(raw: Tensor) -> Tensor:
+    # The clamp keeps the unused branch finite: exp(large) would turn its zero gradient into NaN.
+    return torch.where(raw < 0, raw.clamp_max(0.0).exp(), raw)
+
+
+@dataclass(frozen=True)
+class Positivity:
+    """A map from raw, trainable values to non-negative weights.
+
+    Attributes:
+        name: name used in configurations.
+        forward: elementwise map, applied in every forward pass.
+        inverse: raw values for given non-negative weights, so that an initialisation of the
+            weights carries over to the raw values.
+        projects: whether negative raw values have to be set to zero after every optimiser step
+            (:func:`convexinit.nn.project_`); ``forward`` is the identity in that case.
+    """
+
+    name: str
+    forward: Callable[[Tensor], Tensor]
+    inverse: Callable[[Tensor], Tensor]
+    projects: bool = False
+
+
+POSITIVITY: dict[str, Positivity] = {
+    positivity.name: positivity
+    for positivity in (
+        # Amos et al. 2017
+        Positivity("projection", _identity, _identity, projects=True),
+        # relu(w) in the forward pass
+        Positivity("clip", torch.relu, _identity),
+        # exp(w); Hoedt & Klambauer 2023, appendix C.5
+        Positivity("exp", torch.exp, _log),
+        # exp(w) where w < 0, else w; Sivaprasad et al. 2021
+        Positivity("neg_exp", _neg_exp, _identity),
+        # w^2; Nesterov et al. 2022
+        Positivity("square", torch.square, torch.sqrt),
+        # log(1 + exp(w)), common in optimal transport code
+        Positivity("softplus", F.softplus, _softplus_inverse),
+    )
+}
+
+
+def resolve_positivity(name: str) -> Positivity:
+    """Return the map called ``name``.
+
+    Raises:
+        ValueError: for an unknown name; the message lists the known ones.
+
+    Example:
+        >>> resolve_positivity("exp").forward(torch.zeros(1))
+        tensor([1.])
+    """
+    if name not in POSITIVITY:
+        raise ValueError(f"unknown positivity {name!r}; choose one of {', '.join(POSITIVITY)}")
+    return POSITIVITY[name]

@@ -1,0 +1,311 @@
+"""The training loop: many seeds as one stacked network, data in memory, no work per sample."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+from tqdm import tqdm
+
+from convexinit.config import require
+from convexinit.nn import projected_weights
+
+PRECISIONS = ("float32", "tf32", "bfloat16")
+DEVICES = ("auto", "cpu", "cuda")
+EVALUATION_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """How networks are trained; defaults live in ``conf/trainer``.
+
+    Attributes:
+        epochs: passes over the training set, at least 1.
+        batch_size: samples per step, at least 1; the last batch of an epoch may be smaller.
+        learning_rate: of Adam, greater than 0.
+        weight_decay: L2 regularisation, added to the gradient as in ``torch.optim.Adam``, at
+            least 0.
+        precision: "float32", "tf32" (matrix products of NVIDIA GPUs) or "bfloat16" (autocast;
+            weights and Adam stay in float32).
+        device: "cpu", "cuda", or "auto" for the GPU if there is one.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    precision: str
+    device: str
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 1, "trainer.epochs", "at least 1", self.epochs)
+        require(self.batch_size >= 1, "trainer.batch_size", "at least 1", self.batch_size)
+        require(
+            0.0 < self.learning_rate < math.inf,
+            "trainer.learning_rate",
+            "above 0",
+            self.learning_rate,
+        )
+        require(
+            0.0 <= self.weight_decay < math.inf,
+            "trainer.weight_decay",
+            "at least 0",
+            self.weight_decay,
+        )
+        require(
+            self.precision in PRECISIONS,
+            "trainer.precision",
+            f"one of {', '.join(PRECISIONS)}",
+            self.precision,
+        )
+        require(
+            self.device in DEVICES, "trainer.device", f"one of {', '.join(DEVICES)}", self.device
+        )
+        require(
+            self.device != "cuda" or torch.cuda.is_available(),
+            "trainer.device",
+            "cpu or auto, as this machine has no usable CUDA device",
+            self.device,
+        )
+
+    def torch_device(self) -> torch.device:
+        """Device to train on."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of one set (training, validation or test) for every network of a stack.
+
+    Attributes:
+        inputs: ``[n, features]``, shared by all networks.
+        targets: ``[n]`` class labels.
+        rows: ``[networks, m]``, the rows of ``inputs`` that belong to the set of each network.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    rows: Tensor
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs ``[networks, batch, features]`` and targets ``[networks, batch]`` of rows."""
+        flat = rows.flatten()
+        return (
+            self.inputs.index_select(0, flat).view(*rows.shape, -1),
+            self.targets.index_select(0, flat).view(rows.shape),
+        )
+
+    def to(self, device: torch.device) -> Split:
+        """Copy on ``device``."""
+        return Split(self.inputs.to(device), self.targets.to(device), self.rows.to(device))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One metric, measured for all networks at the end of an epoch (epoch 0: before training).
+
+    Attributes:
+        epoch: epochs of training so far.
+        step: optimiser steps so far.
+        split: "validation" or "test".
+        metric: "loss" (cross-entropy in nats, mean over samples) or "accuracy" (0 to 1).
+        values: one value per network.
+    """
+
+    epoch: int
+    step: int
+    split: str
+    metric: str
+    values: list[float]
+
+
+@dataclass
+class History:
+    """What happened during training.
+
+    Attributes:
+        batch_losses: ``[networks, steps]`` mean loss of every training batch, before its update.
+        steps_per_epoch: optimiser steps in an epoch.
+        measurements: metrics of the held-out sets.
+        diverged_at: for every network the first step (from 1) with a loss that is not finite,
+            or None.
+    """
+
+    batch_losses: Tensor
+    steps_per_epoch: int
+    measurements: list[Measurement] = field(default_factory=list)
+    diverged_at: list[int | None] = field(default_factory=list)
+
+
+def seeded_generator(seed: int, stream: str) -> Generator:
+    """Random numbers of one seed for one purpose.
+
+    Streams of a seed are independent, so that for example all model variants see the same batches.
+
+    Args:
+        seed: the seed, at least 0.
+        stream: the purpose, for example "weights", "split" or "batches".
+    """
+    digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
+    return Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def train(
+    network: nn.Module,
+    training: Split,
+    held_out: dict[str, Split],
+    generators: list[Generator],
+    settings: TrainerSettings,
+    description: str = "training",
+) -> History:
+    """Train a stack of classifiers with Adam on mean cross-entropy, in place.
+
+    Networks do not influence each other: each has its own rows, batch order and parameters, and
+    every operation acts on each network alone. A network whose loss is no longer finite goes on
+    (its numbers stay NaN) and is named in the result.
+
+    Args:
+        network: stack from :func:`convexinit.nn.stack_networks`, maps
+            ``[networks, batch, features]`` to logits ``[networks, batch, classes]``.
+        training: rows to train on.
+        held_out: sets to evaluate before training and after every epoch, by name.
+        generators: source of the batch order for every network, on the CPU.
+        settings: number of epochs, batch size, optimiser, precision, device.
+        description: label of the progress bar, which only shows in a terminal.
+    """
+    device = settings.torch_device()
+    network.to(device)
+    training = training.to(device)
+    held_out = {name: split.to(device) for name, split in held_out.items()}
+    optimiser = torch.optim.Adam(
+        network.parameters(),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+    constrained = projected_weights(network)
+    count, rows = training.rows.shape
+    steps = math.ceil(rows / settings.batch_size)
+    losses = torch.empty(count, settings.epochs * steps, device=device)
+    history = History(losses, steps)
+
+    with _numerics(settings, device) as autocast:
+        project(constrained)
+        history.measurements += evaluate(network, held_out, 0, 0, autocast)
+        bar = tqdm(total=settings.epochs * steps, desc=description, unit="step", disable=None)
+        for epoch in range(1, settings.epochs + 1):
+            order = epoch_order(training.rows, generators)
+            for batch, start in enumerate(range(0, rows, settings.batch_size)):
+                inputs, targets = training.batch(order[:, start : start + settings.batch_size])
+                with autocast():
+                    logits = network(inputs)
+                loss = mean_loss(logits, targets)
+                optimiser.zero_grad()
+                loss.sum().backward()
+                optimiser.step()
+                project(constrained)
+                losses[:, (epoch - 1) * steps + batch] = loss.detach()
+                bar.update()
+            history.measurements += evaluate(network, held_out, epoch, epoch * steps, autocast)
+            bar.set_postfix(loss=f"{losses[:, epoch * steps - 1].median().item():.3g}")
+        bar.close()
+    history.batch_losses = losses.cpu()
+    history.diverged_at = first_non_finite(history.batch_losses)
+    return history
+
+
+def epoch_order(rows: Tensor, generators: list[Generator]) -> Tensor:
+    """Shuffle each network's rows ``[networks, m]`` with its own generator."""
+    orders = [torch.randperm(rows.shape[1], generator=generator) for generator in generators]
+    return rows.gather(1, torch.stack(orders).to(rows.device))
+
+
+def project(weights: list[Tensor]) -> None:
+    """Set negative entries to zero, in place."""
+    if weights:
+        torch._foreach_clamp_min_(weights, 0.0)
+
+
+def mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy in nats, averaged over the batch: one value per network.
+
+    Args:
+        logits: ``[networks, batch, classes]``.
+        targets: ``[networks, batch]``.
+    """
+    losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+    return losses.view(targets.shape).mean(1)
+
+
+@torch.no_grad()
+def evaluate(
+    network: nn.Module,
+    held_out: dict[str, Split],
+    epoch: int,
+    step: int,
+    autocast: Callable[[], contextlib.AbstractContextManager],
+) -> list[Measurement]:
+    """Mean loss and accuracy of every network on every held-out set."""
+    network.eval()
+    measurements = []
+    for name, split in held_out.items():
+        count = split.rows.shape[1]
+        loss = correct = torch.zeros(len(split.rows), device=split.rows.device)
+        for rows in split.rows.split(EVALUATION_ROWS, dim=1):
+            inputs, targets = split.batch(rows)
+            with autocast():
+                logits = network(inputs)
+            loss = loss + mean_loss(logits, targets) * rows.shape[1]
+            correct = correct + (logits.argmax(-1) == targets).sum(1)
+        for metric, total in (("loss", loss), ("accuracy", correct)):
+            measurements.append(Measurement(epoch, step, name, metric, (total / count).tolist()))
+    network.train()
+    return measurements
+
+
+def first_non_finite(losses: Tensor) -> list[int | None]:
+    """First step (from 1) at which each row of ``[networks, steps]`` is not finite, or None."""
+    bad = ~losses.isfinite()
+    return [int(row.int().argmax()) + 1 if row.any() else None for row in bad]
+
+
+@contextlib.contextmanager
+def _numerics(
+    settings: TrainerSettings, device: torch.device
+) -> Iterator[Callable[[], contextlib.AbstractContextManager]]:
+    """Set the precision of matrix products for the time of a training; yields autocast."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if settings.precision == "tf32" else "highest")
+    # Units that stopped learning leave moments of Adam that shrink into the slow denormal range.
+    torch.set_flush_denormal(True)
+    _keep_freed_memory()
+    try:
+        yield lambda: torch.autocast(
+            device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"
+        )
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_float32_matmul_precision(before)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep large freed blocks instead of returning them to the system.
+
+    Gradients are freed and allocated again in every step; without this, Linux maps and clears
+    their pages each time.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: serve blocks below 1 GiB from the heap
+            mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: keep up to 2 GiB of free heap

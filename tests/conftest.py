@@ -1,0 +1,29 @@
+"""What several tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Results of short tests must not depend on the machine's cores, nor wait for them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def real_data_dir() -> Path:
+    """Folder of real data: CONVEXINIT_DATA, or ``shared/data`` beside the checkout."""
+    return Path(os.environ.get("CONVEXINIT_DATA", ROOT.parent / "shared" / "data"))
+
+
+needs_mnist = pytest.mark.skipif(
+    not (real_data_dir() / "MNIST" / "raw").is_dir(),
+    reason=f"MNIST is not in {real_data_dir()}; set CONVEXINIT_DATA to its folder",
+)
