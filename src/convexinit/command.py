@@ -7,7 +7,6 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -16,8 +15,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 
+from convexinit.config import CONF
+
 MAX_LINES = 10
-CONF = Path(__file__).parents[2] / "conf"
 
 
 def install_error_reports() -> None:

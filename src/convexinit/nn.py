@@ -35,6 +35,12 @@ def affine(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
     if weight.ndim == 2:
         return F.linear(inputs, weight, bias)
+    kind = inputs.device.type
+    if torch.is_autocast_enabled(kind):
+        # Autocast does not see the products inside of _StackedAffine.
+        dtype = torch.get_autocast_dtype(kind)
+        inputs, weight = inputs.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
     return _StackedAffine.apply(inputs, weight, bias)
 
 

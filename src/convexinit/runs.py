@@ -21,10 +21,11 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -73,17 +74,31 @@ class Run:
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """Table with the columns :data:`COLUMNS`."""
-        return pd.read_csv(self.folder / "metrics.csv")
+        """Table with the columns :data:`COLUMNS`.
+
+        Raises:
+            RunError: if the file is damaged.
+        """
+        try:
+            return pd.read_csv(self.folder / "metrics.csv", dtype={"value": float})[COLUMNS]
+        except (OSError, ValueError, KeyError) as error:
+            raise _unreadable(self.folder, error) from error
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
-        """Larger arrays of the run by name; empty if it has none."""
+        """Larger arrays of the run by name; empty if it has none.
+
+        Raises:
+            RunError: if the file is damaged.
+        """
         path = self.folder / "arrays.npz"
         if not path.exists():
             return {}
-        with np.load(path, allow_pickle=False) as archive:
-            return dict(archive)
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return dict(archive)
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise _unreadable(self.folder, error) from error
 
 
 def identity(config: Config) -> Config:
@@ -191,8 +206,12 @@ def _replace(place: Path, folder: Path) -> None:
         place.rename(folder)
 
 
+@cache
 def git_revision() -> str:
-    """Revision of the source tree, with "-dirty" if it has uncommitted changes, or "unknown"."""
+    """Revision of the source tree, with "-dirty" if it has uncommitted changes, or "unknown".
+
+    Asked once in a process, so that it is the revision at the time of the first call.
+    """
     here = Path(__file__).parent
     command = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty"]
     try:
@@ -215,10 +234,15 @@ def read_run(folder: Path) -> Run:
             raise FileNotFoundError(f"{folder / 'metrics.csv'} is missing")
         return Run(folder, cast("Config", config), summary)
     except (OSError, ValueError, YAMLError) as error:
-        raise RunError(
-            f"the run in {folder} cannot be read ({error}).\n"
-            "Move the folder away and ask for the run again."
-        ) from error
+        raise _unreadable(folder, error) from error
+
+
+def _unreadable(folder: Path, error: Exception) -> RunError:
+    reason = str(error).splitlines()[0]
+    return RunError(
+        f"the run in {folder} cannot be read ({reason}).\n"
+        "Move the folder away and ask for the run again."
+    )
 
 
 def read_runs(root: Path, experiment: str | None = None) -> list[Run]:

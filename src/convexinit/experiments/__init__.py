@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from convexinit.config import ConfigError, parse_seeds
-from convexinit.runs import is_stored, run_folder, staging, store
+from convexinit.config import ConfigError, parse_seeds, require
+from convexinit.runs import git_revision, is_stored, run_folder, staging, store
 
 # Modules are imported when an experiment asks for them, so that none pays for the others.
 TASKS = {
@@ -28,12 +28,14 @@ def run_experiment(config: dict[str, Any]) -> Path:
     """
     if config["task"] not in TASKS:
         raise ConfigError(f"task must be one of {', '.join(TASKS)}; got {config['task']!r}")
+    require(isinstance(config["force"], bool), "force", "true or false", config["force"])
     config = {**config, "seeds": parse_seeds(config["seeds"])}
     folder = run_folder(config)
     if is_stored(folder) and not config["force"]:
         return folder
     with staging(folder) as place:
         begin = time.perf_counter()
+        git_revision()  # of the code that runs; the tree may change while it does
         outcome = importlib.import_module(TASKS[config["task"]]).run(config)
         store(place, folder, config, outcome, time.perf_counter() - begin)
     return folder

@@ -8,7 +8,6 @@ feature correlation matrix, which removes each unit's own mean, is recorded besi
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +26,7 @@ from convexinit.theory import (
     propagate,
     solve_init,
 )
-from convexinit.training import seeded_generator
+from convexinit.training import device_name, seeded_generator
 
 # Largest correlation matrix that is kept, in units: the figure could not show more.
 KEPT_UNITS = 100
@@ -77,8 +76,11 @@ def run(config: dict[str, Any]) -> Outcome:
     predicted = predict(model, settings.widths)
     rows: list[tuple[int, int, int, str, str, float]] = []
     statuses: dict[int, dict[str, Any]] = {}
+    arrays: dict[str, np.ndarray] = {}
     for seed in seeds:
         signals = propagate_samples(model, settings, seed)
+        if seed == seeds[0]:
+            arrays = pictures(signals, settings.bins)
         finite = all(bool(np.isfinite(signal).all()) for signal in signals)
         statuses[seed] = {"status": "finished" if finite else "diverged"}
         for layer, signal in enumerate(signals, start=1):
@@ -94,8 +96,8 @@ def run(config: dict[str, Any]) -> Outcome:
     return Outcome(
         metrics=pd.DataFrame(rows, columns=COLUMNS),
         seeds=statuses,
-        device=f"CPU ({platform.machine()})",
-        arrays=pictures(propagate_samples(model, settings, seeds[0]), settings.bins),
+        device=device_name(torch.device("cpu")),
+        arrays=arrays,
     )
 
 
@@ -120,7 +122,7 @@ def measure(signal: np.ndarray) -> dict[str, float]:
     Returns:
         ``mean`` and ``variance`` of all entries; ``correlation``, the mean over pairs of units
         i != j of E[s_i s_j] - mean^2, over the variance; and ``pearson``, the mean off-diagonal
-        entry of the feature correlation matrix (NaN if a unit never varies).
+        entry of the feature correlation matrix. NaN where a variance is zero.
     """
     units = signal.shape[1]
     mean = signal.mean()
@@ -130,10 +132,12 @@ def measure(signal: np.ndarray) -> dict[str, float]:
     products_of_pairs = (centred.sum(1) ** 2 - squares) / (units * (units - 1))
     variance = squares.mean() / units
     matrix = correlation_matrix(signal)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        correlation = products_of_pairs.mean() / variance
     return {
         "mean": float(mean),
         "variance": float(variance),
-        "correlation": float(products_of_pairs.mean() / variance),
+        "correlation": float(correlation),
         "pearson": float((matrix.sum() - units) / (units * (units - 1))),
     }
 
@@ -183,9 +187,9 @@ def predict(model: ModelSettings, widths: list[int]) -> list[SignalMoments]:
         widths: widths of all layers, input and output included.
 
     Returns:
-        One entry per layer. It ends early where the signal explodes beyond what the activation
-        can take, and is empty where the theory does not apply: for biases that depend on the
-        weights that were drawn (``bias_rule: centred``).
+        One entry per layer. The list ends early where the signal vanishes or explodes beyond what
+        the activation can take, and is empty where the theory does not apply: for biases that
+        depend on the weights that were drawn (``bias_rule: centred``).
     """
     if model.init != "he" and model.bias_rule != "sampled":
         return []
@@ -196,8 +200,8 @@ def predict(model: ModelSettings, widths: list[int]) -> list[SignalMoments]:
             layer = layer_moments(model, fan_in)
             signal = propagate(signals[-1], layer, fan_in, model.activation)
         except ValueError:
-            # Pre-activations so large that the activation has no moments. (Options out of range
-            # are reported when the network is built.)
+            # The signal exploded beyond what the activation can take, or vanished. (Options out of
+            # range are reported when the network is built.)
             break
         if model.skip:
             signal = SignalMoments(signal.mean, signal.variance + SKIP_VARIANCE, signal.covariance)

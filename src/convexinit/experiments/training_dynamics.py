@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,7 +13,14 @@ from convexinit.data.images import load_images, normalise
 from convexinit.data.split import random_split
 from convexinit.experiments.models import ModelSettings, build_stack
 from convexinit.runs import Outcome
-from convexinit.training import History, Split, TrainerSettings, seeded_generator, train
+from convexinit.training import (
+    History,
+    Split,
+    TrainerSettings,
+    device_name,
+    seeded_generator,
+    train,
+)
 
 
 @dataclass(frozen=True)
@@ -121,19 +126,3 @@ def final_metrics(history: History, seeds: list[int]) -> dict[int, dict[str, Any
         epoch_losses = history.batch_losses[index, -history.steps_per_epoch :]
         final[seed] = {**status, "train_loss": float(epoch_losses.median()), **last}
     return final
-
-
-def device_name(device: torch.device) -> str:
-    """Name of the processor, and the number of threads that torch uses on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads()} threads"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -1,7 +1,7 @@
 """Which stored runs a figure is drawn from.
 
-The rule: a figure states the options that its protocol fixes, and a run belongs to it only if it
-was made with exactly these. All other options (seeds, epochs, precision, device, ...) are free, but
+The rule: a panel belongs to an experiment of ``conf/``, and a run belongs to the panel only if its
+options are those of that experiment and variant. Only the options in :data:`FREE` may differ, but
 all variants in a panel must share them. If there are several such sets of runs, the one with the
 most variants is taken, and among these the one with the most seeds x epochs; two equally good sets
 are an error. Which runs were used is always reported.
@@ -13,43 +13,27 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from convexinit.config import CONF
 from convexinit.runs import PLACES, Run, RunError
 
-# What the paper's experiments have in common, by option. A stored run may lack an option that was
-# introduced after it; it then behaved as these values say.
-PROTOCOL: dict[str, Any] = {
-    "dataset.validation_fraction": 0.1,
-    "model.num_hidden": 5,
-    "model.width": None,
-    "model.activation": "relu",
-    "model.positivity": "projection",
-    "model.rho": 0.5,
-    "model.variance": 1.0,
-    "model.bias_noise": 0.0,
-    "model.distribution": "lognormal",
-    "model.bias_rule": "sampled",
-    "trainer.batch_size": 64,
-    "trainer.learning_rate": 1e-3,
-    "trainer.weight_decay": 0.0,
-}
-# What makes a variant; the keys are their names in ``conf/model``.
-VARIANTS: dict[str, dict[str, Any]] = {
-    "nonconvex": {"model.convex": False, "model.skip": False, "model.init": "he"},
-    "icnn": {"model.convex": True, "model.skip": False, "model.init": "he"},
-    "icnn_skip": {"model.convex": True, "model.skip": True, "model.init": "he"},
-    "icnn_init": {"model.convex": True, "model.skip": False, "model.init": "principled"},
-}
+# Titles of the model variants, in the order of legends.
 TITLES = {
     "nonconvex": "non-convex",
     "icnn": "ICNN",
     "icnn_skip": "ICNN + skip",
     "icnn_init": "ICNN + init",
 }
+# Options that decide how far and on what a run was trained, not what was trained.
+FREE = ("seeds", "trainer.epochs", "trainer.precision", "trainer.device")
 # Options that name a run without changing its numbers.
-LABELS = ("model.name", "model.title")
+LABELS = ("name", "task", "model.name", "model.title", *PLACES)
 
 
 @dataclass(frozen=True)
@@ -59,19 +43,28 @@ class Panel:
     Attributes:
         experiment: name of the experiment.
         title: what is written above the panel.
-        variants: names of the model variants; each with the options in which it departs from
-            :data:`PROTOCOL`, such as ``{"model.num_hidden": 3}``.
+        variants: names of the model variants; each with the options in which it departs from the
+            experiment, such as ``{"model.num_hidden": 3}``.
     """
 
     experiment: str
     title: str
     variants: Mapping[str, Mapping[str, Any]] = field(
-        default_factory=lambda: {name: {} for name in VARIANTS}
+        default_factory=lambda: {name: {} for name in TITLES}
     )
 
     def options(self, variant: str) -> dict[str, Any]:
         """All options that are fixed for a variant."""
-        return {**PROTOCOL, **VARIANTS[variant], **self.variants[variant]}
+        return {**_options_of(self.experiment, variant), **self.variants[variant]}
+
+
+@cache
+def _options_of(experiment: str, variant: str) -> dict[str, Any]:
+    """Options of an experiment and a variant in ``conf/`` by dotted name, but for free ones."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", [f"experiment={experiment}", f"model={variant}"])
+    options = flatten(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+    return {name: value for name, value in options.items() if name not in FREE}
 
 
 @dataclass(frozen=True)
@@ -102,11 +95,7 @@ class Selection:
             root: the folder that runs are read from.
         """
         # What was found is to be completed, so its free options are asked for again.
-        free = {
-            name: value
-            for name, value in self.common.items()
-            if name == "seeds" or name.startswith(("trainer.", "signal."))
-        }
+        free = {name: value for name, value in self.common.items() if name in FREE}
         place = {}
         if root.name == "runs" and root.parent != Path("results"):
             place = {"results_dir": str(root.parent)}
@@ -139,36 +128,37 @@ def select(panel: Panel, runs: list[Run]) -> Selection:
     ]
     sets: dict[str, dict[str, Run]] = {}
     for run, options in candidates:
-        fixed = panel.options(options["model.name"])
+        fixed = panel.options(run.config["model"]["name"])
         if all(options.get(name, value) == value for name, value in fixed.items()):
             common = {name: options[name] for name in options if name not in fixed}
-            key = json.dumps({n: v for n, v in common.items() if n not in LABELS}, sort_keys=True)
-            sets.setdefault(key, {})[options["model.name"]] = run
+            key = json.dumps(common, sort_keys=True)
+            sets.setdefault(key, {})[run.config["model"]["name"]] = run
     best = _best(panel, sets)
     found = sets.get(best, {})
     common = json.loads(best)
     unused = [
-        (run, _differences(options, {**common, **panel.options(options["model.name"])}))
+        (run, _differences(options, {**common, **panel.options(run.config["model"]["name"])}))
         for run, options in candidates
-        if options["model.name"] not in found
+        if run.config["model"]["name"] not in found
     ]
     ordered = {variant: found[variant] for variant in panel.variants if variant in found}
     return Selection(panel, ordered, common, unused)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Options of a configuration by their dotted names, without places such as ``data_dir``.
+    """Options of a configuration by their dotted names, without :data:`LABELS`.
 
     Example:
         >>> flatten({"seeds": [0, 1], "model": {"rho": 0.5}, "data_dir": "data"})
         {'seeds': [0, 1], 'model.rho': 0.5}
     """
     flat: dict[str, Any] = {}
-    for name, value in config.items():
+    for key, value in config.items():
+        name = f"{prefix}{key}"
         if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        elif prefix or name not in PLACES:
-            flat[f"{prefix}{name}"] = value
+            flat |= flatten(value, f"{name}.")
+        elif name not in LABELS:
+            flat[name] = value
     return flat
 
 
@@ -184,10 +174,11 @@ def _best(panel: Panel, sets: dict[str, dict[str, Run]]) -> str:
         return "{}"
     if len(ranked) > 1 and merit(ranked[0]) == merit(ranked[1]):
         first, second = (json.loads(key) for key in ranked[:2])
+        names = sorted(n for n in first | second if first.get(n) != second.get(n))
         folders = [str(next(iter(sets[key].values())).folder) for key in ranked[:2]]
         raise RunError(
             f"two sets of runs fit the panel {panel.title} equally well; they differ in "
-            f"{_differences(first, second)}.\n"
+            f"{', '.join(names)}.\n"
             f"One holds {folders[0]},\nthe other {folders[1]}.\n"
             "Move one set to another folder."
         )

@@ -6,6 +6,7 @@ import io
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
@@ -23,11 +24,11 @@ COLOURS = {
     "icnn_skip": "#009E73",
     "icnn_init": "#0072B2",
 }
-# What the theory predicts, and remarks.
-PREDICTION = "#CC79A7"
+# What the theory predicts (the purple of Tol's "bright" scheme), and remarks.
+PREDICTION = "#AA3377"
 MUTED = "#666666"
 
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "font.size": 7.0,
     "axes.titlesize": 7.5,
     "axes.labelsize": 7.0,

@@ -1,0 +1,249 @@
+"""Speed of training, each figure as a ratio to something measured in the same run.
+
+    python scripts/benchmark.py            (or: make bench)
+
+Machines differ and are noisy, so no time stands alone. The ceiling is what the matrix products of
+a training step take on their own: products of the same shapes, on data that stays in the cache.
+Both sides of every ratio are measured in turns; the table gives the median over the rounds and the
+range. Inputs are random numbers of the shape of the data set, as speed does not depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from convexinit.init import init_icnn_
+from convexinit.nn import MLP, project_, stack_networks
+from convexinit.training import Split, TrainerSettings, seeded_generator, train
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A training problem: layer widths, batch size, and samples per network and epoch."""
+
+    widths: list[int]
+    batch: int
+    samples: int
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in an epoch."""
+        return self.samples // self.batch
+
+
+MNIST = Shape([784] * 6 + [10], 64, 64 * 120)
+DIGITS = Shape([64] * 6 + [10], 64, 64 * 60)
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """Duration of one call."""
+    begin = time.perf_counter()
+    action()
+    return time.perf_counter() - begin
+
+
+def ceiling(shape: Shape) -> Callable[[], None]:
+    """The matrix products of an epoch of one network: forward, input and weight gradients."""
+    products: list[tuple[Tensor, Tensor, Tensor]] = []
+    for index, (fan_in, width) in enumerate(zip(shape.widths[:-1], shape.widths[1:], strict=True)):
+        inputs = torch.randn(shape.batch, fan_in)
+        weight = torch.randn(width, fan_in)
+        gradient = torch.randn(shape.batch, width)
+        products.append((inputs, weight.T, torch.empty(shape.batch, width)))
+        products.append((gradient.T, inputs, torch.empty(width, fan_in)))
+        if index > 0:  # no gradient is needed for the network's input
+            products.append((gradient, weight, torch.empty(shape.batch, fan_in)))
+
+    def run() -> None:
+        for _ in range(shape.steps):
+            for left, right, out in products:
+                torch.mm(left, right, out=out)
+
+    return run
+
+
+def network_of(shape: Shape, seed: int) -> MLP:
+    """An ICNN with the principled initialisation."""
+    return init_icnn_(MLP(shape.widths), generator=seeded_generator(seed, "weights"))
+
+
+def pipeline(shape: Shape, seeds: int, precision: str = "float32") -> Callable[[], None]:
+    """One epoch of the project's own loop, validation after it included (10% of the samples)."""
+    generator = torch.Generator().manual_seed(0)
+    count = shape.samples * 10 // 9
+    inputs = torch.randn(count, shape.widths[0], generator=generator)
+    targets = torch.randint(shape.widths[-1], (count,), generator=generator)
+    rows = torch.arange(count).expand(seeds, -1)
+    stack = stack_networks([network_of(shape, seed) for seed in range(seeds)])
+    settings = TrainerSettings(1, shape.batch, 1e-3, 0.0, precision, "cpu")
+
+    def run() -> None:
+        train(
+            stack,
+            Split(inputs, targets, rows[:, : shape.samples]),
+            {"validation": Split(inputs, targets, rows[:, shape.samples :])},
+            [seeded_generator(seed, "batches") for seed in range(seeds)],
+            settings,
+        )
+
+    return run
+
+
+class Images(Dataset):
+    """Images as bytes, converted one by one, as most training scripts do."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.images = torch.randint(256, (shape.samples, shape.widths[0]), dtype=torch.uint8)
+        self.labels = torch.randint(shape.widths[-1], (shape.samples,))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return (self.images[index].float() / 255 - 0.1307) / 0.3081, self.labels[index]
+
+
+def plain_loop(shape: Shape) -> Callable[[], None]:
+    """One epoch of the loop that people usually write: DataLoader, Adam, ``.item()``."""
+    network = network_of(shape, 0)
+    optimiser = torch.optim.Adam(network.parameters())
+    loader = DataLoader(Images(shape), batch_size=shape.batch, shuffle=True)
+
+    def run() -> None:
+        total = 0.0
+        for inputs, targets in loader:
+            optimiser.zero_grad()
+            loss = F.cross_entropy(network(inputs), targets)
+            loss.backward()
+            optimiser.step()
+            project_(network)
+            total += loss.item()
+
+    return run
+
+
+def sweep(launcher: list[str], threads: int) -> Callable[[], None]:
+    """Two cells of a sweep as a user starts it, program start included."""
+    command = [
+        sys.executable, str(ROOT / "run.py"), "-m", "seeds=2", "trainer.epochs=12",
+        "model.width=784", "model=icnn,icnn_init", "force=true", *launcher,
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+
+    def run() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run(
+                [*command, f"results_dir={folder}"],
+                env=environment,
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+
+    return run
+
+
+def ratios(
+    rounds: int, first: Callable[[], object], second: Callable[[], object], scale: float = 1.0
+) -> list[float]:
+    """Duration of ``first`` over that of ``second``, times ``scale``, measured in turns."""
+    first(), second()  # warm-up
+    return [seconds(first) / seconds(second) * scale for _ in range(rounds)]
+
+
+def one_after_the_other(shape: Shape, seeds: int) -> Callable[[], None]:
+    """The project's own loop for single networks, in turn."""
+    runs = [pipeline(shape, 1) for _ in range(seeds)]
+
+    def run() -> None:
+        for single in runs:
+            single()
+
+    return run
+
+
+def comparisons(rounds: int) -> Iterator[tuple[str, str, Callable[[], list[float]]]]:
+    """Name, goal and measurement of every line of the table."""
+    yield (
+        "MNIST step, 1 seed: share of the ceiling",
+        ">= 0.60",
+        lambda: ratios(rounds, ceiling(MNIST), pipeline(MNIST, 1)),
+    )
+    yield (
+        "MNIST step, 10 stacked seeds: share of the ceiling",
+        "",
+        lambda: ratios(rounds, ceiling(MNIST), pipeline(MNIST, 10), scale=10),
+    )
+    yield (
+        "MNIST step, 1 seed, bfloat16: share of the float32 ceiling",
+        "",
+        lambda: ratios(rounds, ceiling(MNIST), pipeline(MNIST, 1, "bfloat16")),
+    )
+    yield (
+        "MNIST epoch: times faster than a DataLoader loop",
+        "> 1",
+        lambda: ratios(rounds, plain_loop(MNIST), pipeline(MNIST, 1)),
+    )
+    yield (
+        "MNIST, 10 seeds: stacked over one after the other",
+        "",
+        lambda: ratios(rounds, one_after_the_other(MNIST, 10), pipeline(MNIST, 10)),
+    )
+    yield (
+        "digits, 10 seeds: stacked over one after the other",
+        "> 1",
+        lambda: ratios(rounds, one_after_the_other(DIGITS, 10), pipeline(DIGITS, 10)),
+    )
+    yield (
+        "digits, 10 seeds: stacked over DataLoader loops",
+        ">= 5",
+        lambda: ratios(rounds, plain_loop(DIGITS), pipeline(DIGITS, 10), scale=10),
+    )
+    cores = torch.get_num_threads()
+    yield (
+        f"sweep: joblib, one thread a worker, over basic with {cores} threads",
+        "> 1",
+        lambda: ratios(max(rounds // 3, 1), sweep([], cores), sweep(["hydra/launcher=joblib"], 1)),
+    )
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=7, help="measurements of every ratio")
+    parser.add_argument("--only", default="", help="only lines that contain this text")
+    arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    flops = 2 * 64 * 784 * sum(MNIST.widths[1:]) * 3 - 2 * 64 * 784 * 784
+    rate = flops * MNIST.steps / min(seconds(ceiling(MNIST)) for _ in range(5))
+    print(f"ceiling: {rate / 1e9:.0f} GFLOP/s in products of the MNIST network's shapes\n")
+    print(f"{'':62} median      range        goal")
+    lines = [line for line in comparisons(arguments.rounds) if arguments.only in line[0]]
+    for name, goal, measure in tqdm(lines, disable=None):
+        values = measure()
+        middle = statistics.median(values)
+        tqdm.write(f"{name:62} {middle:6.2f}  {min(values):5.2f}-{max(values):5.2f}   {goal}")
+
+
+if __name__ == "__main__":
+    main()

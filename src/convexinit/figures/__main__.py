@@ -1,0 +1,153 @@
+"""Draw the figures of the paper from stored runs: ``python -m convexinit.figures --help``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from convexinit.figures import figure_1, figure_2, style
+from convexinit.figures.select import TITLES, Selection, select
+from convexinit.runs import Run, RunError, read_runs
+
+# Each module offers panels(scale), table(selections) and draw(selections, table).
+FIGURES = {"figure-1": figure_1, "figure-2": figure_2}
+# Where runs are read from, and where figures and tables go.
+FOLDERS = {
+    "paper": (Path("results/recorded"), Path("results")),
+    "demo": (Path("results/demo/runs"), Path("results/demo")),
+}
+EPILOG = """\
+Each figure NAME becomes OUT/figures/NAME.pdf, .png and OUT/tables/NAME.csv, the numbers in it.
+What is missing is printed with the command that produces it; such runs go to results/runs:
+  python -m convexinit.figures --runs results/runs
+
+Which runs are used: those made with exactly the options that the figure's protocol fixes (model,
+batch size, learning rate, ...). The variants in a panel share all other options too (seeds, epochs,
+device, ...). Of several such sets, the one with the most variants is drawn, then the one with the
+most seeds x epochs. The runs used are printed.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="python -m convexinit.figures",
+        description="Draw figures and their tables from stored runs.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"figures to draw: {', '.join(FIGURES)} (default: all that have runs)",
+    )
+    result.add_argument(
+        "--scale",
+        choices=FOLDERS,
+        default="paper",
+        help="demo: only what trains on built-in data; paper: all panels (default)",
+    )
+    result.add_argument(
+        "--runs",
+        type=Path,
+        metavar="FOLDER",
+        help="holds one folder of runs per experiment (default: "
+        + ", ".join(f"{runs} at scale {scale}" for scale, (runs, _) in FOLDERS.items())
+        + ")",
+    )
+    result.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="where figures/ and tables/ are written (default: "
+        + ", ".join(f"{out} at scale {scale}" for scale, (_, out) in FOLDERS.items())
+        + ")",
+    )
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exits with code 1 and one message if nothing asked for can be drawn."""
+    command_line = parser()
+    options = command_line.parse_args(arguments)
+    for name in options.names:
+        if name not in FIGURES:
+            command_line.error(f"unknown figure {name!r}; choose from {', '.join(FIGURES)}")
+    default_runs, default_out = FOLDERS[options.scale]
+    root = options.runs or default_runs
+    try:
+        runs = read_runs(root)
+        drawn = {
+            name: draw(name, runs, options.scale, root, options.out or default_out)
+            for name in options.names or FIGURES
+        }
+    except RunError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {error.filename}: {error.strerror}")
+    if not drawn or not (all if options.names else any)(drawn.values()):
+        undrawn = ", ".join(name for name, done in drawn.items() if not done)
+        sys.exit(
+            f"error: no runs for {undrawn} in {root}. Run the commands above, or choose another "
+            "folder with --runs."
+        )
+
+
+def draw(name: str, runs: list[Run], scale: str, root: Path, out: Path) -> bool:
+    """Draw one figure and write its table; report what was used, written and missing.
+
+    Args:
+        name: a name in :data:`FIGURES`.
+        runs: all stored runs.
+        scale: "paper" or "demo".
+        root: the folder that the runs were read from.
+        out: the folder for ``figures/`` and ``tables/``.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    figure = FIGURES[name]
+    selections = [select(panel, runs) for panel in figure.panels(scale)]
+    for selection in selections:
+        for line in report(selection, root):
+            print(f"{name}: {line}")
+    if not any(selection.runs for selection in selections):
+        return False
+    numbers = figure.table(selections)
+    with style.paper():
+        files = style.save(figure.draw(selections, numbers), out / "figures" / name)
+    for path in [*files, style.save_table(numbers, out / "tables" / f"{name}.csv")]:
+        print(f"{name}: wrote {path}")
+    return True
+
+
+def report(selection: Selection, root: Path) -> list[str]:
+    """Lines that say which runs a panel uses, which are missing, and how to produce those.
+
+    Args:
+        selection: the runs of the panel.
+        root: the folder that runs were read from.
+    """
+    title = selection.panel.title
+    lines = []
+    if selection.runs:
+        extent = f"{len(selection.common['seeds'])} seeds"
+        if "trainer.epochs" in selection.common:
+            extent += f" x {selection.common['trainer.epochs']} epochs"
+        folders = ", ".join(run.folder.name for run in selection.runs.values())
+        lines.append(f"{title}: {extent}; runs {folders}")
+    if selection.missing:
+        lines.append(f"{title}: missing {', '.join(TITLES[name] for name in selection.missing)}")
+        lines += [
+            f"  stored, but not of this set: {run.folder.name} ({difference})"
+            for run, difference in selection.unused
+        ]
+        lines += [f"  to produce: {command}" for command in selection.commands(root)]
+    return lines
+
+
+if __name__ == "__main__":
+    main()

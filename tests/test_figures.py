@@ -1,0 +1,428 @@
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+
+from convexinit.config import CONF
+from convexinit.figures import figure_1, figure_2, style
+from convexinit.figures.__main__ import main
+from convexinit.figures.select import TITLES, Panel, select
+from convexinit.runs import COLUMNS, Outcome, RunError, read_runs, run_folder, staging, store
+
+DIGITS = figure_2.DIGITS
+
+
+@cache
+def composed(experiment, model):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", [f"experiment={experiment}", f"model={model}"])
+
+
+def config_of(root, experiment, model, seeds, **options):
+    config = OmegaConf.to_container(composed(experiment, model), resolve=True)
+    config |= {"results_dir": str(root), "seeds": list(range(seeds))}
+    for name, value in options.items():
+        *sections, last = name.split("__")
+        place = config
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = value
+    return config
+
+
+def store_run(config, metrics, arrays=None):
+    seeds = {seed: {"status": "finished"} for seed in config["seeds"]}
+    folder = run_folder(config)
+    with staging(folder) as place:
+        store(place, folder, config, Outcome(metrics, seeds, "CPU", arrays or {}), 0.0)
+    return folder
+
+
+def batch_losses(steps, seeds, level=1.0):
+    """A loss ``[seeds, steps]`` that falls, and differs between the seeds."""
+    step = np.arange(1, steps + 1)
+    return level * np.exp(-step / steps) * (1 + np.arange(seeds))[:, None]
+
+
+def store_training(root, model="icnn", losses=None, experiment="digits", **options):
+    losses = batch_losses(20, 3) if losses is None else losses
+    count, steps = losses.shape
+    config = config_of(root, experiment, model, count, **{"trainer__epochs": 2, **options})
+    step = np.tile(np.arange(1, steps + 1), count)
+    metrics = pd.DataFrame(
+        {
+            "seed": np.repeat(np.arange(count), steps),
+            "epoch": (step - 1) // -(-steps // 2) + 1,
+            "step": step,
+            "split": "train",
+            "metric": "batch_loss",
+            "value": losses.flatten(),
+        }
+    )
+    # Rows that do not belong in the figure.
+    other = pd.DataFrame([[0, 1, 10, "validation", "loss", 1e6]], columns=COLUMNS)
+    return store_run(config, pd.concat([metrics, other]))
+
+
+def store_signal(root, model, predicted=True, seeds=3, **options):
+    config = config_of(root, "signal_propagation", model, seeds, **options)
+    rng = np.random.default_rng(0)
+    rows, arrays = [], {}
+    for layer in range(1, len(config["signal"]["widths"])):
+        for seed in range(seeds):
+            for metric in ("mean", "variance", "correlation", "pearson"):
+                rows.append((seed, 0, layer, "measured", metric, seed + layer / 8))
+                if predicted and metric != "pearson":
+                    rows.append((seed, 0, layer, "predicted", metric, 0.5 * layer))
+        counts, edges = np.histogram(rng.normal(size=1000), 20)
+        arrays |= {f"histogram_{layer}": counts, f"edges_{layer}": edges}
+        arrays[f"correlations_{layer}"] = np.eye(8, dtype=np.float16)
+    return store_run(config, pd.DataFrame(rows, columns=COLUMNS), arrays)
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "results"
+
+
+def runs_in(root):
+    return read_runs(root / "runs")
+
+
+# --- Which runs are used ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", TITLES)
+def test_titles_are_those_of_the_configuration(model):
+    assert composed("digits", model).model.title == TITLES[model]
+
+
+def test_a_panel_fixes_all_options_but_the_free_ones():
+    options = Panel("mnist", "").options("icnn_init")
+    assert options["model.num_hidden"] == 5
+    assert options["model.init"] == "principled"
+    assert options["trainer.batch_size"] == 64
+    assert not {"seeds", "trainer.epochs", "data_dir", "model.title"} & set(options)
+
+
+def test_ablations_are_not_taken_for_the_paper_s_setting(root):
+    wanted = store_training(root, "icnn_init")
+    store_training(root, "icnn_init", model__bias_noise=0.5)
+    store_training(root, "icnn_init", model__init="bias_only")
+    store_training(root, "icnn_init", trainer__learning_rate=0.1, trainer__epochs=50)
+    selection = select(DIGITS, runs_in(root))
+    assert {model: run.folder for model, run in selection.runs.items()} == {"icnn_init": wanted}
+
+
+def test_a_panel_can_ask_for_other_options(root):
+    store_training(root, "icnn_init")
+    wanted = store_training(root, "icnn_init", model__bias_noise=0.5)
+    panel = Panel("digits", "random bias", {"icnn_init": {"model.bias_noise": 0.5}, "icnn": {}})
+    selection = select(panel, runs_in(root))
+    assert selection.runs["icnn_init"].folder == wanted
+    assert selection.missing == ["icnn"]
+    empty = select(panel, [])
+    assert empty.commands(Path("results/recorded")) == [
+        "python run.py -m experiment=digits model=icnn_init model.bias_noise=0.5",
+        "python run.py -m experiment=digits model=icnn",
+    ]
+
+
+def test_trainer_settings_are_never_mixed(root):
+    for model in ("nonconvex", "icnn"):
+        store_training(root, model, trainer__epochs=5)
+    other = store_training(root, "icnn_skip", trainer__epochs=7)
+    selection = select(DIGITS, runs_in(root))
+    assert list(selection.runs) == ["nonconvex", "icnn"]
+    assert selection.missing == ["icnn_skip", "icnn_init"]
+    assert [(run.folder, why) for run, why in selection.unused] == [
+        (other, "trainer.epochs=7 instead of 5")
+    ]
+
+
+def test_more_variants_go_before_more_epochs(root):
+    for model in ("nonconvex", "icnn"):
+        store_training(root, model)
+    store_training(root, "icnn", trainer__epochs=100)
+    assert list(select(DIGITS, runs_in(root)).runs) == ["nonconvex", "icnn"]
+
+
+def test_among_equally_complete_sets_the_largest_is_used(root):
+    store_training(root, "icnn", trainer__epochs=3)  # 3 seeds x 3 epochs
+    many = store_training(root, "icnn", batch_losses(20, 5))  # 5 seeds x 2 epochs
+    assert select(DIGITS, runs_in(root)).runs["icnn"].folder == many
+
+
+def test_equally_good_sets_are_an_error(root):
+    store_training(root, "icnn")
+    store_training(root, "icnn", trainer__precision="tf32")
+    with pytest.raises(RunError, match=r"equally well; they differ in trainer\.precision"):
+        select(DIGITS, runs_in(root))
+
+
+def test_runs_older_than_an_option_still_count(root):
+    config = config_of(root, "digits", "icnn", 1)
+    del config["model"]["bias_rule"]
+    store_run(config, pd.DataFrame(columns=COLUMNS))
+    assert list(select(DIGITS, runs_in(root)).runs) == ["icnn"]
+
+
+def test_commands_complete_what_was_found(root):
+    store_training(root, "icnn")
+    selection = select(DIGITS, runs_in(root))
+    assert selection.commands(root / "runs") == [
+        "python run.py -m experiment=digits model=nonconvex,icnn_skip,icnn_init seeds=3 "
+        f"trainer.device=auto trainer.epochs=2 trainer.precision=float32 results_dir={root}"
+    ]
+
+
+# --- Figure 2 --------------------------------------------------------------------------------
+
+
+def test_quartiles_against_numpy(root):
+    losses = np.random.default_rng(0).lognormal(size=(7, 400))
+    store_training(root, "icnn", losses)
+    table = figure_2.table([select(DIGITS, runs_in(root))])
+    assert list(table.columns) == [
+        "dataset", "model", "epoch", "step", "seeds", "q25", "median", "q75",
+    ]  # fmt: skip
+    stride = table["step"].diff().iloc[1]
+    assert stride == 2  # 400 updates in about 150 points
+    q25, median, q75 = np.quantile(losses[:, ::2], [0.25, 0.5, 0.75], axis=0)
+    np.testing.assert_allclose(table["q25"], q25, rtol=1e-6)
+    np.testing.assert_allclose(table["median"], median, rtol=1e-6)
+    np.testing.assert_allclose(table["q75"], q75, rtol=1e-6)
+    np.testing.assert_array_equal(table["epoch"], (table["step"] - 1) // 200 + 1)
+    assert set(table["dataset"]) == {"digits"}
+    assert set(table["seeds"]) == {7}
+
+
+def test_long_runs_are_drawn_every_50_updates(root):
+    store_training(root, "icnn", batch_losses(8440, 1))  # MNIST: 10 epochs of 844 updates
+    step = figure_2.table([select(DIGITS, runs_in(root))])["step"]
+    assert step.tolist() == list(range(1, 8441, 50))
+
+
+def test_diverged_seeds_are_left_out_and_counted(root):
+    losses = batch_losses(20, 4)
+    losses[1, 15:] = np.nan
+    losses[2, 3] = np.inf
+    store_training(root, "icnn", losses)
+    store_training(root, "nonconvex", batch_losses(20, 4))
+    selections = [select(DIGITS, runs_in(root))]
+    table = figure_2.table(selections)
+    icnn = table[table["model"] == "icnn"]
+    assert set(icnn["seeds"]) == {2}
+    np.testing.assert_allclose(icnn["median"], losses[[0, 3]].mean(0), rtol=1e-6)
+    assert "diverged, not shown: ICNN 2 of 4" in texts(figure_2.draw(selections, table))
+
+
+def test_a_variant_whose_seeds_all_diverged(root):
+    store_training(root, "icnn", np.full((3, 20), np.nan))
+    store_training(root, "nonconvex")
+    selections = [select(DIGITS, runs_in(root))]
+    table = figure_2.table(selections)
+    icnn = table[table["model"] == "icnn"]
+    assert set(icnn["seeds"]) == {0}
+    assert icnn["median"].isna().all()
+    assert "diverged, not shown: ICNN 3 of 3" in texts(figure_2.draw(selections, table))
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_panels_without_any_positive_loss_can_be_drawn(root, tmp_path, value):
+    store_training(root, "icnn", np.full((3, 20), value))
+    selections = [select(DIGITS, runs_in(root))]
+    figure = figure_2.draw(selections, figure_2.table(selections))
+    assert style.save(figure, tmp_path / "figure")
+
+
+def test_losses_that_reach_zero_can_be_drawn(root, tmp_path):
+    losses = batch_losses(20, 3)
+    store_training(root, "icnn", losses)
+    store_training(root, "nonconvex", np.where(np.arange(20) < 3, losses, 0.0))
+    store_training(root, "icnn_skip", np.where(np.arange(20) % 2, losses, 0.0))
+    selections = [select(DIGITS, runs_in(root))]
+    figure = figure_2.draw(selections, figure_2.table(selections))
+    assert style.save(figure, tmp_path / "figure")
+    low, high = figure.axes[0].get_ylim()
+    assert 0 < low < 1.5 * np.exp(-1)  # the lowest quartile above zero
+    assert high > 2.5 * np.exp(-1 / 20)
+
+
+def test_data_sets_that_were_not_run(root):
+    store_training(root, "icnn")
+    selections = [select(panel, runs_in(root)) for panel in figure_2.panels("paper")]
+    words = texts(figure_2.draw(selections, figure_2.table(selections)))
+    assert "digits (3 seeds)" in words
+    assert "not run: MNIST" in words
+    assert any("experiment=mnist\nmodel=nonconvex,icnn,icnn_skip,icnn_init" in w for w in words)
+
+
+def test_curves_stay_clear_of_the_inset(root):
+    # The worst curve for an inset in the upper right corner: one that does not fall.
+    store_training(root, "icnn", np.full((3, 100), 2.3) * np.array([[0.5], [1.0], [2.0]]))
+    selections = [select(DIGITS, runs_in(root))]
+    figure = figure_2.draw(selections, figure_2.table(selections))
+    low, high = figure.axes[0].get_ylim()
+    height = np.log(1.5 * 2.3 / low) / np.log(high / low)  # of the upper quartile
+    assert 0 < height < figure_2.INSET_BOX[1]
+
+
+def texts(figure: Figure):
+    return [artist.get_text() for artist in figure.findobj(lambda a: hasattr(a, "get_text"))]
+
+
+# --- Figure 1 --------------------------------------------------------------------------------
+
+
+def test_figure_1_statistics_over_seeds(root):
+    for model in ("icnn", "nonconvex"):
+        store_signal(root, model)
+    (panel,) = figure_1.panels("paper")
+    table = figure_1.table([select(panel, runs_in(root))])
+    assert list(table["model"].unique()) == ["nonconvex", "icnn"]
+    row = table.query("model == 'icnn' and layer == 2 and quantity == 'variance'").iloc[0]
+    assert row["measured"] == pytest.approx(1.25)  # seeds 0, 1, 2 plus 2 / 8
+    assert row["measured_std"] == pytest.approx(1.0)
+    assert row["predicted"] == pytest.approx(1.0)
+    assert row["seeds"] == 3
+    assert table.query("quantity == 'pearson'")["predicted"].isna().all()
+
+
+def test_figure_1_shows_measured_beside_predicted(root):
+    store_signal(root, "icnn")
+    selections = [select(panel, runs_in(root)) for panel in figure_1.panels("paper")]
+    words = texts(figure_1.draw(selections, figure_1.table(selections)))
+    assert "(a) ICNN" in words
+    assert "layer 2 (300 units)" in words
+    assert words.count("1.25") == 3
+    assert "mean 1.25" in words  # of the correlation matrix
+
+
+def test_figure_1_without_prediction_or_pictures(root, tmp_path):
+    folder = store_signal(root, "icnn", predicted=False)
+    (folder / "arrays.npz").unlink()
+    selections = [select(panel, runs_in(root)) for panel in figure_1.panels("demo")]
+    figure = figure_1.draw(selections, figure_1.table(selections))
+    words = texts(figure)
+    assert words.count("not finite") == 4
+    assert words.count("–") == 12
+    assert style.save(figure, tmp_path / "figure")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(-0.001, "0.00"), (-1.256, "−1.26"), (43.96, "44.0"), (3266.3, "3266"), (4.8e7, "4.8e+07")],
+)
+def test_plain_numbers(value, text):
+    assert figure_1.plain(value) == text
+
+
+# --- Files and command line ------------------------------------------------------------------
+
+
+def test_files_are_valid_and_the_same_twice(root, tmp_path, capsys):
+    for model in TITLES:
+        store_training(root, model)
+        store_signal(root, model)
+    contents = []
+    for out in (tmp_path / "one", tmp_path / "two"):
+        main(["--scale", "demo", "--runs", str(root / "runs"), "--out", str(out)])
+        files = [path for path in sorted(out.rglob("*")) if path.is_file()]
+        contents.append({str(path.relative_to(out)): path.read_bytes() for path in files})
+    assert contents[0] == contents[1]
+    assert sorted(contents[0]) == [
+        "figures/figure-1.pdf",
+        "figures/figure-1.png",
+        "figures/figure-2.pdf",
+        "figures/figure-2.png",
+        "tables/figure-1.csv",
+        "tables/figure-2.csv",
+    ]
+    for name, content in contents[0].items():
+        if name.endswith(".pdf"):
+            assert content.startswith(b"%PDF-")
+            assert content.rstrip().endswith(b"%%EOF")
+            assert b"CreationDate" not in content
+            assert b"/Type3" not in content.replace(b" ", b"")
+        elif name.endswith(".png"):
+            assert content.startswith(b"\x89PNG\r\n\x1a\n")
+            assert content.endswith(b"IEND\xaeB`\x82")
+    output = capsys.readouterr().out
+    assert "figure-2: digits: 3 seeds x 2 epochs; runs nonconvex-" in output
+    assert "missing" not in output
+    assert f"figure-2: wrote {tmp_path / 'two' / 'tables' / 'figure-2.csv'}" in output
+
+
+def test_missing_variants_are_named_with_their_command(root, tmp_path, capsys):
+    store_training(root, "icnn")
+    main(["figure-2", "--scale", "demo", "--runs", str(root / "runs"), "--out", str(tmp_path)])
+    output = capsys.readouterr().out
+    assert "figure-2: digits: missing non-convex, ICNN + skip, ICNN + init" in output
+    assert "to produce: python run.py -m experiment=digits model=nonconvex,icnn_skip," in output
+    assert (tmp_path / "figures" / "figure-2.png").exists()
+
+
+def test_nothing_to_draw(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="error: no runs for figure-1, figure-2 in"):
+        main(["--runs", str(tmp_path / "nowhere"), "--out", str(tmp_path)])
+    output = capsys.readouterr().out
+    assert "experiment=mnist model=nonconvex,icnn,icnn_skip,icnn_init" in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_figure_asked_for_by_name_has_to_exist(root, tmp_path):
+    store_training(root, "icnn")
+    arguments = ["--scale", "demo", "--runs", str(root / "runs"), "--out", str(tmp_path)]
+    main(arguments)  # without names, what has runs is drawn
+    with pytest.raises(SystemExit, match="error: no runs for figure-1 in"):
+        main(["figure-1", "figure-2", *arguments])
+
+
+def test_unknown_names_and_damaged_runs(root, tmp_path, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(["figure-99"])
+    assert error.value.code == 2
+    assert "choose from figure-1, figure-2" in capsys.readouterr().err
+    folder = store_training(root, "icnn")
+    (folder / "summary.json").write_text("{")
+    with pytest.raises(SystemExit, match="cannot be read"):
+        main(["--runs", str(root / "runs"), "--out", str(tmp_path)])
+
+
+def test_a_place_that_cannot_be_written_to(root, tmp_path):
+    store_training(root, "icnn")
+    (tmp_path / "file").write_text("")
+    arguments = ["figure-2", "--scale", "demo", "--runs", str(root / "runs")]
+    with pytest.raises(SystemExit, match=r"error: .*file"):
+        main([*arguments, "--out", str(tmp_path / "file")])
+
+
+def test_settings_do_not_leak():
+    import matplotlib as mpl
+
+    before = mpl.rcParams["font.size"]
+    with style.paper():
+        assert mpl.rcParams["font.size"] == style.SETTINGS["font.size"]
+    assert mpl.rcParams["font.size"] == before
+
+
+def test_figures_need_no_torch():
+    code = "import sys, convexinit.figures.__main__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_stored_configurations_survive_a_round_trip(root):
+    # Selection compares values read back from YAML with those of the protocol.
+    folder = store_training(root, "icnn")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert json.dumps(config["trainer"]["learning_rate"]) == "0.001"

@@ -1,0 +1,56 @@
+"""The project's own files agree with each other."""
+
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+
+from conftest import ROOT
+
+
+def pinned() -> list[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+
+
+def test_every_dependency_is_pinned():
+    assert all("==" in requirement for requirement in pinned())
+
+
+def test_conda_environment_has_the_versions_of_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    packages = environment["dependencies"][-1]["pip"]
+    assert sorted(packages) == sorted([*pinned(), "--editable ."])
+
+
+def test_constraints_have_the_versions_of_pyproject():
+    def normal(requirement):
+        return requirement.strip().lower().replace("_", "-")
+
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    constraints = dict(normal(line).split("==") for line in lines)
+    for requirement in pinned():
+        name, version = normal(requirement).split("==")
+        if not name.startswith("torch"):  # CPU and GPU builds differ in their version's suffix
+            assert constraints[name] == version
+
+
+@pytest.mark.parametrize("module", ["theory", "init", "nn", "positivity"])
+def test_the_library_half_needs_torch_alone(module):
+    check = f"import sys, convexinit.{module}; print(*sys.modules)"
+    output = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, check=True
+    ).stdout.split()
+    heavy = {"hydra", "omegaconf", "pandas", "matplotlib", "sklearn", "scipy", "torchvision"}
+    assert not heavy & set(output)
+
+
+def test_public_names_are_importable_and_listed():
+    import convexinit
+
+    for name in convexinit.__all__:
+        assert getattr(convexinit, name).__doc__
+    with pytest.raises(AttributeError, match="nothing"):
+        convexinit.nothing  # noqa: B018
