@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from convexinit.config import CONF
-from convexinit.figures import figure_1, figure_2, style
+from convexinit.figures import figure_1, figure_2, style, training_summary
 from convexinit.figures.__main__ import main
 from convexinit.figures.select import TITLES, Panel, select
 from convexinit.runs import COLUMNS, Outcome, RunError, read_runs, run_folder, staging, store
@@ -40,7 +40,8 @@ def config_of(root, experiment, model, seeds, **options):
 
 
 def store_run(config, metrics, arrays=None):
-    seeds = {seed: {"status": "finished"} for seed in config["seeds"]}
+    final = dict.fromkeys(training_summary.METRICS, 0.5)
+    seeds = {seed: {"status": "finished", **final} for seed in config["seeds"]}
     folder = run_folder(config)
     with staging(folder) as place:
         store(place, folder, config, Outcome(metrics, seeds, "CPU", arrays or {}), 0.0)
@@ -281,6 +282,24 @@ def texts(figure: Figure):
     return [artist.get_text() for artist in figure.findobj(lambda a: hasattr(a, "get_text"))]
 
 
+def test_summary_counts_diverged_seeds_as_the_worst(root):
+    folder = store_training(root, "icnn", batch_losses(20, 4))
+    summary = json.loads((folder / "summary.json").read_text())
+    for seed, accuracy in enumerate([0.9, 0.8, 0.7]):
+        summary["seeds"][str(seed)] |= {"train_loss": seed + 0.1, "test_accuracy": accuracy}
+    summary["seeds"]["3"] |= {
+        "status": "diverged", "train_loss": float("nan"), "test_accuracy": 0.1,
+    }  # fmt: skip
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (row,) = training_summary.table([select(DIGITS, runs_in(root))]).to_dict("records")
+    assert (row["seeds"], row["diverged"], row["epochs"]) == (4, 1, 2)
+    assert row["train_loss_median"] == pytest.approx((1.1 + 2.1) / 2)
+    assert row["train_loss_max"] == np.inf
+    assert (row["test_accuracy_min"], row["test_accuracy_max"]) == (0.1, 0.9)
+    text = training_summary.markdown(pd.DataFrame([row]))
+    assert "| digits | ICNN | 4 | 2 | 1.600 (0.100 to inf) |" in text
+
+
 # --- Figure 1 --------------------------------------------------------------------------------
 
 
@@ -347,6 +366,8 @@ def test_files_are_valid_and_the_same_twice(root, tmp_path, capsys):
         "figures/figure-2.png",
         "tables/figure-1.csv",
         "tables/figure-2.csv",
+        "tables/training-summary.csv",
+        "tables/training-summary.md",
     ]
     for name, content in contents[0].items():
         if name.endswith(".pdf"):
@@ -373,7 +394,9 @@ def test_missing_variants_are_named_with_their_command(root, tmp_path, capsys):
 
 
 def test_nothing_to_draw(tmp_path, capsys):
-    with pytest.raises(SystemExit, match="error: no runs for figure-1, figure-2 in"):
+    with pytest.raises(
+        SystemExit, match="error: no runs for figure-1, figure-2, training-summary in"
+    ):
         main(["--runs", str(tmp_path / "nowhere"), "--out", str(tmp_path)])
     output = capsys.readouterr().out
     assert "experiment=mnist model=nonconvex,icnn,icnn_skip,icnn_init" in output
@@ -392,7 +415,7 @@ def test_unknown_names_and_damaged_runs(root, tmp_path, capsys):
     with pytest.raises(SystemExit) as error:
         main(["figure-99"])
     assert error.value.code == 2
-    assert "choose from figure-1, figure-2" in capsys.readouterr().err
+    assert "choose from figure-1, figure-2, training-summary" in capsys.readouterr().err
     folder = store_training(root, "icnn")
     (folder / "summary.json").write_text("{")
     with pytest.raises(SystemExit, match="cannot be read"):

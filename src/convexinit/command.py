@@ -18,6 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 from convexinit.config import CONF
 
 MAX_LINES = 10
+# Modules that warn when a process is interrupted while it loads or ends.
+NOISY = (
+    "torch.library",
+    "multiprocessing.resource_tracker",
+    "joblib.externals.loky.backend.resource_tracker",
+)
 
 
 def install_error_reports() -> None:
@@ -27,6 +33,8 @@ def install_error_reports() -> None:
     program; it offers no setting for either, so its reporting function is replaced. The
     environment variable ``HYDRA_FULL_ERROR=1`` still shows everything.
     """
+    # Workers of a sweep that Ctrl-C stops would bury the message below warnings of their own.
+    os.environ.setdefault("PYTHONWARNINGS", ",".join(f"ignore:::{name}" for name in NOISY))
     setattr(hydra_utils, "run_and_report", _run_and_report)  # noqa: B010
 
 

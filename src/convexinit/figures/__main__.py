@@ -1,4 +1,4 @@
-"""Draw the figures of the paper from stored runs: ``python -m convexinit.figures --help``."""
+"""Draw the figures and tables from stored runs: ``python -m convexinit.figures --help``."""
 
 from __future__ import annotations
 
@@ -6,20 +6,27 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from convexinit.figures import figure_1, figure_2, style
+from convexinit.figures import figure_1, figure_2, style, training_summary
 from convexinit.figures.select import TITLES, Selection, select
 from convexinit.runs import Run, RunError, read_runs
 
-# Each module offers panels(scale), table(selections) and draw(selections, table).
-FIGURES = {"figure-1": figure_1, "figure-2": figure_2}
+# Each module offers panels(scale) and table(selections); figures also draw(selections, table),
+# and tables for people markdown(table).
+FIGURES: dict[str, Any] = {
+    "figure-1": figure_1,
+    "figure-2": figure_2,
+    "training-summary": training_summary,
+}
 # Where runs are read from, and where figures and tables go.
 FOLDERS = {
     "paper": (Path("results/recorded"), Path("results")),
     "demo": (Path("results/demo/runs"), Path("results/demo")),
 }
 EPILOG = """\
-Each figure NAME becomes OUT/figures/NAME.pdf, .png and OUT/tables/NAME.csv, the numbers in it.
+Each figure NAME becomes OUT/figures/NAME.pdf, .png and OUT/tables/NAME.csv, the numbers in it;
+a table becomes OUT/tables/NAME.csv and .md.
 What is missing is printed with the command that produces it; such runs go to results/runs:
   python -m convexinit.figures --runs results/runs
 
@@ -117,9 +124,14 @@ def draw(name: str, runs: list[Run], scale: str, root: Path, out: Path) -> bool:
     if not any(selection.runs for selection in selections):
         return False
     numbers = figure.table(selections)
-    with style.paper():
-        files = style.save(figure.draw(selections, numbers), out / "figures" / name)
-    for path in [*files, style.save_table(numbers, out / "tables" / f"{name}.csv")]:
+    files = [style.save_table(numbers, out / "tables" / f"{name}.csv")]
+    if hasattr(figure, "draw"):
+        with style.paper():
+            files += style.save(figure.draw(selections, numbers), out / "figures" / name)
+    if hasattr(figure, "markdown"):
+        text = figure.markdown(numbers).encode()
+        files.append(style.write(out / "tables" / f"{name}.md", text))
+    for path in files:
         print(f"{name}: wrote {path}")
     return True
 

@@ -64,8 +64,7 @@ def curve(run: Run) -> pd.DataFrame:
     losses = rows.pivot_table("value", "step", "seed", dropna=False)
     epochs = rows.groupby("step")["epoch"].first()
     finite = losses.loc[:, np.isfinite(losses).all()]
-    stride = min(DRAWN_EVERY, max(1, len(losses) // FEWEST_POINTS))
-    drawn = finite.iloc[::stride]
+    drawn = finite.loc[drawn_steps(losses.index.to_numpy())]
     return pd.DataFrame(
         {
             "epoch": epochs.loc[drawn.index],
@@ -76,6 +75,15 @@ def curve(run: Run) -> pd.DataFrame:
             "q75": drawn.quantile(0.75, axis=1),
         }
     )
+
+
+def drawn_steps(steps: np.ndarray) -> np.ndarray:
+    """The updates that are drawn: every 50th, or more where that leaves fewer than 150.
+
+    Args:
+        steps: all updates of a run, in order.
+    """
+    return steps[:: min(DRAWN_EVERY, max(1, len(steps) // FEWEST_POINTS))]
 
 
 def draw(selections: Sequence[Selection], numbers: pd.DataFrame) -> Figure:
