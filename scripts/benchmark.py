@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from convexinit.init import init_icnn_
 from convexinit.nn import MLP, project_, stack_networks
-from convexinit.training import Split, TrainerSettings, seeded_generator, train
+from convexinit.training import Split, TrainerSettings, prepare_process, seeded_generator, train
 
 ROOT = Path(__file__).parents[1]
 
@@ -233,6 +233,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.rounds < 1:
         parser.error("--rounds must be at least 1")
+    prepare_process()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     flops = 2 * 64 * 784 * sum(MNIST.widths[1:]) * 3 - 2 * 64 * 784 * 784
     rate = flops * MNIST.steps / min(seconds(ceiling(MNIST)) for _ in range(5))

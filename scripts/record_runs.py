@@ -19,7 +19,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from convexinit.figures.figure_2 import drawn_steps
-from convexinit.runs import Run, RunError, identity, read_runs
+from convexinit.runs import Run, RunError, identity, read_runs, replace, run_folder, staging
 
 
 def main() -> None:
@@ -44,7 +44,8 @@ def main() -> None:
             for run in read_runs(arguments.runs, name)
         ]
         if not runs:
-            sys.exit(f"error: no finished runs in {arguments.runs}; choose another with --runs")
+            what = " ".join(arguments.experiments) or "any experiment"
+            sys.exit(f"error: no finished runs of {what} in {arguments.runs}; see --help")
         for run in runs:
             print(f"recorded: {record(run, arguments.out)}")
     except (OSError, RunError) as error:
@@ -53,21 +54,23 @@ def main() -> None:
 
 def record(run: Run, out: Path) -> Path:
     """Write the small copy of one run below ``out`` and return its folder."""
-    folder = out / run.config["name"] / run.folder.name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(identity(run.config)))
-    thin(run.metrics).to_csv(folder / "metrics.csv", index=False, float_format="%.6g")
-    for name in ("summary.json", "arrays.npz"):
-        if (run.folder / name).exists():
-            shutil.copyfile(run.folder / name, folder / name)
+    folder = out / run.config["name"] / run_folder({**run.config, "results_dir": out}).name
+    with staging(folder) as place:
+        place.chmod(0o755)
+        (place / "config.yaml").write_text(OmegaConf.to_yaml(identity(run.config)))
+        thin(run.metrics).to_csv(place / "metrics.csv", index=False, float_format="%.6g")
+        for name in ("summary.json", "arrays.npz"):
+            if (run.folder / name).exists():
+                shutil.copyfile(run.folder / name, place / name)
+        replace(place, folder)
     return folder
 
 
 def thin(metrics: pd.DataFrame) -> pd.DataFrame:
-    """All rows but those of batch losses that Figure 2 does not draw."""
+    """All rows but those of batch losses that Figure 2 does not draw; the last step is kept."""
     batch_losses = metrics["metric"] == "batch_loss"
-    steps = drawn_steps(metrics.loc[batch_losses, "step"].unique())
+    all_steps = metrics.loc[batch_losses, "step"].unique()
+    steps = [*drawn_steps(all_steps), *all_steps[-1:]]
     return metrics[~batch_losses | metrics["step"].isin(steps)]
 
 

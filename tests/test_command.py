@@ -131,6 +131,7 @@ def test_launchers_give_the_same_numbers(tmp_path):
         ("dataset.validation_fraction=1", "dataset.validation_fraction"),
         ("force=perhaps", "force"),
         ("trainer.epochs", "EQUAL"),
+        ("model.width=10000000", "not enough memory"),
     ],
 )
 def test_wrong_options_end_with_one_short_message(tmp_path, option, expected):

@@ -54,3 +54,14 @@ def test_public_names_are_importable_and_listed():
         assert getattr(convexinit, name).__doc__
     with pytest.raises(AttributeError, match="nothing"):
         convexinit.nothing  # noqa: B018
+
+
+def test_the_library_example_of_the_readme_runs():
+    readme = (ROOT / "README.md").read_text()
+    example = readme.split("```python\n")[1].split("```")[0]
+    exec(compile(example, "README.md", "exec"), {})
+
+
+def test_the_results_in_the_readme_are_the_recorded_ones():
+    table = (ROOT / "results" / "tables" / "training-summary.md").read_text()
+    assert table in (ROOT / "README.md").read_text()

@@ -259,7 +259,7 @@ class Quadrature:
 
     def __init__(self, activation: Activation, mean: float, variance: float) -> None:
         self.input_mean, self.std = mean, math.sqrt(variance)
-        self._phi = _checked(activation)
+        self._phi = checked_activation(activation)
         self.offset = float(self._phi(_tensor([mean])))
         probe = mean + self.std * _grid()
         if not torch.allclose(self._phi(probe)[:3], self._phi(probe[:3])):
@@ -357,7 +357,7 @@ class Quadrature:
         return torch.cat([raw, torch.stack([c_mean, c_sum - c_covariance, c_covariance])[None]])
 
 
-def _checked(activation: Activation) -> Callable[[Tensor], Tensor]:
+def checked_activation(activation: Activation) -> Callable[[Tensor], Tensor]:
     """Wrap an activation so that it computes in float64 and what it returns is checked."""
     phi = resolve_activation(activation)
     if isinstance(phi, nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +34,8 @@ def install_error_reports() -> None:
     program; it offers no setting for either, so its reporting function is replaced. The
     environment variable ``HYDRA_FULL_ERROR=1`` still shows everything.
     """
+    # So that a terminated run removes its unfinished files.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Terminated. Finished runs are stored."))
     # Workers of a sweep that Ctrl-C stops would bury the message below warnings of their own.
     os.environ.setdefault("PYTHONWARNINGS", ",".join(f"ignore:::{name}" for name in NOISY))
     setattr(hydra_utils, "run_and_report", _run_and_report)  # noqa: B010
@@ -62,9 +65,17 @@ def message_of(error: BaseException) -> str:
         text = text.split("Config search path:")[0].strip()
         misspelt = re.search(r"Could not override '([^']+)'", text)
         if misspelt:
-            text = f"there is no option {misspelt[1]}.{_suggestion(misspelt[1])}"
+            text = f"this experiment has no option {misspelt[1]}.{_suggestion(misspelt[1])}"
             text += "\npython run.py --help lists all options."
-    elif not isinstance(error, (ValueError, RuntimeError, OSError)):
+    elif isinstance(error, OSError) and error.filename:
+        text = (
+            f"{error.filename}: {error.strerror}\nresults_dir=... chooses another place for runs."
+        )
+    elif "can't allocate memory" in text or "out of memory" in text:
+        text = (
+            "not enough memory for this network; try fewer seeds at once or a smaller model.width"
+        )
+    elif not isinstance(error, (ValueError, OSError)) and not _is_ours(error):
         text = f"{type(error).__name__}: {text}\nHYDRA_FULL_ERROR=1 shows where."
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) > MAX_LINES:
@@ -72,9 +83,15 @@ def message_of(error: BaseException) -> str:
     return "\n".join(lines)
 
 
+def _is_ours(error: BaseException) -> bool:
+    return type(error).__module__.startswith("convexinit.")
+
+
 def _suggestion(name: str) -> str:
     """A hint for a misspelt option, or an empty string."""
     options = _option_names()
+    if name in options:  # of other experiments
+        return ""
     by_last_part = [option for option in options if option.split(".")[-1] == name]
     close = by_last_part or difflib.get_close_matches(name, options, n=1, cutoff=0.6)
     return f" Did you mean {close[0]}?" if close else ""

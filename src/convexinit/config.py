@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 CONF = Path(__file__).parents[2] / "conf"
 Settings = TypeVar("Settings")
+MOST_SEEDS = 10_000
 
 
 class ConfigError(ValueError):
@@ -23,7 +24,7 @@ def checked(settings: type[Settings], options: dict[str, Any], section: str) -> 
     Args:
         settings: dataclass whose annotations give the types and whose ``__post_init__`` checks
             the ranges.
-        options: the section; it may hold keys that the dataclass does not have.
+        options: the section; beside the fields of the dataclass it may hold a ``name``.
         section: name of the section, for error messages.
 
     Raises:
@@ -33,6 +34,9 @@ def checked(settings: type[Settings], options: dict[str, Any], section: str) -> 
     missing = [name for name in names if name not in options]
     if missing:
         raise ConfigError(f"the option {section}.{missing[0]} is missing")
+    unknown = [name for name in options if name not in (*names, "name")]
+    if unknown:
+        raise ConfigError(f"there is no option {section}.{unknown[0]}")
     try:
         schema = OmegaConf.structured(settings)
         OmegaConf.set_readonly(schema, False)  # frozen dataclasses give read-only schemas
@@ -55,17 +59,17 @@ def parse_seeds(seeds: Any) -> list[int]:
         >>> parse_seeds(3), parse_seeds([3, 7])
         ([0, 1, 2], [3, 7])
     """
-    if type(seeds) is int and seeds >= 1:
+    if type(seeds) is int and 1 <= seeds <= MOST_SEEDS:
         return list(range(seeds))
     if (
         isinstance(seeds, list)
         and seeds
-        and all(type(seed) is int and seed >= 0 for seed in seeds)
+        and all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds)
         and len(set(seeds)) == len(seeds)
     ):
         return seeds
     raise ConfigError(
-        "seeds must be a number of seeds, at least 1, or a list of distinct seeds such as "
+        f"seeds must be a number from 1 to {MOST_SEEDS}, or a list of distinct seeds such as "
         f"seeds=[3,7]; got {seeds!r}"
     )
 

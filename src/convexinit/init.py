@@ -233,12 +233,12 @@ def init_icnn_(
 
     Every convex layer (:class:`~convexinit.nn.ConvexLinear`, :class:`~convexinit.nn.ConvexConv2d`)
     gets :func:`icnn_init_` with its own fan-in; the weights are carried through the inverse of the
-    layer's positivity map. Unconstrained linear and convolution layers that come before the first
-    convex layer get LeCun's initialisation and zero bias, scaled to ``variance`` and ``mean``, as
-    the first layer of the paper. Skip connections, which come later, stay as they are.
+    layer's positivity map. The network's first layer, if it is an unconstrained linear or
+    convolution layer, gets LeCun's initialisation and zero bias, scaled to ``variance`` and
+    ``mean``. All other layers, such as skip connections, stay as they are.
 
     Args:
-        model: network in which modules are registered in the order in which they are applied.
+        model: network whose first layer is registered first; not a stack of networks.
         activation: the activation between the layers: a name or any elementwise callable.
         rho: see :func:`icnn_init_`.
         variance: see :func:`icnn_init_`.
@@ -252,7 +252,8 @@ def init_icnn_(
         ``model``.
 
     Raises:
-        ValueError: if the network has no convex layer, or an argument is out of range.
+        ValueError: if the network has no convex layer, has stacked weights, or an argument is out
+            of range; the network is unchanged then.
 
     Example:
         >>> from convexinit import ConvexLinear
@@ -261,11 +262,19 @@ def init_icnn_(
     """
     draw = _named(distribution, DISTRIBUTIONS, "distribution")
     fill_bias = _named(bias_rule, BIAS_RULES, "bias_rule")
-    found_convex_layer = False
-    for module in model.modules():
+    solve_init(1, activation, rho, variance, bias_noise, mean)  # raises if anything is out of range
+    layers = [module for module in model.modules() if _is_layer(module)]
+    if not any(_is_convex(layer) for layer in layers):
+        raise ValueError(
+            "the network has no convex layer to initialise; build it from "
+            "convexinit.ConvexLinear or convexinit.ConvexConv2d, or call "
+            "convexinit.lognormal_init_ on the weight and bias of each non-negative layer"
+        )
+    if any(isinstance(layer, nn.Linear) and layer.weight.ndim != 2 for layer in layers):
+        raise ValueError("initialise networks before they are stacked")
+    for index, module in enumerate(layers):
         positivity = getattr(module, "positivity", None)
         if isinstance(positivity, Positivity):
-            found_convex_layer = True
             raw, bias = cast("tuple[Tensor, Tensor | None]", (module.weight, module.bias))
             weight = torch.empty_like(raw)
             icnn_init_(
@@ -273,24 +282,25 @@ def init_icnn_(
                 draw, fill_bias, generator,
             )  # fmt: skip
             raw.copy_(positivity.inverse(weight))
-        elif isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) and (
-            not found_convex_layer
-        ):
-            lecun_normal_(module.weight, generator).mul_(math.sqrt(variance))
-            if module.bias is not None:
-                module.bias.fill_(mean)
-    if not found_convex_layer:
-        raise ValueError(
-            "the network has no convex layer to initialise; build it from "
-            "convexinit.ConvexLinear or convexinit.ConvexConv2d, or call "
-            "convexinit.lognormal_init_ on the weight and bias of each non-negative layer"
-        )
+        elif index == 0:
+            raw, bias = cast("tuple[Tensor, Tensor | None]", (module.weight, module.bias))
+            lecun_normal_(raw, generator).mul_(math.sqrt(variance))
+            if bias is not None:
+                bias.fill_(mean)
     return model
 
 
+def _is_convex(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "positivity", None), Positivity)
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return _is_convex(module) or isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
+
+
 def _named(choice: T | str, table: dict[str, T], what: str) -> T:
-    if not isinstance(choice, str):
+    if callable(choice):
         return choice
-    if choice not in table:
+    if not isinstance(choice, str) or choice not in table:
         raise ValueError(f"unknown {what} {choice!r}; choose one of {', '.join(table)}")
     return table[choice]

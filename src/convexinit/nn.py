@@ -9,14 +9,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convexinit.activations import checked_activation
 from convexinit.init import lognormal_init_
-from convexinit.positivity import resolve_positivity
+from convexinit.positivity import Positivity, resolve_positivity
 from convexinit.theory import Activation, resolve_activation
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -92,6 +93,8 @@ class ConvexLinear(Linear):
         positivity: how weights are kept non-negative, a name in
             :data:`convexinit.positivity.POSITIVITY`. The default "projection" needs a call of
             :func:`project_` after every optimiser step.
+        device: of the parameters.
+        dtype: of the parameters.
 
     Raises:
         ValueError: if ``positivity`` is unknown.
@@ -108,9 +111,11 @@ class ConvexLinear(Linear):
         out_features: int,
         bias: bool = True,
         positivity: str = "projection",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.positivity = resolve_positivity(positivity)
-        super().__init__(in_features, out_features, bias)
+        super().__init__(in_features, out_features, bias, device, dtype)
 
     @property
     def nonnegative_weight(self) -> Tensor:
@@ -133,8 +138,8 @@ class ConvexLinear(Linear):
 class ConvexConv2d(nn.Conv2d):
     """Two-dimensional convolution with non-negative weights (paper, appendix A.5).
 
-    Only zero padding keeps the analysis of the paper; as neighbouring positions are correlated,
-    the fully-connected fixed point is an approximation here.
+    As neighbouring positions are correlated, the fully-connected fixed point is an approximation
+    here.
 
     Args:
         in_channels: channels of the input.
@@ -145,7 +150,10 @@ class ConvexConv2d(nn.Conv2d):
         dilation: see ``torch.nn.Conv2d``.
         groups: see ``torch.nn.Conv2d``.
         bias: whether the layer has a bias, which is never constrained.
+        padding_mode: see ``torch.nn.Conv2d``.
         positivity: see :class:`ConvexLinear`.
+        device: of the parameters.
+        dtype: of the parameters.
 
     Raises:
         ValueError: if ``positivity`` is unknown.
@@ -161,12 +169,16 @@ class ConvexConv2d(nn.Conv2d):
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
         bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
         positivity: str = "projection",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.positivity = resolve_positivity(positivity)
         super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
-        )
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+            padding_mode, device, dtype,
+        )  # fmt: skip
 
     @property
     def nonnegative_weight(self) -> Tensor:
@@ -267,7 +279,7 @@ def check_convex_activation(activation: Activation) -> None:
 
     The check looks at a grid over [-10, 10], so that it can prove a violation, not its absence.
     """
-    values = resolve_activation(activation)(torch.linspace(-10, 10, 2001, dtype=torch.float64))
+    values = checked_activation(activation)(torch.linspace(-10, 10, 2001, dtype=torch.float64))
     slopes = values.diff()
     tolerance = 1e-9 * float(values.abs().max())
     if slopes.min() < -tolerance:
@@ -282,9 +294,10 @@ def check_convex_activation(activation: Activation) -> None:
 def projected_weights(model: nn.Module) -> list[Tensor]:
     """Raw weights that have to be projected after every optimiser step (without gradient)."""
     return [
-        module.weight.detach()
+        cast("Tensor", module.weight).detach()
         for module in model.modules()
-        if isinstance(module, (ConvexLinear, ConvexConv2d)) and module.positivity.projects
+        if isinstance(positivity := getattr(module, "positivity", None), Positivity)
+        and positivity.projects
     ]
 
 
@@ -300,10 +313,14 @@ def project_(model: Network) -> Network:
         >>> optimiser.step()
         >>> network = project_(network)
     """
-    weights = projected_weights(model)
+    clamp_negative_(projected_weights(model))
+    return model
+
+
+def clamp_negative_(weights: list[Tensor]) -> None:
+    """Set negative entries to zero, in place."""
     if weights:
         torch._foreach_clamp_min_(weights, 0.0)
-    return model
 
 
 def stack_networks(networks: Sequence[Network]) -> Network:
@@ -315,7 +332,12 @@ def stack_networks(networks: Sequence[Network]) -> Network:
     Returns:
         Network with parameters ``[networks, ...]`` that maps ``[networks, batch, in]`` to
         ``[networks, batch, out]``.
+
+    Raises:
+        ValueError: for an empty sequence.
     """
+    if not networks:
+        raise ValueError("there must be at least one network to stack")
     return _with_parameters(
         networks[0],
         lambda name: torch.stack([network.get_parameter(name) for network in networks]),

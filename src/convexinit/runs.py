@@ -13,9 +13,11 @@ is written under a hidden name and renamed when it is complete.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shutil
@@ -108,10 +110,21 @@ def identity(config: Config) -> Config:
 
 def run_folder(config: Config) -> Path:
     """Folder in which the run of this configuration is stored, whether it exists or not."""
-    text = json.dumps(identity(config), sort_keys=True)
+    text = json.dumps(_plain(identity(config)), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
     name = f"{config['model']['name']}-{digest}"
     return Path(config["results_dir"]) / "runs" / config["name"] / name
+
+
+def _plain(value: Any) -> Any:
+    """Numbers as floats, so that 0 and 0.0 are the same request; None for those not finite."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value) if math.isfinite(value) else None
+    return value
 
 
 def is_stored(folder: Path) -> bool:
@@ -159,7 +172,7 @@ def store(place: Path, folder: Path, config: Config, outcome: Outcome, wall_time
         RunError: if the disk is full or cannot be written to.
     """
     summary = {
-        "seeds": {str(seed): values for seed, values in outcome.seeds.items()},
+        "seeds": {str(seed): _plain(values) for seed, values in outcome.seeds.items()},
         "wall_time_seconds": round(wall_time, 3),
         "device": outcome.device,
         "system": f"{platform.system()} {platform.machine()}",
@@ -170,14 +183,14 @@ def store(place: Path, folder: Path, config: Config, outcome: Outcome, wall_time
     try:
         (place / "config.yaml").write_text(OmegaConf.to_yaml(config))
         outcome.metrics[COLUMNS].to_csv(place / "metrics.csv", index=False, float_format="%.9g")
-        (place / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        (place / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
         if outcome.arrays:
             with (place / "arrays.npz").open("wb") as file:
                 np.savez_compressed(file, **outcome.arrays)  # type: ignore[arg-type]
         place.chmod(0o755)
         for path in [*place.iterdir(), place]:
             _flush(path)
-        _replace(place, folder)
+        replace(place, folder)
         _flush(folder.parent)
     except OSError as error:
         raise RunError(
@@ -195,15 +208,23 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _replace(place: Path, folder: Path) -> None:
-    if folder.exists():
-        # Folders cannot be exchanged in one step; the old run is removed only when out of the way.
-        old = Path(tempfile.mkdtemp(prefix=f".old-{folder.name}-", dir=folder.parent))
-        folder.rename(old / folder.name)
-        place.rename(folder)
+def replace(place: Path, folder: Path) -> None:
+    """Rename ``place`` to ``folder``, instead of what is there.
+
+    If another process puts its own there at the same moment, one of the two stays.
+    """
+    old = Path(tempfile.mkdtemp(prefix=f".old-{folder.name}-", dir=folder.parent))
+    try:
+        # Folders cannot be exchanged in one step; the old one is removed when it is out of the way.
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(old / folder.name)
+        try:
+            place.rename(folder)
+        except OSError:
+            if not is_stored(folder):
+                raise
+    finally:
         shutil.rmtree(old, ignore_errors=True)
-    else:
-        place.rename(folder)
 
 
 @cache
@@ -232,6 +253,10 @@ def read_run(folder: Path) -> Run:
         summary = json.loads((folder / "summary.json").read_text())
         if not is_stored(folder):
             raise FileNotFoundError(f"{folder / 'metrics.csv'} is missing")
+        if not isinstance(config, dict) or not {"name", "seeds", "model"} <= set(config):
+            raise ValueError("config.yaml is not that of a run")
+        if not isinstance(summary, dict) or "seeds" not in summary:
+            raise ValueError("summary.json is not that of a run")
         return Run(folder, cast("Config", config), summary)
     except (OSError, ValueError, YAMLError) as error:
         raise _unreadable(folder, error) from error

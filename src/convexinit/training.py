@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
 from convexinit.config import require
-from convexinit.nn import projected_weights
+from convexinit.nn import clamp_negative_, projected_weights
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -202,7 +202,7 @@ def train(
     history = History(losses, steps)
 
     with _numerics(settings, device) as autocast:
-        project(constrained)
+        clamp_negative_(constrained)
         history.measurements += evaluate(network, held_out, 0, 0, autocast)
         bar = tqdm(total=settings.epochs * steps, desc=description, unit="step", disable=None)
         for epoch in range(1, settings.epochs + 1):
@@ -215,14 +215,18 @@ def train(
                 optimiser.zero_grad()
                 loss.sum().backward()
                 optimiser.step()
-                project(constrained)
+                clamp_negative_(constrained)
                 losses[:, (epoch - 1) * steps + batch] = loss.detach()
                 bar.update()
             history.measurements += evaluate(network, held_out, epoch, epoch * steps, autocast)
             bar.set_postfix(loss=f"{losses[:, epoch * steps - 1].median().item():.3g}")
         bar.close()
     history.batch_losses = losses.cpu()
-    history.diverged_at = first_non_finite(history.batch_losses)
+    finite = finite_networks(network).tolist()
+    history.diverged_at = [
+        step if step is not None or still_finite else losses.shape[1]
+        for step, still_finite in zip(first_non_finite(history.batch_losses), finite, strict=True)
+    ]
     return history
 
 
@@ -230,12 +234,6 @@ def epoch_order(rows: Tensor, generators: list[Generator]) -> Tensor:
     """Shuffle each network's rows ``[networks, m]`` with its own generator."""
     orders = [torch.randperm(rows.shape[1], generator=generator) for generator in generators]
     return rows.gather(1, torch.stack(orders).to(rows.device))
-
-
-def project(weights: list[Tensor]) -> None:
-    """Set negative entries to zero, in place."""
-    if weights:
-        torch._foreach_clamp_min_(weights, 0.0)
 
 
 def mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -275,6 +273,12 @@ def evaluate(
     return measurements
 
 
+def finite_networks(stack: nn.Module) -> Tensor:
+    """Whether all parameters ``[networks, ...]`` of a network are finite: ``[networks]``."""
+    parts = [parameter.isfinite().flatten(1).all(1) for parameter in stack.parameters()]
+    return torch.stack(parts).all(0)
+
+
 def first_non_finite(losses: Tensor) -> list[int | None]:
     """First step (from 1) at which each row of ``[networks, steps]`` is not finite, or None."""
     bad = ~losses.isfinite()
@@ -288,24 +292,25 @@ def _numerics(
     """Set the precision of matrix products for the time of a training; yields autocast."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if settings.precision == "tf32" else "highest")
-    # Units that stopped learning leave moments of Adam that shrink into the slow denormal range.
-    torch.set_flush_denormal(True)
-    _keep_freed_memory()
     try:
         yield lambda: torch.autocast(
             device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"
         )
     finally:
-        torch.set_flush_denormal(False)
         torch.set_float32_matmul_precision(before)
 
 
-def _keep_freed_memory() -> None:
-    """Let glibc keep large freed blocks instead of returning them to the system.
+def prepare_process() -> None:
+    """Settings of the whole process that make training on a CPU faster.
 
-    Gradients are freed and allocated again in every step; without this, Linux maps and clears
-    their pages each time.
+    To be called before torch has started its threads, which inherit the first of them:
+
+    - Denormal numbers count as zero: units that stopped learning leave moments of Adam that shrink
+      into that range, where arithmetic is slow.
+    - glibc keeps large freed blocks: gradients are freed and allocated again in every step, and
+      Linux would map and clear their pages each time.
     """
+    torch.set_flush_denormal(True)
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             mallopt = ctypes.CDLL(None).mallopt

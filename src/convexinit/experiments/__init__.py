@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,12 @@ TASKS = {
     "training_dynamics": "convexinit.experiments.training_dynamics",
     "signal_propagation": "convexinit.experiments.signal_propagation",
 }
+# The sections of the configuration that each task uses, and the options that all have.
+SECTIONS = {
+    "training_dynamics": {"dataset", "model", "trainer"},
+    "signal_propagation": {"model", "signal"},
+}
+COMMON = {"name", "task", "seeds", "data_dir", "results_dir", "force"}
 
 
 def run_experiment(config: dict[str, Any]) -> Path:
@@ -28,6 +35,11 @@ def run_experiment(config: dict[str, Any]) -> Path:
     """
     if config["task"] not in TASKS:
         raise ConfigError(f"task must be one of {', '.join(TASKS)}; got {config['task']!r}")
+    unused = sorted(set(config) - COMMON - SECTIONS[config["task"]])
+    if unused:
+        raise ConfigError(f"the experiment {config['name']} does not use the option {unused[0]}")
+    for option, name in (("name", config["name"]), ("model.name", config["model"]["name"])):
+        require(bool(re.fullmatch(r"[\w-]+", str(name))), option, "letters, digits, - and _", name)
     require(isinstance(config["force"], bool), "force", "true or false", config["force"])
     config = {**config, "seeds": parse_seeds(config["seeds"])}
     folder = run_folder(config)

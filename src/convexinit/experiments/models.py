@@ -78,6 +78,12 @@ class ModelSettings:
             value = getattr(self, option)
             require(value in names, f"model.{option}", f"one of {', '.join(names)}", value)
         require(
+            self.init != "bias_only" or self.bias_rule == "sampled",
+            "model.bias_rule",
+            "sampled where model.init=bias_only",
+            self.bias_rule,
+        )
+        require(
             self.convex or self.init == "he",
             "model.init",
             "he where model.convex=false",

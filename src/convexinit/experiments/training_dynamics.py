@@ -18,6 +18,7 @@ from convexinit.training import (
     Split,
     TrainerSettings,
     device_name,
+    prepare_process,
     seeded_generator,
     train,
 )
@@ -46,6 +47,7 @@ class DatasetSettings:
 
 def run(config: dict[str, Any]) -> Outcome:
     """Train all seeds of one model variant on one data set of images."""
+    prepare_process()
     seeds = parse_seeds(config["seeds"])
     trainer = checked(TrainerSettings, config["trainer"], "trainer")
     model = checked(ModelSettings, config["model"], "model")

@@ -85,16 +85,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
             command_line.error(f"unknown figure {name!r}; choose from {', '.join(FIGURES)}")
     default_runs, default_out = FOLDERS[options.scale]
     root = options.runs or default_runs
+    drawn: dict[str, bool] = {}
+    failures: list[str] = []
     try:
         runs = read_runs(root)
-        drawn = {
-            name: draw(name, runs, options.scale, root, options.out or default_out)
-            for name in options.names or FIGURES
-        }
+        for name in options.names or FIGURES:
+            try:
+                drawn[name] = draw(name, runs, options.scale, root, options.out or default_out)
+            except RunError as error:
+                failures.append(f"error: {name}: {error}")
     except RunError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(f"error: {error.filename}: {error.strerror}")
+    if failures:
+        sys.exit("\n".join(failures))
     if not drawn or not (all if options.names else any)(drawn.values()):
         undrawn = ", ".join(name for name, done in drawn.items() if not done)
         sys.exit(

@@ -63,7 +63,8 @@ def curve(run: Run) -> pd.DataFrame:
     rows = run.metrics.query("split == 'train' and metric == 'batch_loss'")
     losses = rows.pivot_table("value", "step", "seed", dropna=False)
     epochs = rows.groupby("step")["epoch"].first()
-    finite = losses.loc[:, np.isfinite(losses).all()]
+    seeds = run.summary["seeds"]
+    finite = losses[[seed for seed in losses if seeds[str(seed)]["status"] == "finished"]]
     drawn = finite.loc[drawn_steps(losses.index.to_numpy())]
     return pd.DataFrame(
         {
@@ -81,9 +82,10 @@ def drawn_steps(steps: np.ndarray) -> np.ndarray:
     """The updates that are drawn: every 50th, or more where that leaves fewer than 150.
 
     Args:
-        steps: all updates of a run, in order.
+        steps: the updates of a run that are stored, in order, the last one among them.
     """
-    return steps[:: min(DRAWN_EVERY, max(1, len(steps) // FEWEST_POINTS))]
+    stride = min(DRAWN_EVERY, max(1, int(steps.max(initial=0)) // FEWEST_POINTS))
+    return steps[(steps - 1) % stride == 0]
 
 
 def draw(selections: Sequence[Selection], numbers: pd.DataFrame) -> Figure:
