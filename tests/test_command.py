@@ -132,6 +132,9 @@ def test_launchers_give_the_same_numbers(tmp_path):
         ("force=perhaps", "force"),
         ("trainer.epochs", "EQUAL"),
         ("model.width=10000000", "not enough memory"),
+        ("+trainer.epoch=3", "there is no option trainer.epoch"),
+        ("+anything=3", "does not use the option anything"),
+        ("model.name=a/b", "model.name"),
     ],
 )
 def test_wrong_options_end_with_one_short_message(tmp_path, option, expected):

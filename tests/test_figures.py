@@ -41,7 +41,11 @@ def config_of(root, experiment, model, seeds, **options):
 
 def store_run(config, metrics, arrays=None):
     final = dict.fromkeys(training_summary.METRICS, 0.5)
-    seeds = {seed: {"status": "finished", **final} for seed in config["seeds"]}
+    bad = set(metrics.loc[~np.isfinite(metrics["value"].astype(float)), "seed"])
+    seeds = {
+        seed: {"status": "diverged" if seed in bad else "finished", **final}
+        for seed in config["seeds"]
+    }
     folder = run_folder(config)
     with staging(folder) as place:
         store(place, folder, config, Outcome(metrics, seeds, "CPU", arrays or {}), 0.0)
@@ -211,6 +215,15 @@ def test_long_runs_are_drawn_every_50_updates(root):
     store_training(root, "icnn", batch_losses(8440, 1))  # MNIST: 10 epochs of 844 updates
     step = figure_2.table([select(DIGITS, runs_in(root))])["step"]
     assert step.tolist() == list(range(1, 8441, 50))
+
+
+def test_thinned_runs_are_drawn_at_the_same_steps():
+    for total in (7, 20, 400, 600, 630, 8440, 21_100):
+        steps = np.arange(1, total + 1)
+        kept = np.array([*figure_2.drawn_steps(steps), total])
+        np.testing.assert_array_equal(
+            figure_2.drawn_steps(np.unique(kept)), figure_2.drawn_steps(steps)
+        )
 
 
 def test_diverged_seeds_are_left_out_and_counted(root):

@@ -18,7 +18,7 @@ from convexinit.init import (
     lecun_normal_,
     lognormal_,
 )
-from convexinit.nn import MLP
+from convexinit.nn import MLP, stack_networks
 from convexinit.positivity import POSITIVITY
 
 
@@ -179,6 +179,31 @@ def test_same_generator_state_gives_the_same_network():
     assert all(
         torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
     )
+
+
+def test_a_refused_initialisation_leaves_the_network_unchanged():
+    network = MLP([3, 5, 1])
+    before = [parameter.clone() for parameter in network.parameters()]
+    for arguments in ({"rho": 1.5}, {"variance": -1}, {"mean": "x"}, {"distribution": None}):
+        with pytest.raises(ValueError, match=r"rho|variance|mean|distribution"):
+            init_icnn_(network, **arguments)
+    with pytest.raises(ValueError, match="before they are stacked"):
+        init_icnn_(stack_networks([network, network]))
+    assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+
+
+def test_only_the_first_layer_and_convex_layers_are_touched():
+    class PassThrough(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.from_input = nn.ModuleList([nn.Linear(7, 9), nn.Linear(7, 9), nn.Linear(7, 1)])
+            self.between = nn.ModuleList([ConvexLinear(9, 9), ConvexLinear(9, 1)])
+
+    network = PassThrough()
+    before = [layer.weight.clone() for layer in network.from_input]
+    init_icnn_(network)
+    unchanged = [torch.equal(a, b.weight) for a, b in zip(before, network.from_input, strict=True)]
+    assert unchanged == [False, True, True]
 
 
 def test_errors_name_what_to_do():

@@ -37,7 +37,7 @@ def test_constraints_have_the_versions_of_pyproject():
             assert constraints[name] == version
 
 
-@pytest.mark.parametrize("module", ["theory", "init", "nn", "positivity"])
+@pytest.mark.parametrize("module", ["theory", "init", "nn", "positivity", "level_sets"])
 def test_the_library_half_needs_torch_alone(module):
     check = f"import sys, convexinit.{module}; print(*sys.modules)"
     output = subprocess.run(

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,21 @@ def test_places_and_logging_do_not_change_where_a_run_is_found(tmp_path):
     for other in ({"seeds": [0]}, {"model": {"name": "icnn", "rho": 0.4}}, {"trainer": {}}):
         assert run_folder({**config, **other}) != run_folder(config)
     assert "results_dir" not in identity(config)
+
+
+def test_a_number_may_be_written_in_two_ways(tmp_path):
+    assert run_folder(config_of(tmp_path, decay=0)) == run_folder(config_of(tmp_path, decay=0.0))
+    assert run_folder(config_of(tmp_path, decay=0)) != run_folder(config_of(tmp_path, decay=False))
+
+
+def test_two_processes_that_store_the_same_run_at_once(tmp_path):
+    config = config_of(tmp_path)
+    for _ in range(20):
+        with ThreadPoolExecutor(4) as pool:
+            folders = list(pool.map(lambda value: write(config, value), [1.0, 2.0, 3.0, 4.0]))
+        assert set(folders) == {run_folder(config)}
+        assert read_run(folders[0]).metrics["value"].diff().iloc[1] == 1.0
+        assert [path.name for path in folders[0].parent.iterdir()] == [folders[0].name]
 
 
 def test_the_order_of_options_does_not_matter(tmp_path):

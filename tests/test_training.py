@@ -139,6 +139,12 @@ def test_a_diverged_network_is_named_and_alone():
     assert torch.allclose(history.batch_losses[1], expected.batch_losses[0], atol=1e-5)
 
 
+def test_a_network_that_diverges_in_its_last_step_is_named():
+    _, history = run([0, 1], epochs=1, batch_size=240, learning_rate=1e38)
+    assert history.batch_losses.isfinite().all()
+    assert history.diverged_at == [1, 1]
+
+
 def test_first_non_finite_counts_steps_from_one():
     losses = torch.tensor([[1.0, math.nan, 1.0], [1.0, 1.0, 1.0], [math.inf, 1.0, math.nan]])
     assert first_non_finite(losses) == [2, None, 1]
