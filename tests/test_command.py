@@ -206,6 +206,8 @@ def start_sweep(tmp_path, *options):
         text=True,
         env=environment(),
         start_new_session=True,
+        # A shell that runs the tests in the background makes its children ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -30,6 +30,7 @@ CONF = Path(__file__).parents[1] / "conf"
 def model_options(name, **options):
     network = yaml.safe_load((CONF / "network/fully_connected.yaml").read_text())
     variant = yaml.safe_load((CONF / f"model/{name}.yaml").read_text())
+    del variant["defaults"]
     return {**network, **variant, **options}
 
 

@@ -14,6 +14,7 @@ is written under a hidden name and renamed when it is complete.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -211,20 +212,21 @@ def _flush(path: Path) -> None:
 def replace(place: Path, folder: Path) -> None:
     """Rename ``place`` to ``folder``, instead of what is there.
 
-    If another process puts its own there at the same moment, one of the two stays.
+    If other processes put theirs there at the same moment, the last one stays.
     """
-    old = Path(tempfile.mkdtemp(prefix=f".old-{folder.name}-", dir=folder.parent))
-    try:
+    while True:
         # Folders cannot be exchanged in one step; the old one is removed when it is out of the way.
-        with contextlib.suppress(FileNotFoundError):
-            folder.rename(old / folder.name)
+        old = Path(tempfile.mkdtemp(prefix=f".old-{folder.name}-", dir=folder.parent))
         try:
+            with contextlib.suppress(FileNotFoundError):
+                folder.rename(old / folder.name)
             place.rename(folder)
-        except OSError:
-            if not is_stored(folder):
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 @cache
