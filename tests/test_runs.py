@@ -1,5 +1,6 @@
 """Stored runs: written completely or not at all, found again, read back as one table."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -94,6 +95,21 @@ def test_two_processes_that_store_the_same_run_at_once(tmp_path):
         assert set(folders) == {run_folder(config)}
         assert read_run(folders[0]).metrics["value"].diff().iloc[1] == 1.0
         assert [path.name for path in folders[0].parent.iterdir()] == [folders[0].name]
+
+
+def test_a_run_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    folder = write(config_of(tmp_path), 1.0)
+    rename = Path.rename
+
+    def fail_for_new_runs(self, target):
+        if self.name.startswith(".") and Path(target) == folder:
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_for_new_runs)
+    with pytest.raises(RunError, match="Input/output error"):
+        write(config_of(tmp_path), 2.0)
+    assert read_run(folder).metrics["value"].tolist() == [1.0, 2.0]
 
 
 def test_the_order_of_options_does_not_matter(tmp_path):

@@ -15,7 +15,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Generator, Tensor, nn
 
-from convexinit.positivity import Positivity
+from convexinit.positivity import positivity_of
 from convexinit.theory import Activation, LayerMoments, activation_moments, solve_init
 
 Distribution = Callable[[Tensor, float, float, Generator | None], Tensor]
@@ -264,7 +264,7 @@ def init_icnn_(
     fill_bias = _named(bias_rule, BIAS_RULES, "bias_rule")
     solve_init(1, activation, rho, variance, bias_noise, mean)  # raises if anything is out of range
     layers = [module for module in model.modules() if _is_layer(module)]
-    if not any(_is_convex(layer) for layer in layers):
+    if not any(positivity_of(layer) for layer in layers):
         raise ValueError(
             "the network has no convex layer to initialise; build it from "
             "convexinit.ConvexLinear or convexinit.ConvexConv2d, or call "
@@ -273,8 +273,8 @@ def init_icnn_(
     if any(isinstance(layer, nn.Linear) and layer.weight.ndim != 2 for layer in layers):
         raise ValueError("initialise networks before they are stacked")
     for index, module in enumerate(layers):
-        positivity = getattr(module, "positivity", None)
-        if isinstance(positivity, Positivity):
+        positivity = positivity_of(module)
+        if positivity is not None:
             raw, bias = cast("tuple[Tensor, Tensor | None]", (module.weight, module.bias))
             weight = torch.empty_like(raw)
             icnn_init_(
@@ -290,12 +290,9 @@ def init_icnn_(
     return model
 
 
-def _is_convex(module: nn.Module) -> bool:
-    return isinstance(getattr(module, "positivity", None), Positivity)
-
-
 def _is_layer(module: nn.Module) -> bool:
-    return _is_convex(module) or isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    unconstrained = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return positivity_of(module) is not None or isinstance(module, unconstrained)
 
 
 def _named(choice: T | str, table: dict[str, T], what: str) -> T:

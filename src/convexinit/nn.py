@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from convexinit.activations import checked_activation
 from convexinit.init import lognormal_init_
-from convexinit.positivity import Positivity, resolve_positivity
+from convexinit.positivity import positivity_of, resolve_positivity
 from convexinit.theory import Activation, resolve_activation
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -296,8 +296,7 @@ def projected_weights(model: nn.Module) -> list[Tensor]:
     return [
         cast("Tensor", module.weight).detach()
         for module in model.modules()
-        if isinstance(positivity := getattr(module, "positivity", None), Positivity)
-        and positivity.projects
+        if (positivity := positivity_of(module)) is not None and positivity.projects
     ]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 _SMALLEST = torch.finfo(torch.float32).tiny
 
@@ -66,6 +66,12 @@ POSITIVITY: dict[str, Positivity] = {
         Positivity("softplus", F.softplus, _softplus_inverse),
     )
 }
+
+
+def positivity_of(module: nn.Module) -> Positivity | None:
+    """How a convex layer keeps its weights non-negative; None for any other module."""
+    positivity = getattr(module, "positivity", None)
+    return positivity if isinstance(positivity, Positivity) else None
 
 
 def resolve_positivity(name: str) -> Positivity:

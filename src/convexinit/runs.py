@@ -224,6 +224,8 @@ def replace(place: Path, folder: Path) -> None:
             return
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                with contextlib.suppress(OSError):  # the old run, if there was one
+                    (old / folder.name).rename(folder)
                 raise
         finally:
             shutil.rmtree(old, ignore_errors=True)
