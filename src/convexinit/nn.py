@@ -7,6 +7,7 @@ dimension of ``networks`` (see :func:`stack_networks`), inputs and outputs carry
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Literal, TypeVar, cast
@@ -204,6 +205,88 @@ def _reset_convex_layer_(layer: ConvexLinear | ConvexConv2d) -> None:
     layer.weight.copy_(layer.positivity.inverse(layer.weight))
 
 
+class Dropout(nn.Module):
+    """Dropout with masks from raw random bytes, for one network or a stack.
+
+    On a CPU a mask from bytes takes a fifth of the time of ``torch.nn.Dropout``, which draws a
+    floating point number for every unit. The price: probabilities are multiples of 1/256.
+
+    Each network of a stack draws from its own generator (:func:`seed_dropout_`), so that its masks
+    do not depend on the networks beside it.
+
+    Args:
+        probability: of setting a unit to zero, in [0, 1); rounded to the next multiple of 1/256.
+            What remains is divided by the probability of remaining, so that means are kept.
+
+    Raises:
+        ValueError: if ``probability`` is out of range.
+
+    Example:
+        >>> layer = seed_dropout_(Dropout(0.5), [torch.Generator().manual_seed(0)])
+        >>> layer(torch.ones(1, 8))
+        tensor([[0., 0., 2., 0., 2., 2., 2., 0.]])
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        if not 0.0 <= probability < 1.0:
+            raise ValueError(f"a dropout probability must lie in [0, 1); got {probability}")
+        # A probability below 1 leaves some units, however close to 1 it is.
+        self.dropped_bytes = min(round(256 * probability), 255)
+        self.generators: list[torch.Generator] = []
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Input ``[..., units]`` with random zeros in training, unchanged in evaluation.
+
+        With several generators the first dimension is that of the networks.
+        """
+        if not self.training or self.dropped_bytes == 0:
+            return input
+        kept = random_bytes(input.shape, self.generators, input.device) >= self.dropped_bytes
+        return input * kept * (256.0 / (256 - self.dropped_bytes))
+
+    def extra_repr(self) -> str:
+        """Probability, for printing."""
+        return f"probability={self.dropped_bytes / 256}"
+
+
+def random_bytes(
+    shape: Sequence[int], generators: Sequence[torch.Generator], device: torch.device
+) -> Tensor:
+    """Uniform random bytes.
+
+    Args:
+        shape: of the result; its first dimension is split among several generators.
+        generators: sources of randomness; none for torch's own.
+        device: of the result. Bytes are drawn where their generator lives.
+    """
+    count = max(len(generators), 1)
+    size = math.prod(shape) // count
+    words = torch.empty(
+        count, -(-size // 8), dtype=torch.int64, device=generators[0].device if generators else None
+    )
+    for row, generator in zip(words, generators or [None], strict=True):
+        # The whole range of 64 bits; without a lower bound the highest bit would always be 0.
+        row.random_(torch.iinfo(torch.int64).min, None, generator=generator)
+    return words.view(torch.uint8)[:, :size].reshape(shape).to(device)
+
+
+def seed_dropout_(model: Network, generators: Sequence[torch.Generator]) -> Network:
+    """Let every :class:`Dropout` of a network draw from these generators, one for each network.
+
+    Args:
+        model: one network, or a stack of as many networks as there are generators.
+        generators: sources of randomness, shared by all layers.
+
+    Returns:
+        The model itself.
+    """
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.generators = list(generators)
+    return model
+
+
 class MLP(nn.Module):
     """Fully-connected network, input-convex if ``convex`` (Amos et al. 2017).
 
@@ -217,10 +300,13 @@ class MLP(nn.Module):
         convex: whether weights after the first layer are non-negative.
         positivity: see :class:`ConvexLinear`; unused in a network that is not convex.
         skip: whether to add skip connections from the input.
+        input_dropout: dropout probability of the inputs, in [0, 1). Skip connections see the same
+            inputs as the first layer.
+        hidden_dropout: dropout probability after every activation, in [0, 1).
 
     Raises:
         ValueError: for fewer than two widths, widths below 1, an unknown activation or positivity,
-            or an activation that would break convexity.
+            an activation that would break convexity, or a probability out of range.
 
     Example:
         >>> network = MLP([2, 16, 16, 1])
@@ -235,6 +321,8 @@ class MLP(nn.Module):
         convex: bool = True,
         positivity: str = "projection",
         skip: bool = False,
+        input_dropout: float = 0.0,
+        hidden_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if len(widths) < 2 or min(widths) < 1:
@@ -255,12 +343,15 @@ class MLP(nn.Module):
         self.skips = nn.ModuleList(
             Linear(widths[0], width, bias=False) for _, width in later if skip
         )
+        self.input_dropout = Dropout(input_dropout)
+        self.hidden_dropout = Dropout(hidden_dropout)
 
     def pre_activations(self, inputs: Tensor) -> list[Tensor]:
         """Pre-activations of every layer, the output last; shapes as in :meth:`forward`."""
+        inputs = self.input_dropout(inputs)
         signals = [self.layers[0](inputs)]
         for index, layer in enumerate(self.layers[1:]):
-            signal = layer(self.activation(signals[-1]))
+            signal = layer(self.hidden_dropout(self.activation(signals[-1])))
             if self.skips:
                 signal = signal + self.skips[index](inputs)
             signals.append(signal)

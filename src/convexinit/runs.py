@@ -59,12 +59,14 @@ class Outcome:
         seeds: per seed, its final metrics and its status ("finished" or "diverged").
         device: what it ran on.
         arrays: larger arrays by name.
+        notes: whatever else the summary should say, by name.
     """
 
     metrics: pd.DataFrame
     seeds: dict[int, dict[str, Any]]
     device: str
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -68,21 +68,29 @@ class TrainerSettings:
             f"one of {', '.join(PRECISIONS)}",
             self.precision,
         )
-        require(
-            self.device in DEVICES, "trainer.device", f"one of {', '.join(DEVICES)}", self.device
-        )
-        require(
-            self.device != "cuda" or torch.cuda.is_available(),
-            "trainer.device",
-            "cpu or auto, as this machine has no usable CUDA device",
-            self.device,
-        )
+        check_device("trainer.device", self.device)
 
     def torch_device(self) -> torch.device:
         """Device to train on."""
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.device(self.device)
+        return resolve_device(self.device)
+
+
+def check_device(option: str, device: str) -> None:
+    """Raise ConfigError if ``device`` is unknown or this machine has no such device."""
+    require(device in DEVICES, option, f"one of {', '.join(DEVICES)}", device)
+    require(
+        device != "cuda" or torch.cuda.is_available(),
+        option,
+        "cpu or auto, as this machine has no usable CUDA device",
+        device,
+    )
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device of that name; "auto" is the GPU if there is one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ class Split:
 
     Attributes:
         inputs: ``[n, features]``, shared by all networks.
-        targets: ``[n]`` class labels.
+        targets: ``[n]`` class labels, or ``[n, tasks]`` binary labels of several tasks.
         rows: ``[networks, m]``, the rows of ``inputs`` that belong to the set of each network.
     """
 
@@ -100,11 +108,11 @@ class Split:
     rows: Tensor
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs ``[networks, batch, features]`` and targets ``[networks, batch]`` of rows."""
+        """Inputs ``[networks, batch, features]`` and targets ``[networks, batch, ...]`` of rows."""
         flat = rows.flatten()
         return (
             self.inputs.index_select(0, flat).view(*rows.shape, -1),
-            self.targets.index_select(0, flat).view(rows.shape),
+            self.targets.index_select(0, flat).view(*rows.shape, *self.targets.shape[1:]),
         )
 
     def to(self, device: torch.device) -> Split:
@@ -120,7 +128,7 @@ class Measurement:
         epoch: epochs of training so far.
         step: optimiser steps so far.
         split: "validation" or "test".
-        metric: "loss" (cross-entropy in nats, mean over samples) or "accuracy" (0 to 1).
+        metric: a name that the objective gives.
         values: one value per network.
     """
 
@@ -149,6 +157,57 @@ class History:
     diverged_at: list[int | None] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Objective:
+    """What networks are trained for, and what is measured on held-out sets.
+
+    Attributes:
+        loss: maps logits ``[networks, batch, outputs]`` and targets ``[networks, batch, ...]`` to
+            the mean loss of every network ``[networks]``.
+        metrics: maps the logits and targets of a whole set to values ``[networks]`` by name.
+    """
+
+    loss: Callable[[Tensor, Tensor], Tensor]
+    metrics: Callable[[Tensor, Tensor], dict[str, Tensor]]
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy in nats, averaged over the batch: one value per network.
+
+    Args:
+        logits: ``[networks, batch, classes]``.
+        targets: ``[networks, batch]``, in 0..classes-1.
+    """
+    losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+    return losses.view(targets.shape).mean(1)
+
+
+def classification_metrics(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Cross-entropy ("loss") and share of right classes ("accuracy"); shapes as above."""
+    accuracy = (logits.argmax(-1) == targets).float().mean(1)
+    return {"loss": cross_entropy(logits, targets), "accuracy": accuracy}
+
+
+CLASSIFICATION = Objective(cross_entropy, classification_metrics)
+
+
+def masked_binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy in nats, averaged over the known labels: one value per network.
+
+    Args:
+        logits: ``[networks, batch, tasks]``.
+        targets: ``[networks, batch, tasks]``, 0, 1, or NaN where the label is missing.
+
+    Returns:
+        ``[networks]``; 0 for a batch without any label.
+    """
+    known = ~targets.isnan()
+    losses = F.binary_cross_entropy_with_logits(
+        logits.float(), targets.nan_to_num(0.0), reduction="none"
+    )
+    return (losses * known).sum((1, 2)) / known.sum((1, 2)).clamp_min(1)
+
+
 def seeded_generator(seed: int, stream: str) -> Generator:
     """Random numbers of one seed for one purpose.
 
@@ -168,9 +227,10 @@ def train(
     held_out: dict[str, Split],
     generators: list[Generator],
     settings: TrainerSettings,
+    objective: Objective = CLASSIFICATION,
     description: str = "training",
 ) -> History:
-    """Train a stack of classifiers with Adam on mean cross-entropy, in place.
+    """Train a stack of networks with Adam, in place.
 
     Networks do not influence each other: each has its own rows, batch order and parameters, and
     every operation acts on each network alone. A network whose loss is no longer finite goes on
@@ -183,6 +243,7 @@ def train(
         held_out: sets to evaluate before training and after every epoch, by name.
         generators: source of the batch order for every network, on the CPU.
         settings: number of epochs, batch size, optimiser, precision, device.
+        objective: loss and metrics.
         description: label of the progress bar, which only shows in a terminal.
     """
     device = settings.torch_device()
@@ -203,7 +264,7 @@ def train(
 
     with _numerics(settings, device) as autocast:
         clamp_negative_(constrained)
-        history.measurements += evaluate(network, held_out, 0, 0, autocast)
+        history.measurements += evaluate(network, held_out, objective, 0, 0, autocast)
         bar = tqdm(total=settings.epochs * steps, desc=description, unit="step", disable=None)
         for epoch in range(1, settings.epochs + 1):
             order = epoch_order(training.rows, generators)
@@ -211,14 +272,16 @@ def train(
                 inputs, targets = training.batch(order[:, start : start + settings.batch_size])
                 with autocast():
                     logits = network(inputs)
-                loss = mean_loss(logits, targets)
+                loss = objective.loss(logits, targets)
                 optimiser.zero_grad()
                 loss.sum().backward()
                 optimiser.step()
                 clamp_negative_(constrained)
                 losses[:, (epoch - 1) * steps + batch] = loss.detach()
                 bar.update()
-            history.measurements += evaluate(network, held_out, epoch, epoch * steps, autocast)
+            history.measurements += evaluate(
+                network, held_out, objective, epoch, epoch * steps, autocast
+            )
             bar.set_postfix(loss=f"{losses[:, epoch * steps - 1].median().item():.3g}")
         bar.close()
     history.batch_losses = losses.cpu()
@@ -236,39 +299,30 @@ def epoch_order(rows: Tensor, generators: list[Generator]) -> Tensor:
     return rows.gather(1, torch.stack(orders).to(rows.device))
 
 
-def mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy in nats, averaged over the batch: one value per network.
-
-    Args:
-        logits: ``[networks, batch, classes]``.
-        targets: ``[networks, batch]``.
-    """
-    losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
-    return losses.view(targets.shape).mean(1)
-
-
 @torch.no_grad()
 def evaluate(
     network: nn.Module,
     held_out: dict[str, Split],
+    objective: Objective,
     epoch: int,
     step: int,
     autocast: Callable[[], contextlib.AbstractContextManager],
 ) -> list[Measurement]:
-    """Mean loss and accuracy of every network on every held-out set."""
+    """Metrics of every network on every held-out set."""
     network.eval()
     measurements = []
     for name, split in held_out.items():
-        count = split.rows.shape[1]
-        loss = correct = torch.zeros(len(split.rows), device=split.rows.device)
+        logits, targets = [], []
         for rows in split.rows.split(EVALUATION_ROWS, dim=1):
-            inputs, targets = split.batch(rows)
+            inputs, part = split.batch(rows)
             with autocast():
-                logits = network(inputs)
-            loss = loss + mean_loss(logits, targets) * rows.shape[1]
-            correct = correct + (logits.argmax(-1) == targets).sum(1)
-        for metric, total in (("loss", loss), ("accuracy", correct)):
-            measurements.append(Measurement(epoch, step, name, metric, (total / count).tolist()))
+                logits.append(network(inputs).float())
+            targets.append(part)
+        metrics = objective.metrics(torch.cat(logits, 1), torch.cat(targets, 1))
+        measurements += [
+            Measurement(epoch, step, name, metric, values.tolist())
+            for metric, values in metrics.items()
+        ]
     network.train()
     return measurements
 

@@ -15,11 +15,15 @@ from convexinit.runs import git_revision, is_stored, run_folder, staging, store
 TASKS = {
     "training_dynamics": "convexinit.experiments.training_dynamics",
     "signal_propagation": "convexinit.experiments.signal_propagation",
+    "autoencoder": "convexinit.experiments.autoencoder",
+    "tox21": "convexinit.experiments.tox21",
 }
 # The sections of the configuration that each task uses, and the options that all have.
 SECTIONS = {
     "training_dynamics": {"dataset", "model", "trainer"},
     "signal_propagation": {"model", "signal"},
+    "autoencoder": {"model", "corpus", "autoencoder"},
+    "tox21": {"dataset", "codec", "model", "dropout", "trainer"},
 }
 COMMON = {"name", "task", "seeds", "data_dir", "results_dir", "force"}
 

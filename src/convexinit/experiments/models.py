@@ -96,15 +96,31 @@ class ModelSettings:
 
 
 @torch.no_grad()
-def build_network(settings: ModelSettings, widths: list[int], generator: Generator) -> MLP:
+def build_network(
+    settings: ModelSettings,
+    widths: list[int],
+    generator: Generator,
+    input_dropout: float = 0.0,
+    hidden_dropout: float = 0.0,
+) -> MLP:
     """Build a network and draw its initial weights.
 
     Args:
         settings: the model variant.
         widths: widths of all layers, input and output included.
         generator: source of all random numbers.
+        input_dropout: see :class:`convexinit.nn.MLP`.
+        hidden_dropout: see :class:`convexinit.nn.MLP`.
     """
-    network = MLP(widths, settings.activation, settings.convex, settings.positivity, settings.skip)
+    network = MLP(
+        widths,
+        settings.activation,
+        settings.convex,
+        settings.positivity,
+        settings.skip,
+        input_dropout,
+        hidden_dropout,
+    )
     if settings.init in ("principled", "bias_only"):
         init_icnn_(
             network,
@@ -132,8 +148,19 @@ def build_network(settings: ModelSettings, widths: list[int], generator: Generat
     return project_(network)
 
 
-def build_stack(settings: ModelSettings, widths: list[int], seeds: list[int]) -> MLP:
-    """One network per seed, stacked (:func:`convexinit.nn.stack_networks`)."""
+def build_stack(
+    settings: ModelSettings,
+    widths: list[int],
+    seeds: list[int],
+    input_dropout: float = 0.0,
+    hidden_dropout: float = 0.0,
+) -> MLP:
+    """One network per seed (:func:`build_network`), stacked."""
     return stack_networks(
-        [build_network(settings, widths, seeded_generator(seed, "weights")) for seed in seeds]
+        [
+            build_network(
+                settings, widths, seeded_generator(seed, "weights"), input_dropout, hidden_dropout
+            )
+            for seed in seeds
+        ]
     )

@@ -1,0 +1,103 @@
+"""From any SMILES to the canonical form that the molecule codes are made for, or a reason why not.
+
+The rules are those of the CDDD descriptor (Winter et al. 2019, supplementary material): the largest
+fragment without stereochemistry, and only small organic molecules.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rdkit import Chem, RDLogger
+from rdkit.Chem import Crippen, Descriptors
+
+ELEMENTS = ("B", "C", "N", "O", "F", "P", "S", "Cl", "Br", "I")
+# Bounds are excluded for weight and logP, included for heavy atoms.
+WEIGHT = (12.0, 600.0)
+HEAVY_ATOMS = (4, 50)
+LOG_P = (-5.0, 7.0)
+
+_SYMBOLS = {*ELEMENTS, "H"}
+
+# Unreadable SMILES are counted and reported by the functions below.
+RDLogger.DisableLog("rdApp.*")
+
+
+@dataclass(frozen=True)
+class Standardised:
+    """What became of one SMILES.
+
+    Attributes:
+        smiles: canonical SMILES of the largest fragment, without stereochemistry; None if the
+            molecule is outside the domain of the codes.
+        reason: why it is outside, in a few words; None if it is inside.
+    """
+
+    smiles: str | None
+    reason: str | None
+
+
+def standardise(smiles: str) -> Standardised:
+    """Largest fragment, no stereochemistry, canonical form; or the first rule that it breaks.
+
+    Example:
+        >>> standardise("C[C@H](N)C(=O)O.Cl").smiles
+        'CC(N)C(=O)O'
+        >>> standardise("CC[Hg]CC").reason
+        'an element other than B C N O F P S Cl Br I'
+    """
+    molecule = Chem.MolFromSmiles(smiles)
+    if molecule is None:
+        return Standardised(None, "not readable as SMILES")
+    if molecule.GetNumAtoms() == 0:
+        return Standardised(None, "empty")
+    fragments = Chem.GetMolFrags(molecule, asMols=True)
+    molecule = max(fragments, key=lambda part: (part.GetNumHeavyAtoms(), Descriptors.MolWt(part)))
+    Chem.RemoveStereochemistry(molecule)
+    # Removing stereochemistry can make explicit hydrogens superfluous: the second reading of the
+    # text gives the form that does not change any more.
+    molecule = Chem.MolFromSmiles(Chem.MolToSmiles(molecule))
+    if molecule is None:
+        return Standardised(None, "not readable as SMILES")
+    reason = _outside(molecule)
+    return Standardised(None if reason else Chem.MolToSmiles(molecule), reason)
+
+
+def _outside(molecule: Chem.Mol) -> str | None:
+    if any(atom.GetSymbol() not in _SYMBOLS for atom in molecule.GetAtoms()):
+        return f"an element other than {' '.join(ELEMENTS)}"
+    heavy_atoms = molecule.GetNumHeavyAtoms()
+    if heavy_atoms < HEAVY_ATOMS[0]:
+        return f"fewer than {HEAVY_ATOMS[0]} heavy atoms"
+    if heavy_atoms > HEAVY_ATOMS[1]:
+        return f"more than {HEAVY_ATOMS[1]} heavy atoms"
+    if not WEIGHT[0] < Descriptors.MolWt(molecule) < WEIGHT[1]:
+        return f"weight not between {WEIGHT[0]:g} and {WEIGHT[1]:g}"
+    if not LOG_P[0] < Crippen.MolLogP(molecule) < LOG_P[1]:
+        return f"logP not between {LOG_P[0]:g} and {LOG_P[1]:g}"
+    return None
+
+
+def canonical(smiles: str) -> str | None:
+    """Canonical SMILES, or None for a string that is not a molecule (also for the empty one).
+
+    Example:
+        >>> canonical("OCC"), canonical("C1CC")
+        ('CCO', None)
+    """
+    molecule = Chem.MolFromSmiles(smiles) if smiles else None
+    return None if molecule is None else Chem.MolToSmiles(molecule)
+
+
+def count_reasons(results: Iterable[Standardised]) -> dict[str, int]:
+    """How many molecules were left out for which reason, most frequent first."""
+    counts = Counter(result.reason for result in results if result.reason)
+    return dict(counts.most_common())
+
+
+def standardise_all(smiles: Sequence[str]) -> list[Standardised]:
+    """:func:`standardise` for many, each distinct string once."""
+    known = {text: standardise(text) for text in dict.fromkeys(smiles)}
+    return [known[text] for text in smiles]
