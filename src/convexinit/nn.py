@@ -265,7 +265,8 @@ def random_bytes(
     words = torch.empty(
         count, -(-size // 8), dtype=torch.int64, device=generators[0].device if generators else None
     )
-    for row, generator in zip(words, generators or [None], strict=True):
+    sources: Sequence[torch.Generator | None] = generators or [None]
+    for row, generator in zip(words, sources, strict=True):
         # The whole range of 64 bits; without a lower bound the highest bit would always be 0.
         row.random_(torch.iinfo(torch.int64).min, None, generator=generator)
     return words.view(torch.uint8)[:, :size].reshape(shape).to(device)

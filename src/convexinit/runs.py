@@ -41,7 +41,7 @@ from yaml import YAMLError
 PLACES = ("data_dir", "results_dir", "logger", "force")
 FILES = ("config.yaml", "metrics.csv", "summary.json")
 COLUMNS = ["seed", "epoch", "step", "split", "metric", "value"]
-PACKAGES = ("convexinit", "torch", "numpy", "pandas", "hydra-core", "scikit-learn")
+PACKAGES = ("convexinit", "torch", "numpy", "pandas", "hydra-core", "scikit-learn", "rdkit")
 
 Config = dict[str, Any]
 
@@ -176,6 +176,7 @@ def store(place: Path, folder: Path, config: Config, outcome: Outcome, wall_time
     """
     summary = {
         "seeds": {str(seed): _plain(values) for seed, values in outcome.seeds.items()},
+        **outcome.notes,
         "wall_time_seconds": round(wall_time, 3),
         "device": outcome.device,
         "system": f"{platform.system()} {platform.machine()}",

@@ -3,44 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import pickle
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from rdkit import Chem
-from rdkit.Chem import Crippen, Descriptors, rdMolDescriptors
 from torch import Tensor
 from tqdm import tqdm
 
 from convexinit.config import checked, parse_seeds, require
-from convexinit.data.multitask import load_multitask
-from convexinit.data.smiles import is_held_out, load_smiles
+from convexinit.data.corpus import Corpus, CorpusSettings, gather, load_corpus
 from convexinit.molecules.autoencoder import (
     Autoencoder,
     Sizes,
+    beam_search,
     encode_tokens,
     greedy,
     to_arrays,
+    tokenise,
     translation_loss,
 )
-from convexinit.molecules.chemistry import canonical, standardise_all
-from convexinit.molecules.recombine import recombine
-from convexinit.molecules.tokens import (
-    END,
-    PADDING,
-    START,
-    Vocabulary,
-    learn_vocabulary,
-    split_symbols,
-)
+from convexinit.molecules.chemistry import canonical
+from convexinit.molecules.tokens import Vocabulary
 from convexinit.runs import COLUMNS, Outcome, RunError, run_folder
 from convexinit.training import (
     check_device,
@@ -50,45 +42,9 @@ from convexinit.training import (
     seeded_generator,
 )
 
-# Molecules that the vocabulary is learned from, half of them in random spelling.
-VOCABULARY_SAMPLE = 20_000
-CHUNK = 1000  # molecules that a worker process treats at once
+PAIRS = 1000  # of molecules, for the codes between them
+LENGTHS = (1, 21, 41, 61, 201)  # bounds of the reported ranges, in characters
 SORTED_BATCHES = 50  # batches among which molecules are sorted by length
-PROPERTIES = {
-    "logP": Crippen.MolLogP,
-    "molar refractivity": Crippen.MolMR,
-    "molecular weight": Descriptors.MolWt,
-    "polar surface": rdMolDescriptors.CalcTPSA,
-    "donors": rdMolDescriptors.CalcNumHBD,
-    "acceptors": rdMolDescriptors.CalcNumHBA,
-    "rotatable bonds": rdMolDescriptors.CalcNumRotatableBonds,
-    "rings": rdMolDescriptors.CalcNumRings,
-    "aromatic rings": rdMolDescriptors.CalcNumAromaticRings,
-    "fraction sp3": rdMolDescriptors.CalcFractionCSP3,
-    "charge": Chem.GetFormalCharge,
-}
-
-
-@dataclass(frozen=True)
-class CorpusSettings:
-    """What the autoencoder learns from; defaults in ``conf/experiment/autoencoder.yaml``.
-
-    Attributes:
-        recombined: attempts to make a new molecule per real one, at least 0.
-        spellings: random SMILES of every molecule, at least 1.
-        vocabulary: number of tokens, at least 41 (single symbols).
-    """
-
-    recombined: float
-    spellings: int
-    vocabulary: int
-
-    def __post_init__(self) -> None:
-        require(self.recombined >= 0, "corpus.recombined", "at least 0", self.recombined)
-        require(self.spellings >= 1, "corpus.spellings", "at least 1", self.spellings)
-        require(
-            41 <= self.vocabulary <= 10_000, "corpus.vocabulary", "41 to 10000", self.vocabulary
-        )
 
 
 @dataclass(frozen=True)
@@ -157,28 +113,6 @@ class AutoencoderSettings:
         return resolve_device(self.device)
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """Molecules to learn from, as token sequences.
-
-    Attributes:
-        tokens: all sequences in one array, each between start and end token.
-        starts: ``[molecules, spellings + 1]`` place of each sequence in ``tokens``; the first
-            spelling is the canonical one.
-        lengths: ``[molecules, spellings + 1]``, start and end included.
-        properties: ``[molecules, properties]`` of mean 0 and variance 1.
-        vocabulary: the tokens.
-        held_out: canonical SMILES that are not in the corpus, by source.
-    """
-
-    tokens: np.ndarray
-    starts: np.ndarray
-    lengths: np.ndarray
-    properties: np.ndarray
-    vocabulary: Vocabulary
-    held_out: dict[str, list[str]]
-
-
 def run(config: dict[str, Any]) -> Outcome:
     """Train one autoencoder (one seed), going on from its checkpoint if there is one."""
     prepare_process()
@@ -199,151 +133,21 @@ def run(config: dict[str, Any]) -> Outcome:
         for split, metrics in report.items()
         for name, value in metrics.items()
     ]
-    everything = report["held_out"]
     return Outcome(
         metrics=pd.DataFrame(rows, columns=COLUMNS),
-        seeds={seeds[0]: {"status": "finished", **everything, **report["between"]}},
+        seeds={
+            seeds[0]: {
+                "status": "finished",
+                "exact": report["held_out"]["exact"],
+                "valid": report["held_out"]["valid"],
+                "exact_beam": report["beam"]["exact"],
+                "valid_beam": report["beam"]["valid"],
+                "valid_between": report["between"]["valid"],
+            }
+        },
         device=device_name(settings.torch_device()),
         arrays=to_arrays(network, corpus.vocabulary),
     )
-
-
-def load_corpus(settings: CorpusSettings, data_dir: str, seed: int, cache: Path) -> Corpus:
-    """Read, standardise, recombine, spell and tokenise; keeps the result in ``cache``.
-
-    Molecules of the Tox21 validation and test sets, and those of the held-out share
-    (:func:`convexinit.data.smiles.is_held_out`), are in no training sequence.
-    """
-    tox21 = load_multitask("tox21", data_dir)
-    raw = {**load_smiles(data_dir), "tox21_train": tox21.train.smiles}
-    kept_back = [*tox21.validation.smiles, *tox21.test.smiles]
-    digest = hashlib.sha256(repr((settings, seed, raw, kept_back, list(PROPERTIES))).encode())
-    path = cache / f"corpus-{digest.hexdigest()[:16]}.npz"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part.npz")
-        np.savez(part, **make_corpus(settings, raw, kept_back, tox21.test.smiles, seed))
-        part.replace(path)
-    with np.load(path, allow_pickle=False) as arrays:
-        held_out = {
-            name.removeprefix("held_out."): [str(text) for text in arrays[name]]
-            for name in arrays.files
-            if name.startswith("held_out.")
-        }
-        return Corpus(
-            arrays["tokens"],
-            arrays["starts"],
-            arrays["lengths"],
-            arrays["properties"],
-            Vocabulary([str(token) for token in arrays["vocabulary"]]),
-            held_out,
-        )
-
-
-def make_corpus(
-    settings: CorpusSettings,
-    raw: dict[str, list[str]],
-    kept_back: list[str],
-    test: list[str],
-    seed: int,
-) -> dict[str, np.ndarray]:
-    """The arrays of a corpus; all processors work on it.
-
-    Args:
-        settings: what to make.
-        raw: SMILES by source.
-        kept_back: SMILES of molecules that must not be learned from.
-        test: the part of ``kept_back`` that is reported as the source "tox21_test".
-        seed: of recombination and spelling.
-    """
-    with ProcessPoolExecutor() as pool:
-        sources = {source: _molecules(pool, texts, source) for source, texts in raw.items()}
-        forbidden = _molecules(pool, kept_back, "kept back")
-        held_out = {
-            source: sorted(text for text in texts if is_held_out(text) and text not in forbidden)
-            for source, texts in sources.items()
-        }
-        held_out["tox21_test"] = sorted(_molecules(pool, test, "tox21_test"))
-        real = sorted(
-            text
-            for text in set().union(*sources.values())
-            if not is_held_out(text) and text not in forbidden
-        )
-        chunks = [real[start :: len(real) // CHUNK + 1] for start in range(len(real) // CHUNK + 1)]
-        made = pool.map(
-            recombine,
-            chunks,
-            [round(len(chunk) * settings.recombined) for chunk in chunks],
-            [seed * len(chunks) + number for number in range(len(chunks))],
-        )
-        known = {*real, *forbidden}
-        new = sorted(
-            {
-                text
-                for part in tqdm(made, "recombining", len(chunks), disable=None)
-                for text in part
-                if text not in known and not is_held_out(text)
-            }
-        )
-        molecules = real + new
-        starts = range(0, len(molecules), CHUNK)
-        spelled = pool.map(
-            spell,
-            [molecules[start : start + CHUNK] for start in starts],
-            [settings.spellings] * len(starts),
-            [seed + start for start in starts],
-        )
-        texts, properties = [], []
-        for part, values in tqdm(spelled, "spelling", len(starts), disable=None):
-            texts += part
-            properties.append(values)
-    sample = texts[: len(real)][:: max(2 * len(real) // VOCABULARY_SAMPLE, 1)]
-    vocabulary = learn_vocabulary(
-        [text for spellings in sample for text in spellings[:2]], settings.vocabulary
-    )
-    sequences = [[START, *(vocabulary.encode(text) or []), END] for part in texts for text in part]
-    lengths = np.array([len(sequence) for sequence in sequences])
-    values = np.concatenate(properties)
-    return {
-        "tokens": np.concatenate(sequences).astype(np.int16),
-        "starts": (np.cumsum(lengths) - lengths).reshape(len(texts), -1),
-        "lengths": lengths.reshape(len(texts), -1),
-        "properties": ((values - values.mean(0)) / values.std(0)).astype(np.float32),
-        "vocabulary": np.array(vocabulary.tokens),
-        **{f"held_out.{source}": np.array(texts) for source, texts in held_out.items()},
-    }
-
-
-def _molecules(pool: ProcessPoolExecutor, texts: list[str], source: str) -> set[str]:
-    """Distinct standardised molecules of a source that the tokens can write."""
-    chunks = [texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)]
-    results = pool.map(standardise_all, chunks)
-    return {
-        result.smiles
-        for part in tqdm(results, f"reading {source}", len(chunks), disable=None)
-        for result in part
-        if result.smiles is not None and split_symbols(result.smiles) is not None
-    }
-
-
-def spell(molecules: list[str], spellings: int, seed: int) -> tuple[list[list[str]], np.ndarray]:
-    """Canonical and random spellings of molecules, and their properties.
-
-    Args:
-        molecules: canonical SMILES.
-        spellings: random spellings of each.
-        seed: of the random spellings.
-
-    Returns:
-        ``spellings + 1`` SMILES for each molecule, and properties ``[molecules, properties]``.
-    """
-    texts, properties = [], []
-    for number, text in enumerate(molecules):
-        molecule = Chem.MolFromSmiles(text)
-        random = Chem.MolToRandomSmilesVect(molecule, spellings, randomSeed=seed + number)
-        texts.append([text, *random])
-        properties.append([function(molecule) for function in PROPERTIES.values()])
-    return texts, np.array(properties, dtype=np.float64)
 
 
 def train(
@@ -533,32 +337,18 @@ def _batches(
     per_epoch = math.ceil(count / settings.batch_size)
     for epoch in range(done // per_epoch, math.ceil(settings.steps / per_epoch)):
         source = np.random.default_rng([seed, epoch])
-        order = source.permutation(count)
-        spelling = source.integers(1, spellings, count)
+        order: np.ndarray = source.permutation(count)
+        spelling: np.ndarray = source.integers(1, spellings, count)
         spelling[source.random(count) < settings.canonical_share] = 0
         longest = corpus.lengths[:, 0] + corpus.lengths[np.arange(count), spelling]
         group = SORTED_BATCHES * settings.batch_size
-        order = np.concatenate(
-            [
-                part[np.argsort(longest[part], kind="stable")]
-                for part in (order[start : start + group] for start in range(0, count, group))
-            ]
-        )
-        batches = source.permutation(per_epoch)
-        for index, batch in enumerate(batches):
-            step = epoch * per_epoch + index
+        groups = [order[start : start + group] for start in range(0, count, group)]
+        order = np.concatenate([rows[np.argsort(longest[rows], kind="stable")] for rows in groups])
+        starts = settings.batch_size * source.permutation(per_epoch)
+        for step, start in enumerate(starts.tolist(), start=epoch * per_epoch):
             if done <= step < settings.steps:
-                rows = order[batch * settings.batch_size : (batch + 1) * settings.batch_size]
+                rows = order[start : start + settings.batch_size]
                 yield step, rows, spelling[rows]
-
-
-def gather(corpus: Corpus, rows: np.ndarray, spellings: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Sequences of some molecules, padded at the end, and their lengths."""
-    starts, lengths = corpus.starts[rows, spellings], corpus.lengths[rows, spellings]
-    places = np.arange(lengths.max())
-    inside = places < lengths[:, None]
-    tokens = np.where(inside, corpus.tokens[np.where(inside, starts[:, None] + places, 0)], PADDING)
-    return torch.from_numpy(tokens.astype(np.int64)), torch.from_numpy(lengths)
 
 
 def _watched(corpus: Corpus, count: int) -> list[str]:
@@ -571,27 +361,83 @@ def reconstruct(
     network: Autoencoder, vocabulary: Vocabulary, molecules: list[str]
 ) -> dict[str, float]:
     """Share of molecules that come back exactly, and share of valid strings (greedy decoding)."""
-    decoded = translate(network, vocabulary, molecules)
-    results = [canonical(text) for text in decoded]
-    return {
-        "exact": float(np.mean([a == b for a, b in zip(results, molecules, strict=True)])),
-        "valid": float(np.mean([result is not None for result in results])),
-    }
+    return shares(judge(molecules, translate(network, vocabulary, molecules, greedy)))
 
 
-def translate(network: Autoencoder, vocabulary: Vocabulary, molecules: list[str]) -> list[str]:
-    """Encode and decode."""
-    sequences = [[*(vocabulary.encode(text) or []), END] for text in molecules]
-    written = greedy(network, encode_tokens(network, sequences))
+Search = Callable[[Autoencoder, Tensor], list[list[int]]]
+
+
+def translate(
+    network: Autoencoder, vocabulary: Vocabulary, molecules: list[str], search: Search
+) -> list[str]:
+    """Encode and decode canonical SMILES."""
+    written = search(network, encode_tokens(network, tokenise(vocabulary, molecules)))
     return [vocabulary.decode(numbers) for numbers in written]
 
 
+def judge(molecules: list[str], decoded: list[str]) -> np.ndarray:
+    """For each molecule whether it came back exactly, and whether the string is valid.
+
+    Args:
+        molecules: canonical SMILES.
+        decoded: what became of each.
+
+    Returns:
+        bool ``[n, 2]``.
+    """
+    forms = [canonical(text) for text in decoded]
+    exact = [form == molecule for form, molecule in zip(forms, molecules, strict=True)]
+    return np.stack([exact, [form is not None for form in forms]], axis=1)
+
+
+def shares(judgement: np.ndarray) -> dict[str, float]:
+    """Shares of what :func:`judge` found."""
+    exact, valid = judgement.mean(0)
+    return {"exact": float(exact), "valid": float(valid)}
+
+
 def assess(network: Autoencoder, corpus: Corpus, seed: int) -> dict[str, dict[str, float]]:
-    """Final quality."""
-    report = {}
-    everything = sorted(set().union(*corpus.held_out.values()))
-    report["held_out"] = reconstruct(network, corpus.vocabulary, everything)
-    for source, molecules in corpus.held_out.items():
-        report[source] = reconstruct(network, corpus.vocabulary, molecules)
-    report["between"] = {}
+    """Quality on molecules that were never trained on.
+
+    Returns:
+        Metrics by set: "held_out" (all held-out molecules), each source, each range of lengths
+        (characters of the canonical SMILES), "beam" (all, with a beam of 10), and "between": the
+        share of valid strings among the codes on the way from one held-out molecule to another.
+    """
+    molecules = sorted(set().union(*corpus.held_out.values()))
+    judgement = judge(molecules, translate(network, corpus.vocabulary, molecules, greedy))
+    row = {molecule: number for number, molecule in enumerate(molecules)}
+    report = {"held_out": {**shares(judgement), "molecules": len(molecules)}}
+    for source, texts in corpus.held_out.items():
+        rows = [row[text] for text in texts]
+        report[source] = {**shares(judgement[rows]), "molecules": len(rows)}
+    lengths = np.array([len(text) for text in molecules])
+    for low, high in pairwise(LENGTHS):
+        inside = (lengths >= low) & (lengths < high)
+        report[f"length {low} to {high - 1}"] = {
+            **shares(judgement[inside]),
+            "molecules": int(inside.sum()),
+        }
+    beam = translate(network, corpus.vocabulary, molecules, partial(beam_search, width=10))
+    report["beam"] = {**shares(judge(molecules, beam)), "molecules": len(molecules)}
+    report["between"] = between(network, corpus.vocabulary, molecules, seed)
     return report
+
+
+def between(
+    network: Autoencoder, vocabulary: Vocabulary, molecules: list[str], seed: int
+) -> dict[str, float]:
+    """Share of valid strings on the straight lines between the codes of random pairs.
+
+    Returns:
+        "valid", the share over nine points of each line, and "valid_0.1" to "valid_0.9".
+    """
+    source = np.random.default_rng(seed)
+    codes = encode_tokens(network, tokenise(vocabulary, molecules))
+    start, end = (codes[source.integers(0, len(codes), PAIRS)] for _ in range(2))
+    metrics = {}
+    for tenth in range(1, 10):
+        written = greedy(network, torch.lerp(start, end, tenth / 10))
+        decoded = [vocabulary.decode(numbers) for numbers in written]
+        metrics[f"valid_{tenth / 10}"] = float(np.mean([canonical(t) is not None for t in decoded]))
+    return {"valid": float(np.mean(list(metrics.values()))), **metrics}

@@ -17,7 +17,6 @@ from convexinit.experiments.models import ModelSettings, build_stack
 from convexinit.experiments.training_dynamics import final_metrics, metrics_table
 from convexinit.molecules import load_codec
 from convexinit.molecules.cache import encode_cached
-from convexinit.molecules.chemistry import standardise_all
 from convexinit.molecules.codec import Codec
 from convexinit.nn import MLP, seed_dropout_
 from convexinit.runs import Outcome
@@ -153,7 +152,7 @@ def open_codec(settings: CodecSettings, data_dir: str) -> Codec:
     Raises:
         ConfigError: its digest is not the expected one.
     """
-    codec = load_codec(settings.name, data_dir=data_dir)
+    codec = load_codec(settings.name, **({"data_dir": data_dir} if settings.name == "cddd" else {}))
     if settings.digest is not None and codec.digest != settings.digest:
         raise ConfigError(
             f"codec.digest is {settings.digest}, but the codec {settings.name} at hand is "
@@ -199,9 +198,9 @@ def encode_set(molecules: MoleculeSet, codec: Codec, cache: Path) -> EncodedSet:
         codes = encode_cached(codec, molecules.smiles, cache)
     usable = np.isfinite(codes).all(1)
     outside = np.flatnonzero(~usable)
-    reasons = [result.reason for result in standardise_all([molecules.smiles[i] for i in outside])]
+    reasons = [form.reason for form in codec.prepare([molecules.smiles[row] for row in outside])]
     excluded = [
-        (molecules.sample_ids[row], molecules.smiles[row], reason or "not writable in its tokens")
+        (molecules.sample_ids[row], molecules.smiles[row], reason)
         for row, reason in zip(outside, reasons, strict=True)
     ]
     return EncodedSet(

@@ -7,7 +7,10 @@ frequent groups of symbols are single tokens (:mod:`convexinit.molecules.tokens`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import io
+import zipfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convexinit.config import require
-from convexinit.molecules.tokens import END, PADDING, START, Vocabulary
+from convexinit.data.files import DataError
+from convexinit.molecules.codec import Codec, check_codes
+from convexinit.molecules.tokens import END, PADDING, START, Vocabulary, split_symbols
+
+# The weights that come with the package.
+WEIGHTS = Path(__file__).with_name("autoencoder.npz")
 
 LONGEST = 120  # tokens that decoding writes at most
 ROWS = 512  # sequences that are encoded or decoded at once
@@ -127,6 +135,11 @@ def translation_loss(
     return translation, F.mse_loss(guess.float(), properties)
 
 
+def tokenise(vocabulary: Vocabulary, canonical: Sequence[str]) -> list[list[int]]:
+    """What the encoder reads: the tokens of each SMILES and the end token."""
+    return [[*(vocabulary.encode(text) or []), END] for text in canonical]
+
+
 def padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Token sequences as one array ``[n, longest]`` padded at the end, and their lengths."""
     lengths = torch.tensor([len(sequence) for sequence in sequences])
@@ -221,11 +234,6 @@ def _beam_search(network: Autoencoder, codes: Tensor, width: int) -> list[list[i
     return written[:, 0].tolist()
 
 
-def save(path: Path, network: Autoencoder, vocabulary: Vocabulary) -> None:
-    """Write everything that encoding and decoding need, in half precision."""
-    np.savez(path, **to_arrays(network, vocabulary))  # type: ignore[arg-type]
-
-
 def to_arrays(network: Autoencoder, vocabulary: Vocabulary) -> dict[str, np.ndarray]:
     """Weights (float16), sizes and vocabulary as arrays, which load without executing code."""
     weights = {
@@ -255,4 +263,75 @@ def from_arrays(arrays: dict[str, np.ndarray]) -> tuple[Autoencoder, Vocabulary]
     return network.eval(), vocabulary
 
 
-Decoder = Callable[[Autoencoder, Tensor], list[list[int]]]
+class AutoencoderCodec(Codec):
+    """SMILES to codes in (-1, 1) and back.
+
+    Args:
+        network: a trained autoencoder, in evaluation mode.
+        vocabulary: its tokens.
+        digest: of the file that both come from.
+
+    Example:
+        >>> codec = AutoencoderCodec.load()
+        >>> codec.decode(codec.encode(["OCC(=O)c1ccccc1"]))
+        ['O=C(CO)c1ccccc1']
+    """
+
+    name = "autoencoder"
+
+    def __init__(self, network: Autoencoder, vocabulary: Vocabulary, digest: str) -> None:
+        self.network = network
+        self.vocabulary = vocabulary
+        self.dimensions = network.sizes.dimensions
+        self.digest = digest
+
+    @classmethod
+    def load(cls, weights: str | Path | None = None) -> AutoencoderCodec:
+        """The codec with weights from a file. No code in the file is executed.
+
+        Args:
+            weights: file written by ``scripts/ship_autoencoder.py``, or the ``arrays.npz`` of a run
+                of the experiment; None for the weights that come with the package.
+
+        Raises:
+            DataError: if the file is missing or damaged.
+        """
+        path = WEIGHTS if weights is None else Path(weights).expanduser()
+        try:
+            content = path.read_bytes()
+            with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+                network, vocabulary = from_arrays(dict(archive))
+        except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+            raise DataError(
+                f"The weights of the autoencoder in {path} cannot be used: "
+                f"{str(error).splitlines()[0]}\n"
+                "python run.py experiment=autoencoder trains them anew; the file arrays.npz of the "
+                "run holds them."
+            ) from error
+        return cls(network, vocabulary, hashlib.sha256(content).hexdigest()[:16])
+
+    def _encode_canonical(self, canonical: list[str]) -> np.ndarray:
+        return encode_tokens(self.network, tokenise(self.vocabulary, canonical)).numpy()
+
+    def _refusal(self, canonical: str) -> str | None:
+        return None if split_symbols(canonical) else "with characters that are in no token"
+
+    def decode(self, codes: np.ndarray, beam: int = 1) -> list[str]:
+        """The most likely string for each code ``[n, dimensions]``, valid SMILES or not.
+
+        Args:
+            codes: any finite numbers; codes of molecules lie between -1 and 1.
+            beam: width of the beam search; 1 takes the most likely token at every step.
+
+        Raises:
+            ValueError: codes of another shape or that are not finite; ``beam`` below 1.
+        """
+        if beam < 1:
+            raise ValueError(f"beam must be at least 1; got {beam}")
+        inputs = torch.from_numpy(check_codes(codes, self.dimensions))
+        if len(inputs) == 0:
+            return []
+        written = (
+            greedy(self.network, inputs) if beam == 1 else beam_search(self.network, inputs, beam)
+        )
+        return [self.vocabulary.decode(numbers) for numbers in written]

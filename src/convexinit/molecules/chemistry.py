@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from rdkit import Chem, RDLogger
-from rdkit.Chem import Crippen, Descriptors
+from rdkit import Chem, rdBase
+from rdkit.Chem import rdMolDescriptors
 
 ELEMENTS = ("B", "C", "N", "O", "F", "P", "S", "Cl", "Br", "I")
 # Bounds are excluded for weight and logP, included for heavy atoms.
@@ -22,7 +22,7 @@ LOG_P = (-5.0, 7.0)
 _SYMBOLS = {*ELEMENTS, "H"}
 
 # Unreadable SMILES are counted and reported by the functions below.
-RDLogger.DisableLog("rdApp.*")
+rdBase.DisableLog("rdApp.*")
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,16 @@ def standardise(smiles: str) -> Standardised:
         >>> standardise("CC[Hg]CC").reason
         'an element other than B C N O F P S Cl Br I'
     """
-    molecule = Chem.MolFromSmiles(smiles)
+    # Half of a surrogate pair, which a damaged file can hold, is no text that RDKit accepts.
+    molecule = Chem.MolFromSmiles(smiles.encode("utf-8", "replace").decode())
     if molecule is None:
         return Standardised(None, "not readable as SMILES")
     if molecule.GetNumAtoms() == 0:
         return Standardised(None, "empty")
     fragments = Chem.GetMolFrags(molecule, asMols=True)
-    molecule = max(fragments, key=lambda part: (part.GetNumHeavyAtoms(), Descriptors.MolWt(part)))
+    molecule = max(
+        fragments, key=lambda part: (part.GetNumHeavyAtoms(), rdMolDescriptors._CalcMolWt(part))
+    )
     Chem.RemoveStereochemistry(molecule)
     # Removing stereochemistry can make explicit hydrogens superfluous: the second reading of the
     # text gives the form that does not change any more.
@@ -73,9 +76,9 @@ def _outside(molecule: Chem.Mol) -> str | None:
         return f"fewer than {HEAVY_ATOMS[0]} heavy atoms"
     if heavy_atoms > HEAVY_ATOMS[1]:
         return f"more than {HEAVY_ATOMS[1]} heavy atoms"
-    if not WEIGHT[0] < Descriptors.MolWt(molecule) < WEIGHT[1]:
+    if not WEIGHT[0] < rdMolDescriptors._CalcMolWt(molecule) < WEIGHT[1]:
         return f"weight not between {WEIGHT[0]:g} and {WEIGHT[1]:g}"
-    if not LOG_P[0] < Crippen.MolLogP(molecule) < LOG_P[1]:
+    if not LOG_P[0] < rdMolDescriptors.CalcCrippenDescriptors(molecule)[0] < LOG_P[1]:
         return f"logP not between {LOG_P[0]:g} and {LOG_P[1]:g}"
     return None
 

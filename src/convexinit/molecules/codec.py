@@ -70,13 +70,11 @@ class Codec(ABC):
         """For each SMILES the canonical form that is encoded, or the reason why there is none."""
         from convexinit.molecules.chemistry import Standardised, standardise_all
 
-        # Half of a surrogate pair, which a damaged file can hold, is no text that RDKit accepts.
-        readable = [text.encode("utf-8", "replace").decode() for text in check_smiles(smiles)]
         return [
             Standardised(None, reason)
             if item.smiles is not None and (reason := self._refusal(item.smiles))
             else item
-            for item in standardise_all(readable)
+            for item in standardise_all(check_smiles(smiles))
         ]
 
     def decode(self, codes: np.ndarray) -> list[str]:

@@ -62,10 +62,8 @@ def join(first: str, second: str) -> str | None:
         'OCCc1ccccc1'
     """
     atoms = [_FIRST_ATOM.match(piece) for piece in (first, second)]
-    if not all(atom and atom[0] in "Cc" for atom in atoms[:1]) and not (
-        atoms[1] and atoms[1][0] in "Cc"
-    ):
-        return None
+    if not any(atom and atom[0] in "Cc" for atom in atoms):
+        return None  # bonds between two atoms other than carbon are rarely stable
     joined = ".".join(
         piece[: len(atom[0])] + _BOND + piece[len(atom[0]) :]
         for piece, atom in zip((first, second), atoms, strict=True)
@@ -94,7 +92,7 @@ def recombine(smiles: Sequence[str], count: int, seed: int) -> list[str]:
         first, second = source.randrange(len(pieces)), source.randrange(len(pieces))
         if sizes[first] + sizes[second] <= HEAVY_ATOMS[1]:
             made.add(join(pieces[first], pieces[second]))
-    return sorted(made - {None} - set(smiles))  # type: ignore[type-var]
+    return sorted(text for text in made.difference(smiles) if text is not None)
 
 
 def _size(piece: str) -> int:
