@@ -338,7 +338,7 @@ def _batches(
     for epoch in range(done // per_epoch, math.ceil(settings.steps / per_epoch)):
         source = np.random.default_rng([seed, epoch])
         order: np.ndarray = source.permutation(count)
-        spelling: np.ndarray = source.integers(1, spellings, count)
+        spelling: np.ndarray = source.integers(1, spellings, size=count)
         spelling[source.random(count) < settings.canonical_share] = 0
         longest = corpus.lengths[:, 0] + corpus.lengths[np.arange(count), spelling]
         group = SORTED_BATCHES * settings.batch_size
