@@ -1,5 +1,6 @@
 import random
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -45,9 +46,7 @@ def test_byte_pair_encoding_joins_a_most_frequent_pair_in_every_round(molecules)
     assert len(learned) == 40
     current = [split_symbols(text) for text in texts]
     for token in learned:
-        counts = Counter(
-            pair for tokens in current for pair in zip(tokens, tokens[1:], strict=False)
-        )
+        counts = Counter(pair for tokens in current for pair in pairwise(tokens))
         pairs = [pair for pair, count in counts.items() if count == max(counts.values())]
         (pair,) = [pair for pair in pairs if "".join(pair) == token]
         current = [join_naively(tokens, pair) for tokens in current]
@@ -63,13 +62,19 @@ def test_text_is_cut_at_the_longest_token(molecules):
 @given(st.lists(st.sampled_from(SYMBOLS), max_size=60))
 def test_encoding_loses_nothing(symbols):
     text = "".join(symbols)
-    vocabulary = Vocabulary([*SPECIAL, *SYMBOLS, "CC", "C(=O)", "1ccc", "[n", "H]"])
+    vocabulary = Vocabulary([*SPECIAL, *SYMBOLS, "CC", "C(=O)", "1ccc", "[n", "H]", "CB", "ClC"])
     assert vocabulary.decode(vocabulary.encode(text)) == text
+
+
+def test_atoms_of_two_letters_are_never_cut():
+    vocabulary = Vocabulary([*SPECIAL, *SYMBOLS, "CC", "CB"])
+    assert [vocabulary.tokens[n] for n in vocabulary.encode("CCClCBr")] == ["CC", "Cl", "C", "Br"]
 
 
 def test_unknown_characters_are_refused():
     vocabulary = Vocabulary([*SPECIAL, *SYMBOLS])
-    assert vocabulary.encode("CC[Na]") is None
+    with pytest.raises(ValueError, match="in no token"):
+        vocabulary.encode("CC[Na]")
     assert split_symbols("C/C=C/C") is None
     with pytest.raises(ValueError, match="no SMILES symbol"):
         learn_vocabulary(["CC[Na]"], 60)

@@ -184,14 +184,14 @@ def make_corpus(
     vocabulary = learn_vocabulary(
         [text for spellings in sample for text in spellings[:2]], settings.vocabulary
     )
-    sequences = [[START, *(vocabulary.encode(text) or []), END] for part in texts for text in part]
+    sequences = [[START, *vocabulary.encode(text), END] for part in texts for text in part]
     lengths = np.array([len(sequence) for sequence in sequences])
     values = np.concatenate(properties)
     return {
         "tokens": np.concatenate(sequences).astype(np.int16),
         "starts": (np.cumsum(lengths) - lengths).reshape(len(texts), -1),
         "lengths": lengths.reshape(len(texts), -1),
-        "properties": ((values - values.mean(0)) / values.std(0)).astype(np.float32),
+        "properties": normalised(values).astype(np.float32),
         "vocabulary": np.array(vocabulary.tokens),
         **{f"held_out.{source}": np.array(texts) for source, texts in held_out.items()},
     }
@@ -245,6 +245,12 @@ def describe(molecule: Chem.Mol) -> list[float]:
         rdMolDescriptors.CalcFractionCSP3(molecule),
         Chem.GetFormalCharge(molecule),
     ]
+
+
+def normalised(values: np.ndarray) -> np.ndarray:
+    """Columns shifted and scaled to mean 0 and variance 1; a constant one becomes 0."""
+    deviation = values.std(0)
+    return (values - values.mean(0)) / np.where(deviation > 0, deviation, 1.0)
 
 
 def gather(corpus: Corpus, rows: np.ndarray, spellings: np.ndarray) -> tuple[Tensor, Tensor]:

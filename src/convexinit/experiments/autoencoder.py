@@ -42,6 +42,11 @@ from convexinit.training import (
     seeded_generator,
 )
 
+
+class DivergedError(RuntimeError):
+    """Training cannot go on."""
+
+
 PAIRS = 1000  # of molecules, for the codes between them
 LENGTHS = (1, 21, 41, 61, 201)  # bounds of the reported ranges, in characters
 SORTED_BATCHES = 50  # batches among which molecules are sorted by length
@@ -182,6 +187,11 @@ def train(
             )
             torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
             optimiser.step()
+            if not math.isfinite(loss):
+                raise DivergedError(
+                    f"the autoencoder's loss is not finite any more at step {step + 1}; "
+                    "try a lower autoencoder.learning_rate"
+                )
             history.losses[step] = loss
             history.step = step + 1
             bar.update()
@@ -337,18 +347,22 @@ def _batches(
     per_epoch = math.ceil(count / settings.batch_size)
     for epoch in range(done // per_epoch, math.ceil(settings.steps / per_epoch)):
         source = np.random.default_rng([seed, epoch])
-        order: np.ndarray = source.permutation(count)
+        shuffled = np.arange(count)
+        source.shuffle(shuffled)
         spelling: np.ndarray = source.integers(1, spellings, size=count)
         spelling[source.random(count) < settings.canonical_share] = 0
         longest = corpus.lengths[:, 0] + corpus.lengths[np.arange(count), spelling]
         group = SORTED_BATCHES * settings.batch_size
-        groups = [order[start : start + group] for start in range(0, count, group)]
-        order = np.concatenate([rows[np.argsort(longest[rows], kind="stable")] for rows in groups])
-        starts = settings.batch_size * source.permutation(per_epoch)
-        for step, start in enumerate(starts.tolist(), start=epoch * per_epoch):
+        groups = [shuffled[start : start + group] for start in range(0, count, group)]
+        ordered = [rows[np.argsort(longest[rows], kind="stable")] for rows in groups]
+        order = np.concatenate(ordered)
+        batches = np.arange(per_epoch)
+        source.shuffle(batches)
+        for step, number in enumerate(batches.tolist(), start=epoch * per_epoch):
             if done <= step < settings.steps:
-                rows = order[start : start + settings.batch_size]
-                yield step, rows, spelling[rows]
+                start = number * settings.batch_size
+                batch = order[start : start + settings.batch_size]
+                yield step, batch, spelling[batch]
 
 
 def _watched(corpus: Corpus, count: int) -> list[str]:

@@ -137,7 +137,7 @@ def translation_loss(
 
 def tokenise(vocabulary: Vocabulary, canonical: Sequence[str]) -> list[list[int]]:
     """What the encoder reads: the tokens of each SMILES and the end token."""
-    return [[*(vocabulary.encode(text) or []), END] for text in canonical]
+    return [[*vocabulary.encode(text), END] for text in canonical]
 
 
 def padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -301,7 +301,7 @@ class AutoencoderCodec(Codec):
             content = path.read_bytes()
             with np.load(io.BytesIO(content), allow_pickle=False) as archive:
                 network, vocabulary = from_arrays(dict(archive))
-        except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
             raise DataError(
                 f"The weights of the autoencoder in {path} cannot be used: "
                 f"{str(error).splitlines()[0]}\n"

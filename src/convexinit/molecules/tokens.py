@@ -57,13 +57,17 @@ class Vocabulary:
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
         longest_first = sorted(self.tokens[len(SPECIAL) :], key=len, reverse=True)
-        return re.compile("|".join(re.escape(token) for token in longest_first))
+        return re.compile("|".join(map(_token_pattern, longest_first)))
 
-    def encode(self, smiles: str) -> list[int] | None:
-        """Token numbers without start and end; None if some character is in no token."""
+    def encode(self, smiles: str) -> list[int]:
+        """Token numbers without start and end.
+
+        Raises:
+            ValueError: some character is in no token.
+        """
         tokens = self._pattern.findall(smiles)
         if sum(map(len, tokens)) != len(smiles):
-            return None
+            raise ValueError(f"{smiles!r} contains characters that are in no token")
         return [self._numbers[token] for token in tokens]
 
     def decode(self, numbers: Sequence[int]) -> str:
@@ -75,6 +79,12 @@ class Vocabulary:
             if number >= len(SPECIAL):
                 tokens.append(self.tokens[number])
         return "".join(tokens)
+
+
+def _token_pattern(token: str) -> str:
+    """Pattern of one token, which must not end between the letters of Cl or Br."""
+    guard = {"C": "(?!l)", "B": "(?!r)"}.get(token[-1], "")
+    return re.escape(token) + guard
 
 
 def learn_vocabulary(texts: Sequence[str], size: int) -> Vocabulary:
