@@ -37,6 +37,8 @@ ifeq ($(SCALE),demo)
 paper-figures: install
 	$(RUN) run.py -m experiment=digits model=$(VARIANTS) results_dir=results/demo
 	$(RUN) run.py -m experiment=signal_propagation model=$(VARIANTS) results_dir=results/demo
+	$(RUN) run.py -m experiment=tox21 dataset=structural_alerts codec=ecfp model=$(VARIANTS) \
+		trainer.epochs=25 seeds=3 results_dir=results/demo
 	$(RUN) -m convexinit.figures --scale demo
 else ifeq ($(SCALE),paper)
 paper-figures: install

@@ -6,6 +6,8 @@ Machines differ and are noisy, so no time stands alone. The ceiling is what the 
 a training step take on their own: products of the same shapes, on data that stays in the cache.
 Both sides of every ratio are measured in turns; the table gives the median over the rounds and the
 range. Inputs are random numbers of the shape of the data set, as speed does not depend on them.
+Codes of molecules are measured on the built-in stand-in for Tox21; their rates are given beside the
+ratios.
 """
 
 from __future__ import annotations
@@ -19,17 +21,33 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 from tqdm import tqdm
 
+from convexinit.data.structural_alerts import load_structural_alerts
 from convexinit.init import init_icnn_
-from convexinit.nn import MLP, project_, stack_networks
-from convexinit.training import Split, TrainerSettings, prepare_process, seeded_generator, train
+from convexinit.level_sets import walk_level_set
+from convexinit.molecules.autoencoder import Autoencoder, AutoencoderCodec
+from convexinit.molecules.cddd import CDDDNetwork
+from convexinit.molecules.cddd import tokenise as tokenise_cddd
+from convexinit.molecules.ecfp import ECFPCodec
+from convexinit.nn import MLP, ConvexLinear, project_, seed_dropout_, stack_networks
+from convexinit.training import (
+    Objective,
+    Split,
+    TrainerSettings,
+    masked_binary_cross_entropy,
+    prepare_process,
+    seeded_generator,
+    train,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,6 +68,9 @@ class Shape:
 
 MNIST = Shape([784] * 6 + [10], 64, 64 * 120)
 DIGITS = Shape([64] * 6 + [10], 64, 64 * 60)
+TOX21 = Shape([512, 128, 128, 12], 256, 256 * 46)
+TOX21_DROPOUT = (0.7, 0.5)  # of inputs and of hidden units
+KNOWN_LABELS = 0.7
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -139,6 +160,126 @@ def plain_loop(shape: Shape) -> Callable[[], None]:
     return run
 
 
+def toxicity_labels(shape: Shape, count: int) -> Tensor:
+    """Random binary labels ``[count, tasks]``, some of them missing, as in Tox21."""
+    labels = torch.randint(2, (count, shape.widths[-1])).float()
+    return labels.masked_fill(torch.rand_like(labels) > KNOWN_LABELS, torch.nan)
+
+
+def toxicity_pipeline(shape: Shape, seeds: int) -> Callable[[], None]:
+    """One epoch of the experiment tox21 without held-out sets, all seeds stacked."""
+    stack = stack_networks(
+        [
+            init_icnn_(MLP(shape.widths, "relu", True, "projection", False, *TOX21_DROPOUT))
+            for _ in range(seeds)
+        ]
+    )
+    seed_dropout_(stack, [seeded_generator(seed, "dropout") for seed in range(seeds)])
+    rows = torch.arange(shape.samples).expand(seeds, -1)
+    data = Split(
+        torch.rand(shape.samples, shape.widths[0]), toxicity_labels(shape, shape.samples), rows
+    )
+    settings = TrainerSettings(1, shape.batch, 1e-3, 0.0, "float32", "cpu")
+    objective = Objective(masked_binary_cross_entropy, lambda logits, targets: {})
+
+    def run() -> None:
+        generators = [seeded_generator(seed, "batches") for seed in range(seeds)]
+        train(stack, data, {}, generators, settings, objective)
+
+    return run
+
+
+def toxicity_plain_loop(shape: Shape, loader: bool) -> Callable[[], None]:
+    """One epoch of one seed as most scripts write it: ``nn.Dropout``, Adam, ``.item()``.
+
+    Args:
+        shape: of the problem.
+        loader: whether samples come one by one from a DataLoader; if not, batches are cut out of
+            tensors in memory.
+    """
+    before, after = TOX21_DROPOUT
+    layers: list[nn.Module] = [nn.Dropout(before), nn.Linear(shape.widths[0], shape.widths[1])]
+    for size in pairwise(shape.widths[1:]):
+        layers += [nn.ReLU(), nn.Dropout(after), ConvexLinear(*size)]
+    network = init_icnn_(nn.Sequential(*layers))
+    optimiser = torch.optim.Adam(network.parameters())
+    data = TensorDataset(
+        torch.rand(shape.samples, shape.widths[0]), toxicity_labels(shape, shape.samples)
+    )
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in torch.randperm(shape.samples).split(shape.batch):
+            yield data.tensors[0][rows], data.tensors[1][rows]
+
+    def run() -> None:
+        total = 0.0
+        source = DataLoader(data, shape.batch, shuffle=True) if loader else batches()
+        for inputs, targets in source:
+            optimiser.zero_grad()
+            known = ~targets.isnan()
+            loss = F.binary_cross_entropy_with_logits(network(inputs)[known], targets[known])
+            loss.backward()
+            optimiser.step()
+            project_(network)
+            total += loss.item()
+
+    return run
+
+
+def recurrent_ceiling(network: Autoencoder, molecules: int, steps: int) -> Callable[[], None]:
+    """The matrix products of encoding: ``steps`` tokens of ``molecules`` molecules at once."""
+    cells = (network.encoder1, network.encoder2)
+    weights = [
+        cast("Tensor", weight).detach()
+        for cell in cells
+        for weight in (cell.weight_ih_l0, cell.weight_hh_l0)
+    ]
+    products = [(torch.randn(molecules, weight.shape[1]), weight.T) for weight in weights]
+
+    def run() -> None:
+        for _ in range(steps):
+            for left, right in products:
+                torch.mm(left, right)
+
+    return run
+
+
+def codec_rates(rounds: int) -> Iterator[tuple[str, Callable[[], list[float]]]]:
+    """Name and measurement (per second) of what is done with molecules."""
+    smiles = load_structural_alerts().train.smiles
+    autoencoder, fingerprints = AutoencoderCodec.load(), ECFPCodec()
+    codes = autoencoder.encode(smiles)
+    cddd = CDDDNetwork().eval()
+    network = init_icnn_(MLP([512, 128, 128, 1])).double()
+    starts, targets = (torch.from_numpy(codes[half]).double() for half in
+                       (slice(0, 200), slice(200, 400)))  # fmt: skip
+
+    def rate(count: int, action: Callable[[], object]) -> Callable[[], list[float]]:
+        return lambda: [count / seconds(action) for _ in range(max(rounds // 2, 1))]
+
+    canonical = [form.smiles for form in autoencoder.prepare(smiles) if form.smiles]
+    sequences = [tokens for text in canonical[:64] if (tokens := tokenise_cddd(text))]
+    yield "standardise, molecules", rate(len(smiles), lambda: fingerprints.prepare(smiles))
+    yield "ecfp encode, molecules", rate(len(smiles), lambda: fingerprints.encode(smiles))
+    yield (
+        "autoencoder encode (standardised), molecules",
+        rate(len(canonical), lambda: autoencoder._encode_canonical(canonical)),
+    )
+    yield "autoencoder decode, greedy, codes", rate(512, lambda: autoencoder.decode(codes[:512]))
+    yield (
+        "autoencoder decode, beam 10, codes",
+        rate(128, lambda: autoencoder.decode(codes[:128], beam=10)),
+    )
+    yield (
+        "cddd encode (random weights), molecules",
+        rate(len(sequences), lambda: cddd.encode(sequences)),
+    )
+    yield (
+        "level sets of an ICNN 512-128-128-1, points",
+        rate(2000, lambda: walk_level_set(lambda x: network(x).squeeze(1), starts, targets)),
+    )
+
+
 def sweep(launcher: list[str], threads: int) -> Callable[[], None]:
     """Two cells of a sweep as a user starts it, program start included."""
     command = [
@@ -165,6 +306,18 @@ def ratios(
     """Duration of ``first`` over that of ``second``, times ``scale``, measured in turns."""
     first(), second()  # warm-up
     return [seconds(first) / seconds(second) * scale for _ in range(rounds)]
+
+
+def encoding_share(rounds: int) -> list[float]:
+    """Matrix products of encoding over encoding itself, for 512 sequences of 15 tokens."""
+    network = AutoencoderCodec.load().network
+    tokens = torch.randint(3, 40, (512, 15))
+
+    @torch.inference_mode()
+    def encode() -> None:
+        network.encode(tokens, torch.full((512,), 15))
+
+    return ratios(rounds, recurrent_ceiling(network, 512, 15), encode)
 
 
 def one_after_the_other(shape: Shape, seeds: int) -> Callable[[], None]:
@@ -215,6 +368,21 @@ def comparisons(rounds: int) -> Iterator[tuple[str, str, Callable[[], list[float
         ">= 5",
         lambda: ratios(rounds, plain_loop(DIGITS), pipeline(DIGITS, 10), scale=10),
     )
+    yield (
+        "tox21, 10 seeds: stacked over nn.Dropout, in memory",
+        ">= 5",
+        lambda: ratios(
+            rounds, toxicity_plain_loop(TOX21, False), toxicity_pipeline(TOX21, 10), scale=10
+        ),
+    )
+    yield (
+        "tox21, 10 seeds: stacked over nn.Dropout, DataLoader",
+        ">= 5",
+        lambda: ratios(
+            rounds, toxicity_plain_loop(TOX21, True), toxicity_pipeline(TOX21, 10), scale=10
+        ),
+    )
+    yield "autoencoder encode: share of the ceiling", "", lambda: encoding_share(rounds)
     cores = torch.get_num_threads()
     yield (
         f"sweep: joblib, one thread a worker, over basic with {cores} threads",
@@ -244,6 +412,12 @@ def main() -> None:
         values = measure()
         middle = statistics.median(values)
         tqdm.write(f"{name:62} {middle:6.2f}  {min(values):5.2f}-{max(values):5.2f}   {goal}")
+    print(f"\n{'':62} median      range, per second")
+    for name, measure in codec_rates(arguments.rounds):
+        if arguments.only in name:
+            values = measure()
+            middle = statistics.median(values)
+            print(f"{name:62} {middle:6.0f}  {min(values):5.0f}-{max(values):5.0f}")
 
 
 if __name__ == "__main__":

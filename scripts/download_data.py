@@ -2,6 +2,7 @@
 
     python scripts/download_data.py mnist --data-dir data
     python scripts/download_data.py tox21 --data-dir data
+    python scripts/download_data.py cddd --data-dir data     (the weights of the descriptor)
 
 A file is written to a temporary folder beside its destination and renamed once its digest is
 right, so that the destination holds the complete file or none. Files that are already there and
@@ -43,7 +44,9 @@ from convexinit.data.tox21 import (
     find_train_sdf_fault,
     unzip_sdf,
 )
+from convexinit.molecules.cddd import PATH, URL, find_weights_fault
 
+MAX_WEIGHTS_BYTES = 250_000_000
 TIMEOUT = 30  # seconds without an answer
 CHUNK = 1 << 18  # bytes
 MAX_ARCHIVE_BYTES = 100_000_000  # the largest archive of Tox21 has a few million
@@ -90,7 +93,19 @@ def download_tox21(data_dir: Path) -> int:
     return downloaded
 
 
-DOWNLOADERS: dict[str, Callable[[Path], int]] = {"mnist": download_mnist, "tox21": download_tox21}
+def download_cddd(data_dir: Path) -> int:
+    """The published weights of the CDDD descriptor, converted to one NumPy archive."""
+    if find_weights_fault(data_dir / PATH) is None:
+        return 0
+    download([URL], data_dir / PATH, write_cddd)
+    return 1
+
+
+DOWNLOADERS: dict[str, Callable[[Path], int]] = {
+    "mnist": download_mnist,
+    "tox21": download_tox21,
+    "cddd": download_cddd,
+}
 
 
 def download_gzip(urls: Sequence[str], file: DataFile, data_dir: Path) -> None:
@@ -226,6 +241,19 @@ def write_train_sdf(path: Path, url: str) -> None:
     """
     copy(path, read_sdf(url), limit=MAX_SDF_BYTES)
     fault = find_train_sdf_fault(path)
+    if fault is not None:
+        raise DownloadError(fault)
+
+
+def write_cddd(path: Path, url: str) -> None:
+    """Write the weights of CDDD to ``path``, and check them by digest.
+
+    Raises:
+        DownloadError: they cannot be had, or are not what they should be.
+        OSError: the disk is full, or the like.
+    """
+    copy(path, read_plain(url), MAX_WEIGHTS_BYTES)
+    fault = find_weights_fault(path)
     if fault is not None:
         raise DownloadError(fault)
 

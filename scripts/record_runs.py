@@ -3,9 +3,11 @@
     python scripts/record_runs.py                       everything in results/runs
     python scripts/record_runs.py --runs DIR mnist      the runs of one experiment
 
-A recorded run keeps its summary and its options but the places on the machine it was made on, and
-of the batch losses only the steps that Figure 2 draws. Figures and tables are drawn from recorded
-runs; the numbers in them are those of the whole run.
+A recorded run keeps its summary and its options but the places on the machine it was made on. Of
+its metrics it keeps the batch losses that Figure 2 draws (of other experiments about 150 a seed),
+the metrics of held-out sets after about 30 epochs, and those of single tasks after the last epoch
+alone. Trained weights are not recorded. Figures and tables are drawn from recorded runs; the
+numbers in them are those of the whole run.
 """
 
 from __future__ import annotations
@@ -15,11 +17,19 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
-from convexinit.figures.figure_2 import drawn_steps
+from convexinit.figures import figure_2
 from convexinit.runs import Run, RunError, identity, read_runs, replace, run_folder, staging
+
+# Epochs whose held-out metrics are recorded, about.
+MOST_EPOCHS = 30
+# Metrics of which there is one for each task of a data set; Table 1 shows the last epoch.
+TASK_METRICS = "auroc_"
+# Arrays that hold a trained network: they are megabytes, and no figure is drawn from them.
+WEIGHTS = ("weights.", "sizes.", "tokens")
 
 
 def main() -> None:
@@ -55,23 +65,54 @@ def main() -> None:
 def record(run: Run, out: Path) -> Path:
     """Write the small copy of one run below ``out`` and return its folder."""
     folder = out / run.config["name"] / run_folder({**run.config, "results_dir": out}).name
+    drawn = run.config["name"] in {panel.experiment for panel in figure_2.panels("paper")}
     with staging(folder) as place:
         place.chmod(0o755)
         (place / "config.yaml").write_text(OmegaConf.to_yaml(identity(run.config)))
-        thin(run.metrics).to_csv(place / "metrics.csv", index=False, float_format="%.6g")
-        for name in ("summary.json", "arrays.npz"):
-            if (run.folder / name).exists():
-                shutil.copyfile(run.folder / name, place / name)
+        thin(run.metrics, drawn).to_csv(place / "metrics.csv", index=False, float_format="%.6g")
+        shutil.copyfile(run.folder / "summary.json", place / "summary.json")
+        record_arrays(run, place)
         replace(place, folder)
     return folder
 
 
-def thin(metrics: pd.DataFrame) -> pd.DataFrame:
-    """All rows but those of batch losses that Figure 2 does not draw; the last step is kept."""
+def record_arrays(run: Run, place: Path) -> None:
+    """Write the arrays of a run but its weights into ``place``, if there are any."""
+    kept = {name: array for name, array in run.arrays.items() if not name.startswith(WEIGHTS)}
+    if len(kept) == len(run.arrays) > 0:
+        shutil.copyfile(run.folder / "arrays.npz", place / "arrays.npz")
+    elif kept:
+        np.savez_compressed(place / "arrays.npz", **kept)  # type: ignore[arg-type]
+
+
+def thin(metrics: pd.DataFrame, drawn: bool) -> pd.DataFrame:
+    """The rows that are recorded; the last step and the last epoch are always among them.
+
+    Args:
+        metrics: of a whole run.
+        drawn: whether Figure 2 draws the batch losses, so that it decides which stay.
+    """
     batch_losses = metrics["metric"] == "batch_loss"
-    all_steps = metrics.loc[batch_losses, "step"].unique()
-    steps = [*drawn_steps(all_steps), *all_steps[-1:]]
-    return metrics[~batch_losses | metrics["step"].isin(steps)]
+    steps = metrics.loc[batch_losses, "step"].unique()
+    # Of other losses as many points stay as Figure 2 shows at least.
+    shown = figure_2.drawn_steps(steps) if drawn else sparse(steps, figure_2.FEWEST_POINTS)
+    epochs = np.sort(metrics.loc[~batch_losses, "epoch"].unique())
+    of_a_task = metrics["metric"].str.startswith(TASK_METRICS)
+    return metrics[
+        (batch_losses & metrics["step"].isin([*shown, *steps[-1:]]))
+        | (~batch_losses & ~of_a_task & metrics["epoch"].isin(sparse(epochs, MOST_EPOCHS)))
+        | (~batch_losses & metrics["epoch"].isin(epochs[-1:]))
+    ]
+
+
+def sparse(values: np.ndarray, most: int) -> np.ndarray:
+    """Every k-th of ``[n]`` values from the first on, about ``most`` of them.
+
+    Example:
+        >>> sparse(np.arange(301), 30)[:4].tolist()
+        [0, 10, 20, 30]
+    """
+    return values[:: max(1, len(values) // most)]
 
 
 if __name__ == "__main__":

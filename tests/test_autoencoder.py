@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from conftest import ROOT
 from convexinit.config import ConfigError
 from convexinit.data import corpus as corpora
 from convexinit.data.corpus import Corpus, CorpusSettings, gather, make_corpus
@@ -329,16 +329,16 @@ def test_training_goes_on_from_its_checkpoint_with_the_same_numbers(
     _, corpus = stand_in
     whole, history = train(corpus, SMALL, OPTIONS, 0, tmp_path / "whole.pt")
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def killed(step, options):
         if step == 7:
-            raise Killed
+            raise KilledError
         return learning_rate(step, options)
 
     monkeypatch.setattr("convexinit.experiments.autoencoder.learning_rate", killed)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(corpus, SMALL, OPTIONS, 0, tmp_path / "part.pt")
     monkeypatch.undo()
     resumed, again = train(corpus, SMALL, OPTIONS, 0, tmp_path / "part.pt")

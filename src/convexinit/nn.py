@@ -243,7 +243,8 @@ class Dropout(nn.Module):
         if not self.training or self.dropped_bytes == 0:
             return input
         kept = random_bytes(input.shape, self.generators, input.device) >= self.dropped_bytes
-        return input * kept * (256.0 / (256 - self.dropped_bytes))
+        # Products of a float and a boolean tensor are an order of magnitude slower.
+        return input * kept.to(input.dtype).mul_(256.0 / (256 - self.dropped_bytes))
 
     def extra_repr(self) -> str:
         """Probability, for printing."""

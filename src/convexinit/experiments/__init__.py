@@ -17,6 +17,7 @@ TASKS = {
     "signal_propagation": "convexinit.experiments.signal_propagation",
     "autoencoder": "convexinit.experiments.autoencoder",
     "tox21": "convexinit.experiments.tox21",
+    "level_sets": "convexinit.experiments.level_sets",
 }
 # The sections of the configuration that each task uses, and the options that all have.
 SECTIONS = {
@@ -24,6 +25,7 @@ SECTIONS = {
     "signal_propagation": {"model", "signal"},
     "autoencoder": {"model", "corpus", "autoencoder"},
     "tox21": {"dataset", "codec", "model", "dropout", "trainer"},
+    "level_sets": {"dataset", "codec", "model", "dropout", "trainer", "level_sets"},
 }
 COMMON = {"name", "task", "seeds", "data_dir", "results_dir", "force"}
 

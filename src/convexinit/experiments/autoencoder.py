@@ -349,7 +349,7 @@ def _batches(
         source = np.random.default_rng([seed, epoch])
         shuffled = np.arange(count)
         source.shuffle(shuffled)
-        spelling: np.ndarray = source.integers(1, spellings, size=count)
+        spelling = np.asarray(source.integers(1, spellings, size=count))
         spelling[source.random(count) < settings.canonical_share] = 0
         longest = corpus.lengths[:, 0] + corpus.lengths[np.arange(count), spelling]
         group = SORTED_BATCHES * settings.batch_size

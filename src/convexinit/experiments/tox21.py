@@ -82,6 +82,16 @@ class DropoutSettings:
             require(0.0 <= value < 1.0, f"dropout.{name}", "in [0, 1)", value)
 
 
+# What each section of the configuration holds.
+OPTIONS = {
+    "dataset": TaskSettings,
+    "codec": CodecSettings,
+    "model": ModelSettings,
+    "dropout": DropoutSettings,
+    "trainer": TrainerSettings,
+}
+
+
 @dataclass(frozen=True)
 class EncodedSet:
     """Molecules of one split that have a code.
@@ -125,6 +135,7 @@ class Prepared:
 def run(config: dict[str, Any]) -> Outcome:
     """Train all seeds of one model variant and measure AUROC on the held-out sets."""
     prepare_process()
+    check_options(config)
     seeds = parse_seeds(config["seeds"])
     codec_settings = checked(CodecSettings, config["codec"], "codec")
     codec = open_codec(codec_settings, config["data_dir"])
@@ -144,6 +155,12 @@ def run(config: dict[str, Any]) -> Outcome:
             "excluded": {name: count_reasons(part.excluded) for name, part in data.sets.items()},
         },
     )
+
+
+def check_options(config: dict[str, Any]) -> None:
+    """Raise ConfigError for a wrong option now, before molecules are encoded."""
+    for section, settings in OPTIONS.items():
+        checked(settings, config[section], section)
 
 
 def open_codec(settings: CodecSettings, data_dir: str) -> Codec:

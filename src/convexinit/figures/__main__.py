@@ -8,16 +8,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from convexinit.figures import figure_1, figure_2, style, training_summary
+from convexinit.figures import (
+    autoencoder,
+    figure_1,
+    figure_2,
+    figure_4,
+    level_sets,
+    style,
+    table_1,
+    training_summary,
+)
 from convexinit.figures.select import TITLES, Selection, select
 from convexinit.runs import Run, RunError, read_runs
 
 # Each module offers panels(scale) and table(selections); figures also draw(selections, table),
-# and tables for people markdown(table).
+# tables for people markdown(table), and what has more files of its own more_files(selections,
+# table): texts and tables by the end of the file's name.
 FIGURES: dict[str, Any] = {
     "figure-1": figure_1,
     "figure-2": figure_2,
     "training-summary": training_summary,
+    "autoencoder": autoencoder,
+    "table-1": table_1,
+    "figure-4": figure_4,
+    "level-sets": level_sets,
 }
 # Where runs are read from, and where figures and tables go.
 FOLDERS = {
@@ -26,7 +40,7 @@ FOLDERS = {
 }
 EPILOG = """\
 Each figure NAME becomes OUT/figures/NAME.pdf, .png and OUT/tables/NAME.csv, the numbers in it;
-a table becomes OUT/tables/NAME.csv and .md.
+a table becomes OUT/tables/NAME.csv and .md; table-1 also .tex, and its sign tests in two files.
 What is missing is printed with the command that produces it; such runs go to results/runs:
   python -m convexinit.figures --runs results/runs
 
@@ -136,6 +150,13 @@ def draw(name: str, runs: list[Run], scale: str, root: Path, out: Path) -> bool:
     if hasattr(figure, "markdown"):
         text = figure.markdown(numbers).encode()
         files.append(style.write(out / "tables" / f"{name}.md", text))
+    if hasattr(figure, "more_files"):
+        for end, content in figure.more_files(selections, numbers).items():
+            place = out / "tables" / f"{name}{end}"
+            if isinstance(content, str):
+                files.append(style.write(place, content.encode()))
+            else:
+                files.append(style.save_table(content, place))
     for path in files:
         print(f"{name}: wrote {path}")
     return True
@@ -157,7 +178,8 @@ def report(selection: Selection, root: Path) -> list[str]:
         folders = ", ".join(run.folder.name for run in selection.runs.values())
         lines.append(f"{title}: {extent}; runs {folders}")
     if selection.missing:
-        lines.append(f"{title}: missing {', '.join(TITLES[name] for name in selection.missing)}")
+        missing = ", ".join(TITLES.get(name, name) for name in selection.missing)
+        lines.append(f"{title}: missing {missing}")
         lines += [
             f"  stored, but not of this set: {run.folder.name} ({difference})"
             for run, difference in selection.unused
