@@ -135,10 +135,10 @@ def test_a_wide_beam_finds_the_most_likely_sequence(monkeypatch):
     codes = torch.rand(5, SMALL.dimensions).double() * 2 - 1
     found = beam_search(network, codes, width=tokens**limit)
     narrow = beam_search(network, codes, width=1)
-    assert [row[: len(row)] for row in narrow] == [
-        row[: len(narrow[0])] for row in greedy(network, codes)
+    assert [rows[0] for rows in narrow] == [
+        row[: len(narrow[0][0])] for row in greedy(network, codes)
     ]
-    for code, written in zip(codes, found, strict=True):
+    for code, (written, *_) in zip(codes, found, strict=True):
         best, best_score = None, -np.inf
         for sequence in product(range(tokens), repeat=limit):
             end = sequence.index(END) if END in sequence else limit
@@ -230,6 +230,15 @@ def test_codes_are_bounded_finite_and_in_order(codec):
     assert np.abs(np.delete(codes, 6, 0)).max() <= 1
     assert np.array_equal(codes[0], codes[7])
     assert np.allclose(codec.encode(MOLECULES[3:4])[0], codes[3], atol=1e-5)
+
+
+def test_a_valid_string_of_the_beam_can_be_preferred(codec, monkeypatch):
+    texts = ["C1CC", "CCN", "CCO"]
+    hypotheses = [[*codec.vocabulary.encode(text), END] for text in texts]
+    monkeypatch.setattr(autoencoder, "beam_search", lambda *_: [hypotheses, hypotheses[:1]])
+    codes = np.zeros((2, 512))
+    assert codec.decode(codes, beam=3) == ["C1CC", "C1CC"]
+    assert codec.decode(codes, beam=3, prefer_valid=True) == ["CCN", "C1CC"]
 
 
 def test_decoding_refuses_what_is_no_code(codec):

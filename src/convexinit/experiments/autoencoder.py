@@ -8,7 +8,6 @@ import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -432,10 +431,14 @@ def assess(network: Autoencoder, corpus: Corpus, seed: int) -> dict[str, dict[st
             **shares(judgement[inside]),
             "molecules": int(inside.sum()),
         }
-    beam = translate(network, corpus.vocabulary, molecules, partial(beam_search, width=10))
+    beam = translate(network, corpus.vocabulary, molecules, _best_of_beam)
     report["beam"] = {**shares(judge(molecules, beam)), "molecules": len(molecules)}
     report["between"] = between(network, corpus.vocabulary, molecules, seed)
     return report
+
+
+def _best_of_beam(network: Autoencoder, codes: Tensor) -> list[list[int]]:
+    return [hypotheses[0] for hypotheses in beam_search(network, codes, width=10)]
 
 
 def between(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from convexinit.config import require
 from convexinit.data.files import DataError
+from convexinit.molecules.chemistry import canonical
 from convexinit.molecules.codec import Codec, check_codes
 from convexinit.molecules.tokens import END, PADDING, START, Vocabulary, split_symbols
 
@@ -186,24 +187,24 @@ def greedy(network: Autoencoder, codes: Tensor) -> list[list[int]]:
 
 
 @torch.inference_mode()
-def beam_search(network: Autoencoder, codes: Tensor, width: int) -> list[list[int]]:
-    """The most likely sequence that a beam of ``width`` finds for each code.
+def beam_search(network: Autoencoder, codes: Tensor, width: int) -> list[list[list[int]]]:
+    """The ``width`` most likely sequences that a beam finds for each code, the best one first.
 
-    Hypotheses are compared by their total log-likelihood. A search ends when the best one is
-    complete, or at :data:`LONGEST` tokens.
+    Hypotheses are compared by their total log-likelihood. A search ends when all are complete, or
+    at :data:`LONGEST` tokens.
 
     Args:
         network: the autoencoder.
         codes: ``[n, dimensions]``.
         width: hypotheses that are kept, at least 1.
     """
-    results: list[list[int]] = []
+    results: list[list[list[int]]] = []
     for part in codes.split(max(ROWS // width, 1)):
         results += _beam_search(network, part, width)
     return results
 
 
-def _beam_search(network: Autoencoder, codes: Tensor, width: int) -> list[list[int]]:
+def _beam_search(network: Autoencoder, codes: Tensor, width: int) -> list[list[list[int]]]:
     count = len(codes)
     context = network.context(codes).repeat_interleave(width, 0)
     tokens = torch.full((count * width, 1), START)
@@ -227,11 +228,11 @@ def _beam_search(network: Autoencoder, codes: Tensor, width: int) -> list[list[i
             [written.gather(1, parents[..., None].expand_as(written)), chosen[..., None]], 2
         )
         ended = chosen == END
-        if ended[:, 0].all():
+        if ended.all():
             break
         rows = (first + parents).flatten()
         state, tokens = state[:, rows].contiguous(), chosen.view(-1, 1)
-    return written[:, 0].tolist()
+    return written.tolist()
 
 
 def to_arrays(network: Autoencoder, vocabulary: Vocabulary) -> dict[str, np.ndarray]:
@@ -316,12 +317,14 @@ class AutoencoderCodec(Codec):
     def _refusal(self, canonical: str) -> str | None:
         return None if split_symbols(canonical) else "with characters that are in no token"
 
-    def decode(self, codes: np.ndarray, beam: int = 1) -> list[str]:
+    def decode(self, codes: np.ndarray, beam: int = 1, prefer_valid: bool = False) -> list[str]:
         """The most likely string for each code ``[n, dimensions]``, valid SMILES or not.
 
         Args:
             codes: any finite numbers; codes of molecules lie between -1 and 1.
             beam: width of the beam search; 1 takes the most likely token at every step.
+            prefer_valid: whether to take the most likely string of the beam that is a molecule,
+                where there is one.
 
         Raises:
             ValueError: codes of another shape or that are not finite; ``beam`` below 1.
@@ -331,7 +334,11 @@ class AutoencoderCodec(Codec):
         inputs = torch.from_numpy(check_codes(codes, self.dimensions))
         if len(inputs) == 0:
             return []
-        written = (
-            greedy(self.network, inputs) if beam == 1 else beam_search(self.network, inputs, beam)
-        )
-        return [self.vocabulary.decode(numbers) for numbers in written]
+        if beam == 1:
+            return [self.vocabulary.decode(numbers) for numbers in greedy(self.network, inputs)]
+        results = []
+        for hypotheses in beam_search(self.network, inputs, beam):
+            texts = [self.vocabulary.decode(numbers) for numbers in hypotheses]
+            valid = (text for text in texts if canonical(text) is not None)
+            results.append(next(valid, texts[0]) if prefer_valid else texts[0])
+        return results
