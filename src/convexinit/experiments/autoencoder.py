@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import pickle
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,8 +23,8 @@ from convexinit.config import checked, parse_seeds, require
 from convexinit.data.corpus import Corpus, CorpusSettings, gather, load_corpus
 from convexinit.molecules.autoencoder import (
     Autoencoder,
+    AutoencoderCodec,
     Sizes,
-    beam_search,
     encode_tokens,
     greedy,
     to_arrays,
@@ -46,7 +47,12 @@ class DivergedError(RuntimeError):
     """Training cannot go on."""
 
 
-PAIRS = 1000  # of molecules, for the codes between them
+PAIRS = 200  # of molecules, for the codes between them
+SEARCHES: dict[str, dict[str, Any]] = {
+    "greedy": {"beam": 1},
+    "beam": {"beam": 10},
+    "beam preferring valid": {"beam": 10, "prefer_valid": True},
+}
 LENGTHS = (1, 21, 41, 61, 201)  # bounds of the reported ranges, in characters
 SORTED_BATCHES = 50  # batches among which molecules are sorted by length
 
@@ -129,7 +135,7 @@ def run(config: dict[str, Any]) -> Outcome:
         corpus_settings, config["data_dir"], seeds[0], Path(config["results_dir"]) / "cache"
     )
     sizes = checked(Sizes, config["model"], "model")
-    network, history = train(corpus, sizes, settings, seeds[0], checkpoint)
+    network, history, seconds = train(corpus, sizes, settings, seeds[0], checkpoint)
     report = assess(network, corpus, seeds[0])
     rows = [(seeds[0], *row) for row in history]
     rows += [
@@ -144,23 +150,27 @@ def run(config: dict[str, Any]) -> Outcome:
                 "status": "finished",
                 "exact": report["held_out"]["exact"],
                 "valid": report["held_out"]["valid"],
-                "exact_beam": report["beam"]["exact"],
-                "valid_beam": report["beam"]["valid"],
-                "valid_between": report["between"]["valid"],
+                **{
+                    f"{name.replace(' ', '_')}_valid": report[name]["valid"]
+                    for name in report
+                    if name.endswith("between")
+                },
             }
         },
         device=device_name(settings.torch_device()),
         arrays=to_arrays(network, corpus.vocabulary),
+        notes={"training_seconds": round(seconds, 1), "molecules": len(corpus.starts)},
     )
 
 
 def train(
     corpus: Corpus, sizes: Sizes, settings: AutoencoderSettings, seed: int, checkpoint: Path
-) -> tuple[Autoencoder, list[tuple[int, int, str, str, float]]]:
+) -> tuple[Autoencoder, list[tuple[int, int, str, str, float]], float]:
     """Train, and write a checkpoint every now and then.
 
     Returns:
-        The network, and rows (epoch, step, split, metric, value) of what was measured.
+        The network, rows (epoch, step, split, metric, value) of what was measured, and the seconds
+        that training took.
     """
     device = settings.torch_device()
     torch.manual_seed(seed)
@@ -169,6 +179,7 @@ def train(
     history = Progress(torch.zeros(settings.steps))
     if checkpoint.exists():
         history = load_checkpoint(checkpoint, network, optimiser)
+    before, begin = history.seconds, time.perf_counter()
     watched = _watched(corpus, settings.evaluated)
     bar = tqdm(
         total=settings.steps, initial=history.step, desc="autoencoder", unit="step", disable=None
@@ -198,6 +209,7 @@ def train(
                 metrics = reconstruct(network, corpus.vocabulary, watched)
                 metrics["property_error"] = float(error)
                 history.measured += [(history.step, name, metrics[name]) for name in metrics]
+                history.seconds = before + time.perf_counter() - begin
                 save_checkpoint(checkpoint, network, optimiser, history)
                 _report(history, metrics)
     bar.close()
@@ -210,7 +222,7 @@ def train(
         ((step - 1) // per_epoch + 1, step, "held_out", name, value)
         for step, name, value in history.measured
     ]
-    return network.cpu().eval(), rows_of_losses + rows_of_metrics
+    return network.cpu().eval(), rows_of_losses + rows_of_metrics, history.seconds
 
 
 @contextlib.contextmanager
@@ -284,11 +296,13 @@ class Progress:
         losses: ``[steps]`` of every batch, 0 for those to come.
         step: steps that are done.
         measured: (step, metric, value) on held-out molecules.
+        seconds: time spent so far, in all processes that worked on it.
     """
 
     losses: Tensor
     step: int = 0
     measured: list[tuple[int, str, float]] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 def load_checkpoint(
@@ -303,7 +317,8 @@ def load_checkpoint(
         saved = torch.load(checkpoint, weights_only=True)
         network.load_state_dict(saved["network"])
         optimiser.load_state_dict(saved["optimiser"])
-        return Progress(saved["losses"], saved["step"], [tuple(row) for row in saved["measured"]])
+        measured = [tuple(row) for row in saved["measured"]]
+        return Progress(saved["losses"], saved["step"], measured, saved["seconds"])
     except (OSError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
         raise RunError(
             f"the checkpoint {checkpoint} cannot be read.\nRemove it to train from the beginning."
@@ -326,6 +341,7 @@ def save_checkpoint(
             "losses": history.losses,
             "step": history.step,
             "measured": history.measured,
+            "seconds": history.seconds,
         },
         part,
     )
@@ -414,8 +430,7 @@ def assess(network: Autoencoder, corpus: Corpus, seed: int) -> dict[str, dict[st
 
     Returns:
         Metrics by set: "held_out" (all held-out molecules), each source, each range of lengths
-        (characters of the canonical SMILES), "beam" (all, with a beam of 10), and "between": the
-        share of valid strings among the codes on the way from one held-out molecule to another.
+        (characters of the canonical SMILES), and the sets of :func:`assess_searches`.
     """
     molecules = sorted(set().union(*corpus.held_out.values()))
     judgement = judge(molecules, translate(network, corpus.vocabulary, molecules, greedy))
@@ -431,30 +446,36 @@ def assess(network: Autoencoder, corpus: Corpus, seed: int) -> dict[str, dict[st
             **shares(judgement[inside]),
             "molecules": int(inside.sum()),
         }
-    beam = translate(network, corpus.vocabulary, molecules, _best_of_beam)
-    report["beam"] = {**shares(judge(molecules, beam)), "molecules": len(molecules)}
-    report["between"] = between(network, corpus.vocabulary, molecules, seed)
-    return report
+    codec = AutoencoderCodec(network, corpus.vocabulary, digest="")
+    return report | assess_searches(codec, molecules, seed)
 
 
-def _best_of_beam(network: Autoencoder, codes: Tensor) -> list[list[int]]:
-    return [hypotheses[0] for hypotheses in beam_search(network, codes, width=10)]
+def assess_searches(
+    codec: AutoencoderCodec, molecules: list[str], seed: int
+) -> dict[str, dict[str, float]]:
+    """Quality of all ways of decoding, for codes of molecules and for codes between two of them.
 
-
-def between(
-    network: Autoencoder, vocabulary: Vocabulary, molecules: list[str], seed: int
-) -> dict[str, float]:
-    """Share of valid strings on the straight lines between the codes of random pairs.
+    Args:
+        codec: with the trained network.
+        molecules: canonical SMILES that were not trained on.
+        seed: of the pairs that lines are drawn between.
 
     Returns:
-        "valid", the share over nine points of each line, and "valid_0.1" to "valid_0.9".
+        For each of :data:`SEARCHES` shares of "exact" and "valid" among the codes of (at most
+        1,000) molecules, and under the name with " between" the share of "valid" strings over nine
+        points of each of (at most 200) lines, and for each tenth of the line.
     """
     source = np.random.default_rng(seed)
-    codes = encode_tokens(network, tokenise(vocabulary, molecules))
+    some = [molecules[row] for row in source.permutation(len(molecules))[: 5 * PAIRS]]
+    codes = codec.encode(some)
     start, end = (codes[source.integers(0, len(codes), PAIRS)] for _ in range(2))
-    metrics = {}
-    for tenth in range(1, 10):
-        written = greedy(network, torch.lerp(start, end, tenth / 10))
-        decoded = [vocabulary.decode(numbers) for numbers in written]
-        metrics[f"valid_{tenth / 10}"] = float(np.mean([canonical(t) is not None for t in decoded]))
-    return {"valid": float(np.mean(list(metrics.values()))), **metrics}
+    report: dict[str, dict[str, float]] = {}
+    for name, options in SEARCHES.items():
+        decoded = codec.decode(codes, **options)
+        report[name] = {**shares(judge(some, decoded)), "molecules": len(some)}
+        valid = {}
+        for tenth in range(1, 10):
+            texts = codec.decode(start + (end - start) * (tenth / 10), **options)
+            valid[f"valid_{tenth / 10}"] = float(np.mean([canonical(t) is not None for t in texts]))
+        report[f"{name} between"] = {"valid": float(np.mean(list(valid.values()))), **valid}
+    return report

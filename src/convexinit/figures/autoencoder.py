@@ -11,8 +11,12 @@ from convexinit.figures.select import Panel, Selection
 # What the sets of a run are called in the table; other sets keep their names.
 TITLES = {
     "held_out": "all held-out molecules",
-    "beam": "all, beam search of width 10",
-    "between": "codes between two molecules",
+    "greedy": "1,000 of them, greedy search",
+    "beam": "1,000 of them, beam of 10",
+    "beam preferring valid": "1,000 of them, best valid string in a beam of 10",
+    "greedy between": "codes between two of them, greedy search",
+    "beam between": "codes between two of them, beam of 10",
+    "beam preferring valid between": "codes between two of them, best valid string in a beam of 10",
 }
 
 
@@ -28,7 +32,8 @@ def table(selections: Sequence[Selection]) -> pd.DataFrame:
 
     Returns:
         ``set, molecules, exact, valid``: shares in [0, 1] of molecules that come back exactly (same
-        canonical SMILES) and of decoded strings that are valid. For codes between molecules
+        canonical SMILES) and of decoded strings that are valid, by greedy search if not said
+        otherwise. For codes between molecules
         ``molecules`` is empty, and nothing can come back.
     """
     rows = []
