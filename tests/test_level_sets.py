@@ -374,6 +374,55 @@ def test_the_target_takes_the_dtype_of_start():
     assert walk_level_set(squared_norm, start, target, tol=1e-5).dtype == torch.float32
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", convex_functions(6))
+def test_a_given_interior_point_replaces_the_search(name, method):
+    f = convex_functions(6)[name]
+    cloud = 2 * normal(200, 6, seed=7)
+    order = f(cloud).argsort()
+    start, target = cloud[order[60:90]], cloud[order[100:130]]
+    lowest = cloud[order[0]].expand_as(start)
+    points = walk_level_set(f, start, target, 5, method, tol=1e-9, interior=lowest)
+    assert residuals(f, points).max() <= 1e-9
+    assert torch.equal(points[:, 0], start)
+    if (name, method) != ("affine", "track"):  # where tangential steps stay on the level
+        searched = walk_level_set(f, start, target, 5, method, tol=1e-9)
+        assert (points - searched).norm(dim=2).amax() > 1e-3  # it is used
+
+
+def test_points_pulled_inwards_lie_between_the_interior_point_and_the_segment():
+    start = torch.tensor([[3.0, 0.0]], dtype=torch.float64)
+    target = torch.tensor([[3.0, 6.0]], dtype=torch.float64)
+    interior = torch.tensor([[0.0, 2.0]], dtype=torch.float64)
+    points = walk_level_set(squared_norm, start, target, 3, interior=interior)[0, 1:]
+    share = torch.linspace(0, 1, 4, dtype=torch.float64)[1:].unsqueeze(1)
+    rays = start + share * (target - start) - interior
+    lengths = ((points - interior) * rays).sum(1) / rays.square().sum(1)
+    torch.testing.assert_close(points, interior + lengths.unsqueeze(1) * rays)
+    assert ((lengths > 0) & (lengths < 1)).all()
+
+
+def test_an_interior_point_that_is_not_below_the_level_is_refused_by_row():
+    start, target = 3 + normal(5, 3).abs(), normal(5, 3, seed=1)
+    interior = torch.zeros(5, 3, dtype=torch.float64)
+    interior[1] = start[1]  # on the level
+    interior[3] = 2 * start[3]  # above it
+    with pytest.raises(
+        LevelSetError, match=r"interior is not below .* row\(s\) \[1, 3\]"
+    ) as caught:
+        walk_level_set(squared_norm, start, target, interior=interior)
+    assert caught.value.rows == [1, 3]
+    interior[2, 0] = math.nan
+    with pytest.raises(LevelSetError, match=r"interior is not finite in row\(s\) \[2\]"):
+        walk_level_set(squared_norm, start, target, interior=interior)
+
+
+@pytest.mark.parametrize("interior", [torch.zeros(3), torch.zeros(1, 3), [[0.0] * 3] * 4])
+def test_interior_points_of_another_shape_are_refused(interior):
+    with pytest.raises(ValueError, match="interior must be"):
+        walk_level_set(squared_norm, torch.ones(4, 3), torch.zeros(4, 3), interior=interior)
+
+
 def test_the_search_is_frugal():
     count = 0
 

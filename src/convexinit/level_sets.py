@@ -40,12 +40,16 @@ def walk_level_set(
     steps: int = 10,
     method: str = "interpolate",
     tol: float = 1e-6,
+    interior: Tensor | None = None,
 ) -> Tensor:
     """Walk from ``start`` towards ``target`` on the level set of ``f`` that ``start`` lies on.
 
-    Both methods pull points onto the level along rays from an interior point ``c``, which is found
-    by descent from the lowest point of the segment from ``start`` to ``target``. As ``f(c)`` is
-    below all of the segment, every ray rises beyond the segment and crosses the level.
+    Both methods pull points onto the level along rays from an interior point ``c``. Unless one is
+    given, it is found by descent from the lowest point of the segment from ``start`` to
+    ``target``. As ``f(c)`` is then below all of the segment, every ray rises beyond the segment and
+    crosses the level. Descent knows nothing of where points mean something: a network is often
+    lowest far from all data. A point that is pulled inwards lies between ``c`` and the segment, so
+    that a ``c`` from a convex region of known points keeps it there.
 
     * "interpolate" pulls ``steps + 1`` evenly spaced points of the segment: inwards where ``f`` is
       above the level, outwards where it is below. The last point is the pull of ``target``, and
@@ -62,7 +66,8 @@ def walk_level_set(
     Where ``c`` lies on the line through ``start`` and ``target`` (in one dimension; if the line
     passes through the minimum; if ``f`` has no gradient) interpolation can only jump between the
     two points in which that line meets the level. A point of the segment that no ray carries to
-    the level, such as the minimum itself, yields ``start``.
+    the level, such as the minimum itself, or one at which ``f`` is not above a given ``c``, may
+    yield ``start``.
 
     Args:
         f: convex function ``[m, d] -> [m]`` for any number m of points, each by itself (networks
@@ -74,15 +79,18 @@ def walk_level_set(
             interpolation uses them, but can do without if ``f`` is lower on the segment.
         tol: a point is accepted if ``|f(point) - level| <= tol * max(1, |level|)``; greater than
             0. Rounding limits what can be met: ``f`` in float32 is rarely exact to 1e-7.
+        interior: ``[n, d]``, a point below the level for each row, finite; converted as ``target``.
+            None to search for one.
 
     Returns:
         Points ``[n, steps + 1, d]`` in the dtype of ``start``, without gradient. The first of each
         row is ``start``.
 
     Raises:
-        LevelSetError: (a ValueError) with the offending ``rows`` where ``start``, ``target`` or
-            ``f(start)`` is not finite; where no point below the level is found (``f(start)`` is
-            minimal up to rounding); where the dtype of ``start`` cannot meet ``tol``.
+        LevelSetError: (a ValueError) with the offending ``rows`` where ``start``, ``target``,
+            ``interior`` or ``f(start)`` is not finite; where ``interior`` is not below the level,
+            or no point below it is found (``f(start)`` is minimal up to rounding); where the dtype
+            of ``start`` cannot meet ``tol``.
         ValueError: for shapes that differ, wrong types, ``steps`` below 1, ``tol`` out of range,
             an unknown method, an ``f`` that returns the wrong shape, or has no gradient where one
             is needed.
@@ -106,7 +114,10 @@ def walk_level_set(
         allowed = tol * level.abs().clamp_min(1.0)
         share = torch.linspace(0.0, 1.0, steps + 1, dtype=start.dtype, device=start.device)
         segment = torch.lerp(start.unsqueeze(1), target.unsqueeze(1), share.view(-1, 1))
-        interior = _interior_point(f, segment, level)
+        if interior is None:
+            interior = _interior_point(f, segment, level)
+        else:
+            interior = _checked_interior(f, interior, start, level)
         if method == "interpolate":
             ends = (rows.repeat_interleave(steps, 0) for rows in (interior, start, level, allowed))
             pulled = _pull(f, segment[:, 1:].flatten(0, 1), *ends).view_as(segment[:, 1:])
@@ -144,6 +155,30 @@ def _checked_ends(start: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     for name, points in (("start", start), ("target", target)):
         _reject(~points.isfinite().all(1), f"{name} is not finite")
     return start, target
+
+
+def _checked_interior(f: ConvexFunction, interior: Tensor, start: Tensor, level: Tensor) -> Tensor:
+    """The given interior points in the dtype of ``start``, if they are below the level."""
+    if not isinstance(interior, Tensor):
+        raise ValueError(f"interior must be a tensor or None; got {type(interior).__name__}")
+    if interior.shape != start.shape or interior.is_complex():
+        raise ValueError(
+            f"interior must be real and have the shape {tuple(start.shape)} of start; got "
+            f"{interior.dtype} {tuple(interior.shape)}"
+        )
+    interior = interior.detach().to(start)
+    _reject(~interior.isfinite().all(1), "interior is not finite")
+    _reject(
+        ~_is_below(_evaluate(f, interior), level),
+        "interior is not below the level f(start)",
+        "choose points of lower value, or leave interior out to search for them",
+    )
+    return interior
+
+
+def _is_below(values: Tensor, level: Tensor) -> Tensor:
+    """Whether values are below the level by more than rounding."""
+    return values < level - 64 * torch.finfo(level.dtype).eps * level.abs()
 
 
 def _reject(bad: Tensor, problem: str, remedy: str = "") -> None:
@@ -219,9 +254,8 @@ def _interior_point(f: ConvexFunction, segment: Tensor, level: Tensor) -> Tensor
     else:
         enough = lowest - (highest - lowest) / 2
         point, lowest = _descend(f, point, lowest, gradient, enough, length)
-    rounding = 64 * torch.finfo(level.dtype).eps * level.abs()
     _reject(
-        ~(lowest < level - rounding),
+        ~_is_below(lowest, level),
         "no point below the level f(start) was found",
         "f(start) seems minimal, so that its level set has no interior",
     )
