@@ -37,8 +37,12 @@ ifeq ($(SCALE),demo)
 paper-figures: install
 	$(RUN) run.py -m experiment=digits model=$(VARIANTS) results_dir=results/demo
 	$(RUN) run.py -m experiment=signal_propagation model=$(VARIANTS) results_dir=results/demo
-	$(RUN) run.py -m experiment=tox21 dataset=structural_alerts codec=ecfp model=$(VARIANTS) \
+	$(RUN) run.py -m experiment=tox21 dataset=structural_alerts model=$(VARIANTS) \
 		trainer.epochs=25 seeds=3 results_dir=results/demo
+	$(RUN) run.py -m experiment=level_sets dataset=structural_alerts model=icnn_init,nonconvex \
+		'level_sets.tasks=[tertiary-amine,michael-acceptor]' level_sets.trajectories=30 \
+		dropout.input=0.1 dropout.hidden=0.1 model.activation=softplus \
+		trainer.batch_size=64 trainer.epochs=20 results_dir=results/demo
 	$(RUN) -m convexinit.figures --scale demo
 else ifeq ($(SCALE),paper)
 paper-figures: install

@@ -379,14 +379,14 @@ def test_missing_runs_are_named_with_their_command(root, tmp_path, capsys):
     written(root, tmp_path / "out")
     output = capsys.readouterr().out
     assert "table-1: Tox21, ECFP: missing non-convex, ICNN + skip, ICNN + init" in output
-    assert "experiment=tox21 model=nonconvex,icnn_skip,icnn_init codec.name=ecfp seeds=3" in output
+    assert "experiment=tox21 model=nonconvex,icnn_skip,icnn_init codec=ecfp seeds=3" in output
     assert "table-1: Tox21, CDDD: missing non-convex, ICNN, ICNN + skip, ICNN + init" in output
-    assert "model=nonconvex,icnn,icnn_skip,icnn_init codec.name=cddd" in output
+    assert "model=nonconvex,icnn,icnn_skip,icnn_init codec=cddd" in output
 
 
 def test_a_stand_in_is_labelled_and_not_set_beside_the_paper(root, tmp_path):
     for model in TITLES:
-        store(root, model, random_aurocs(), dataset="structural_alerts")
+        store(root, model, random_aurocs(), "autoencoder", "structural_alerts")
     with pytest.raises(SystemExit, match="no runs for table-1"):
         written(root, tmp_path / "paper")
     files = written(root, tmp_path / "out", "demo")

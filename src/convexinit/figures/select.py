@@ -32,6 +32,8 @@ TITLES = {
 }
 # Options that decide how far and on what a run was trained, not what was trained.
 FREE = ("seeds", "trainer.epochs", "trainer.precision", "trainer.device")
+# Runs that differ in these are of another panel, and are not reported as nearly fitting.
+KINDS = ("dataset.name", "codec.name")
 # Options that name a run without changing its numbers.
 LABELS = ("name", "task", "model.name", "model.title", *PLACES)
 
@@ -45,6 +47,8 @@ class Panel:
         title: what is written above the panel.
         variants: names of the model variants; each with the options in which it departs from the
             experiment, such as ``{"model.num_hidden": 3}``.
+        groups: choices of configuration groups other than the experiment's own, such as
+            ``{"codec": "ecfp"}``.
     """
 
     experiment: str
@@ -52,17 +56,19 @@ class Panel:
     variants: Mapping[str, Mapping[str, Any]] = field(
         default_factory=lambda: {name: {} for name in TITLES}
     )
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     def options(self, variant: str) -> dict[str, Any]:
         """All options that are fixed for a variant."""
-        return {**_options_of(self.experiment, variant), **self.variants[variant]}
+        choices = tuple(f"{group}={choice}" for group, choice in self.groups.items())
+        return {**_options_of(self.experiment, variant, choices), **self.variants[variant]}
 
 
 @cache
-def _options_of(experiment: str, variant: str) -> dict[str, Any]:
+def _options_of(experiment: str, variant: str, choices: tuple[str, ...]) -> dict[str, Any]:
     """Options of an experiment and a variant in ``conf/`` by dotted name, but for free ones."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", [f"experiment={experiment}", f"model={variant}"])
+        config = compose("config", [f"experiment={experiment}", f"model={variant}", *choices])
     options = flatten(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
     return {name: value for name, value in options.items() if name not in FREE}
 
@@ -101,7 +107,7 @@ class Selection:
             place = {"results_dir": str(root.parent)}
         by_options: dict[str, list[str]] = {}
         for variant in self.missing:
-            options = {**self.panel.variants[variant], **free, **place}
+            options = {**self.panel.groups, **self.panel.variants[variant], **free, **place}
             arguments = "".join(f" {_argument(*option)}" for option in options.items())
             by_options.setdefault(arguments, []).append(variant)
         return [
@@ -139,7 +145,8 @@ def select(panel: Panel, runs: list[Run]) -> Selection:
     unused = [
         (run, _differences(options, {**common, **panel.options(run.config["model"]["name"])}))
         for run, options in candidates
-        if run.config["model"]["name"] not in found
+        if (model := run.config["model"]["name"]) not in found
+        and all(options.get(kind) == panel.options(model).get(kind) for kind in KINDS)
     ]
     ordered = {variant: found[variant] for variant in panel.variants if variant in found}
     return Selection(panel, ordered, common, unused)

@@ -25,7 +25,7 @@ CODECS = {"autoencoder": "autoencoder", "ecfp": "ECFP", "cddd": "CDDD"}
 # The title and options of the data set, and the codecs, at each scale.
 SCALES: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
     "paper": ("Tox21", {}, tuple(CODECS)),
-    "demo": ("structural alerts", {"dataset.name": "structural_alerts"}, ("ecfp",)),
+    "demo": ("structural alerts", {"dataset": "structural_alerts"}, ("autoencoder",)),
 }
 QUANTILES = (0.05, 0.95)
 # Columns after those of the assays.
@@ -77,12 +77,12 @@ PLUS_MINUS = "±"
 
 def panels(scale: str) -> list[Panel]:
     """One panel per codec at the scale "paper" or "demo"."""
-    dataset, options, codecs = SCALES[scale]
+    dataset, groups, codecs = SCALES[scale]
     return [
         Panel(
             "tox21",
             f"{dataset}, {CODECS[codec]}",
-            {model: {**options, "codec.name": codec} for model in TITLES},
+            groups={**groups, "codec": codec},
         )
         for codec in codecs
     ]
