@@ -56,12 +56,15 @@ def test_public_names_are_importable_and_listed():
         convexinit.nothing  # noqa: B018
 
 
-def test_the_library_example_of_the_readme_runs():
+def test_the_library_examples_of_the_readme_run():
     readme = (ROOT / "README.md").read_text()
-    example = readme.split("```python\n")[1].split("```")[0]
-    exec(compile(example, "README.md", "exec"), {})
+    examples = [part.split("```")[0] for part in readme.split("```python\n")[1:]]
+    assert len(examples) == 2
+    for example in examples:
+        exec(compile(example, "README.md", "exec"), {})
 
 
-def test_the_results_in_the_readme_are_the_recorded_ones():
-    table = (ROOT / "results" / "tables" / "training-summary.md").read_text()
+@pytest.mark.parametrize("name", ["training-summary", "autoencoder"])
+def test_the_results_in_the_readme_are_the_recorded_ones(name):
+    table = (ROOT / "results" / "tables" / f"{name}.md").read_text()
     assert table in (ROOT / "README.md").read_text()
