@@ -1,6 +1,7 @@
 """Table 1: statistics, sign tests, and the files made from stored runs."""
 
 import importlib.util
+import io
 import re
 from functools import cache
 from pathlib import Path
@@ -372,6 +373,21 @@ def test_notes_say_on_what_the_table_rests(root, tmp_path):
     assert "(fewer than 4 heavy atoms: 2, empty: 1)" in text
     assert "Not run: non-convex, ICNN + skip, ICNN + init on Tox21, ECFP." in text
     assert "Our inference" in text
+
+
+def test_learning_over_epochs_is_that_of_the_stored_runs(root, tmp_path):
+    aurocs = random_aurocs(seeds=3)
+    store(root, "icnn", aurocs)
+    store(root, "icnn_init", random_aurocs(1, seeds=3))
+    files = written(root, tmp_path / "out")
+    numbers = pd.read_csv(io.StringIO(files["table-1-by-epoch.csv"]))
+    icnn = numbers[numbers["model"] == "ICNN"].set_index("epoch")["auroc"]
+    assert icnn[5] == pytest.approx(100 * np.median(aurocs.mean(1)))
+    assert icnn[0] == pytest.approx(12.3)
+    header, _, first, second = files["table-1-by-epoch.md"].splitlines()
+    assert header == "| codec | model | epoch 0 |"
+    assert first == "| ECFP | ICNN | 12.3 |"
+    assert "ICNN + init" in second
 
 
 def test_missing_runs_are_named_with_their_command(root, tmp_path, capsys):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,7 @@ SCALES: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
 QUANTILES = (0.05, 0.95)
 # Columns after those of the assays.
 SUMMARIES = ("AVG", "mean")
+SHOWN_EPOCHS = (0, 10, 20, 30, 50, 100, 200, 300)
 LABELS = ["dataset", "codec", "model", "seeds"]
 
 # Sign tests: this variant against the others.
@@ -305,7 +306,47 @@ def more_files(
         ".tex": latex_table(numbers, remarks),
         "-sign-tests.csv": tests,
         "-sign-tests.md": sign_tests_markdown(tests, beside_paper(numbers)),
+        "-by-epoch.csv": by_epoch(selections),
+        "-by-epoch.md": by_epoch_markdown(by_epoch(selections)),
     }
+
+
+def by_epoch(selections: Sequence[Selection]) -> pd.DataFrame:
+    """How fast the variants learn.
+
+    Returns:
+        ``dataset, codec, model, epoch, auroc``: the mean AUROC over the assays (in percent), the
+        median over the seeds. Recorded runs hold it for about every tenth epoch.
+    """
+    parts = []
+    for selection in selections:
+        for model, run in selection.runs.items():
+            rows = run.metrics[
+                (run.metrics["metric"] == "auroc") & (run.metrics["split"] == "test")
+            ]
+            medians = 100 * rows.groupby("epoch")["value"].median()
+            parts.append(
+                medians.rename("auroc")
+                .reset_index()
+                .assign(
+                    dataset=run.summary["dataset"],
+                    codec=CODECS[run.config["codec"]["name"]],
+                    model=TITLES[model],
+                )
+            )
+    return pd.concat(parts, ignore_index=True)[["dataset", "codec", "model", "epoch", "auroc"]]
+
+
+def by_epoch_markdown(numbers: pd.DataFrame) -> str:
+    """The table for people, at the epochs :data:`SHOWN_EPOCHS` that all variants have."""
+    keys = ["codec", "model"]
+    wide = numbers.pivot_table(index=keys, columns="epoch", values="auroc", sort=False)
+    epochs = [epoch for epoch in SHOWN_EPOCHS if epoch in wide and wide[epoch].notna().all()]
+    header = [*keys, *(f"epoch {epoch}" for epoch in epochs)]
+    lines = [header, ["---"] * len(header)]
+    for names, values in wide[epochs].iterrows():
+        lines.append([*cast("tuple[str, str]", names), *(f"{value:.1f}" for value in values)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def beside_paper(numbers: pd.DataFrame) -> bool:
