@@ -308,6 +308,8 @@ def test_files_agree_with_each_other(root, tmp_path):
         store(root, model, random_aurocs(number))
     files = written(root, tmp_path / "out")
     assert sorted(files) == [
+        "table-1-by-epoch.csv",
+        "table-1-by-epoch.md",
         "table-1-sign-tests.csv",
         "table-1-sign-tests.md",
         "table-1.csv",
@@ -385,8 +387,8 @@ def test_learning_over_epochs_is_that_of_the_stored_runs(root, tmp_path):
     assert icnn[5] == pytest.approx(100 * np.median(aurocs.mean(1)))
     assert icnn[0] == pytest.approx(12.3)
     header, _, first, second = files["table-1-by-epoch.md"].splitlines()
-    assert header == "| codec | model | epoch 0 |"
-    assert first == "| ECFP | ICNN | 12.3 |"
+    assert header == "| data set | codec | model | epoch 0 |"
+    assert first == "| Tox21 | ECFP | ICNN | 12.3 |"
     assert "ICNN + init" in second
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from convexinit.init import init_icnn_
 from convexinit.nn import MLP, stack_networks, unstack_network
 from convexinit.training import (
+    CLASSIFICATION,
     Split,
     TrainerSettings,
     epoch_order,
@@ -155,7 +156,7 @@ def test_evaluation_is_the_mean_over_all_rows(monkeypatch):
     stack = stack_networks([network_of(0), network_of(1)])
     rows = torch.stack([torch.arange(20), torch.arange(100, 120)])
     measurements = evaluate(
-        stack, {"test": Split(INPUTS, TARGETS, rows)}, 4, 40, torch.inference_mode
+        stack, {"test": Split(INPUTS, TARGETS, rows)}, CLASSIFICATION, 4, 40, torch.inference_mode
     )
     for index in range(2):
         logits = unstack_network(stack, index)(INPUTS[rows[index]])

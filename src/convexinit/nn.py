@@ -224,7 +224,7 @@ class Dropout(nn.Module):
     Example:
         >>> layer = seed_dropout_(Dropout(0.5), [torch.Generator().manual_seed(0)])
         >>> layer(torch.ones(1, 8))
-        tensor([[0., 0., 2., 0., 2., 2., 2., 0.]])
+        tensor([[0., 2., 2., 2., 2., 0., 0., 2.]])
     """
 
     def __init__(self, probability: float) -> None:

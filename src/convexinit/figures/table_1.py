@@ -339,13 +339,13 @@ def by_epoch(selections: Sequence[Selection]) -> pd.DataFrame:
 
 def by_epoch_markdown(numbers: pd.DataFrame) -> str:
     """The table for people, at the epochs :data:`SHOWN_EPOCHS` that all variants have."""
-    keys = ["codec", "model"]
+    keys = ["dataset", "codec", "model"]
     wide = numbers.pivot_table(index=keys, columns="epoch", values="auroc", sort=False)
     epochs = [epoch for epoch in SHOWN_EPOCHS if epoch in wide and wide[epoch].notna().all()]
-    header = [*keys, *(f"epoch {epoch}" for epoch in epochs)]
+    header = ["data set", *keys[1:], *(f"epoch {epoch}" for epoch in epochs)]
     lines = [header, ["---"] * len(header)]
     for names, values in wide[epochs].iterrows():
-        lines.append([*cast("tuple[str, str]", names), *(f"{value:.1f}" for value in values)])
+        lines.append([*cast("tuple[str, ...]", names), *(f"{value:.1f}" for value in values)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
