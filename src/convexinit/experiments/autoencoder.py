@@ -129,12 +129,12 @@ def run(config: dict[str, Any]) -> Outcome:
     seeds = parse_seeds(config["seeds"])
     require(len(seeds) == 1, "seeds", "one seed, for example [0]", seeds)
     settings = checked(AutoencoderSettings, config["autoencoder"], "autoencoder")
+    sizes = checked(Sizes, config["model"], "model")
     corpus_settings = checked(CorpusSettings, config["corpus"], "corpus")
     checkpoint = Path(config["results_dir"]) / "checkpoints" / f"{run_folder(config).name}.pt"
     corpus = load_corpus(
         corpus_settings, config["data_dir"], seeds[0], Path(config["results_dir"]) / "cache"
     )
-    sizes = checked(Sizes, config["model"], "model")
     network, history, seconds = train(corpus, sizes, settings, seeds[0], checkpoint)
     report = assess(network, corpus, seeds[0])
     rows = [(seeds[0], *row) for row in history]
