@@ -135,7 +135,6 @@ class Prepared:
 def run(config: dict[str, Any]) -> Outcome:
     """Train all seeds of one model variant and measure AUROC on the held-out sets."""
     prepare_process()
-    check_options(config)
     seeds = parse_seeds(config["seeds"])
     codec_settings = checked(CodecSettings, config["codec"], "codec")
     codec = open_codec(codec_settings, config["data_dir"])
@@ -180,6 +179,7 @@ def open_codec(settings: CodecSettings, data_dir: str) -> Codec:
 
 def prepare(config: dict[str, Any], codec: Codec, standardise: bool) -> Prepared:
     """Read the molecules of the configuration and encode them (from the cache, if possible)."""
+    check_options(config)
     settings = checked(TaskSettings, config["dataset"], "dataset")
     data = load_multitask(settings.name, config["data_dir"])
     cache = Path(config["results_dir"]) / "cache"

@@ -301,13 +301,14 @@ def more_files(
     """Everything beside the CSV of :func:`table`, by the end of the file's name."""
     remarks = notes(selections, numbers)
     tests = sign_tests(selections)
+    epochs = by_epoch(selections)
     return {
         ".md": markdown_table(numbers, remarks),
         ".tex": latex_table(numbers, remarks),
         "-sign-tests.csv": tests,
         "-sign-tests.md": sign_tests_markdown(tests, beside_paper(numbers)),
-        "-by-epoch.csv": by_epoch(selections),
-        "-by-epoch.md": by_epoch_markdown(by_epoch(selections)),
+        "-by-epoch.csv": epochs,
+        "-by-epoch.md": by_epoch_markdown(epochs),
     }
 
 
