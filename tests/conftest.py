@@ -1,7 +1,9 @@
 """What several tests share."""
 
+import importlib.util
 import os
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -21,6 +23,19 @@ def _own_numerics():
     torch.set_flush_denormal(False)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def script() -> ModuleType:
+    """The module scripts/download_data.py."""
+    spec = importlib.util.spec_from_file_location(
+        "download_data", ROOT / "scripts" / "download_data.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def real_data_dir() -> Path:

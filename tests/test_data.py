@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import importlib.util
 import os
 import re
 import subprocess
@@ -64,18 +63,6 @@ def mnist_copy(mnist_dir: Path, tmp_path: Path) -> Path:
         else:
             path.symlink_to(mnist_dir / file.path)
     return tmp_path
-
-
-@pytest.fixture(scope="session")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "download_data", ROOT / "scripts" / "download_data.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def listing(folder: Path) -> list[tuple[str, int, int]]:

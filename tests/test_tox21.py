@@ -1,7 +1,6 @@
 """Multi-task molecule data: Tox21 in its published forms, the stand-in, and the download."""
 
 import hashlib
-import importlib.util
 import io
 import shutil
 import subprocess
@@ -21,7 +20,7 @@ import numpy as np
 import pytest
 from rdkit import Chem, rdBase
 
-from conftest import ROOT, real_data_dir
+from conftest import real_data_dir
 from convexinit.data import tox21
 from convexinit.data.files import DataError, DataFile, check_files
 from convexinit.data.multitask import MoleculeSet, MultitaskData, load_multitask
@@ -669,18 +668,6 @@ def test_alerts_load_quickly() -> None:
 
 
 # --- Downloads -----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "download_data_tox21", ROOT / "scripts" / "download_data.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Handler(BaseHTTPRequestHandler):
