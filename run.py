@@ -3,6 +3,8 @@
 from typing import Any, cast
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from convexinit.command import install_error_reports
@@ -10,12 +12,13 @@ from convexinit.command import install_error_reports
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> None:
-    """Run one experiment and print the folder of its run."""
+    """Run one experiment and print the folder of its run; in a sweep, the sweeper prints it."""
     from convexinit.experiments import run_experiment
 
     resolved = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     folder = run_experiment(resolved)
-    print(f"run: {folder}", flush=True)
+    if HydraConfig.get().mode == RunMode.RUN:
+        print(f"run: {folder}", flush=True)
 
 
 if __name__ == "__main__":

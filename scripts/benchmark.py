@@ -382,6 +382,11 @@ def comparisons(rounds: int) -> Iterator[tuple[str, str, Callable[[], list[float
             rounds, toxicity_plain_loop(TOX21, True), toxicity_pipeline(TOX21, 10), scale=10
         ),
     )
+    yield (
+        "tox21: products alone, over nn.Dropout in memory (the bound)",
+        "",
+        lambda: ratios(rounds, toxicity_plain_loop(TOX21, False), ceiling(TOX21)),
+    )
     yield "autoencoder encode: share of the ceiling", "", lambda: encoding_share(rounds)
     cores = torch.get_num_threads()
     yield (

@@ -4,10 +4,10 @@
     python scripts/record_runs.py --runs DIR mnist      the runs of one experiment
 
 A recorded run keeps its summary and its options but the places on the machine it was made on. Of
-its metrics it keeps the batch losses that Figure 2 draws (of other experiments about 150 a seed),
-the metrics of held-out sets after about 30 epochs, and those of single tasks after the last epoch
-alone. Trained weights are not recorded. Figures and tables are drawn from recorded runs; the
-numbers in them are those of the whole run.
+its metrics it keeps the batch losses that figures draw (of other experiments about 150 a seed, of
+grid searches and their final runs none), the metrics of held-out sets after about 30 epochs, and
+those of single tasks after the last epoch alone. Trained weights are not recorded. Figures and
+tables are drawn from recorded runs; the numbers in them are those of the whole run.
 """
 
 from __future__ import annotations
@@ -21,11 +21,15 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
-from convexinit.figures import figure_2
+from convexinit.figures import loss_figures
+from convexinit.figures.training_loss import FEWEST_POINTS, drawn_steps
+from convexinit.grid_search import CELLS, FINAL
 from convexinit.runs import Run, RunError, identity, read_runs, replace, run_folder, staging
 
 # Epochs whose held-out metrics are recorded, about.
 MOST_EPOCHS = 30
+# There are many runs of these, of which only what held-out sets say is shown.
+WITHOUT_BATCH_LOSSES = (CELLS, FINAL)
 # Metrics of which there is one for each task of a data set; Table 1 shows the last epoch.
 TASK_METRICS = "auroc_"
 # Arrays that hold a trained network: they are megabytes, and no figure is drawn from them.
@@ -65,11 +69,14 @@ def main() -> None:
 def record(run: Run, out: Path) -> Path:
     """Write the small copy of one run below ``out`` and return its folder."""
     folder = out / run.config["name"] / run_folder({**run.config, "results_dir": out}).name
-    drawn = run.config["name"] in {panel.experiment for panel in figure_2.panels("paper")}
+    drawn = run.config["name"] in loss_figures.experiments()
+    metrics = run.metrics
+    if run.config["name"] in WITHOUT_BATCH_LOSSES:
+        metrics = metrics[metrics["metric"] != "batch_loss"]
     with staging(folder) as place:
         place.chmod(0o755)
         (place / "config.yaml").write_text(OmegaConf.to_yaml(identity(run.config)))
-        thin(run.metrics, drawn).to_csv(place / "metrics.csv", index=False, float_format="%.6g")
+        thin(metrics, drawn).to_csv(place / "metrics.csv", index=False, float_format="%.6g")
         shutil.copyfile(run.folder / "summary.json", place / "summary.json")
         record_arrays(run, place)
         replace(place, folder)
@@ -90,12 +97,12 @@ def thin(metrics: pd.DataFrame, drawn: bool) -> pd.DataFrame:
 
     Args:
         metrics: of a whole run.
-        drawn: whether Figure 2 draws the batch losses, so that it decides which stay.
+        drawn: whether a figure draws the batch losses, so that it decides which stay.
     """
     batch_losses = metrics["metric"] == "batch_loss"
     steps = metrics.loc[batch_losses, "step"].unique()
-    # Of other losses as many points stay as Figure 2 shows at least.
-    shown = figure_2.drawn_steps(steps) if drawn else sparse(steps, figure_2.FEWEST_POINTS)
+    # Of other losses as many points stay as a figure shows at least.
+    shown = drawn_steps(steps) if drawn else sparse(steps, FEWEST_POINTS)
     epochs = np.sort(metrics.loc[~batch_losses, "epoch"].unique())
     of_a_task = metrics["metric"].str.startswith(TASK_METRICS)
     return metrics[

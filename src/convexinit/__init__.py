@@ -15,26 +15,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convexinit.init import init_icnn_, lognormal_init_
-    from convexinit.nn import MLP, ConvexConv2d, ConvexLinear, project_
+    from convexinit.difference import ConvexDifference
+    from convexinit.init import init_icnn_, lognormal_init_, lsuv_init_
+    from convexinit.nn import CNN, MLP, ConvexConv2d, ConvexLinear, project_
     from convexinit.theory import solve_init
 
 _MODULES = {
+    "CNN": "nn",
     "MLP": "nn",
     "ConvexConv2d": "nn",
+    "ConvexDifference": "difference",
     "ConvexLinear": "nn",
     "init_icnn_": "init",
     "lognormal_init_": "init",
+    "lsuv_init_": "init",
     "project_": "nn",
     "solve_init": "theory",
 }
 
 __all__ = [
+    "CNN",
     "MLP",
     "ConvexConv2d",
+    "ConvexDifference",
     "ConvexLinear",
     "init_icnn_",
     "lognormal_init_",
+    "lsuv_init_",
     "project_",
     "solve_init",
 ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -44,9 +46,37 @@ def checked(settings: type[Settings], options: dict[str, Any], section: str) -> 
             OmegaConf.update(schema, name, options[name])
         return OmegaConf.to_object(schema)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{section}.{error.key}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{section}.{error.full_key}: {str(error).splitlines()[0]}") from error
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def composed(*arguments: str) -> dict[str, Any]:
+    """The resolved configuration that ``run.py`` makes of its arguments.
+
+    Example:
+        >>> composed("experiment=mnist", "trainer.epochs=2")["trainer"]["epochs"]
+        2
+    """
+    # Imported here, as most users of this module need no Hydra.
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    # Within run.py Hydra knows the folder of the configuration already.
+    started = GlobalHydra.instance().is_initialized()
+    with nullcontext() if started else initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", list(arguments))
+    return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+
+
+def option_text(value: Any) -> str:
+    """The value of an option as ``run.py`` reads it.
+
+    Example:
+        >>> option_text([1, 2]), option_text(None), option_text("zca")
+        ('[1,2]', 'null', 'zca')
+    """
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def parse_seeds(seeds: Any) -> list[int]:

@@ -1,4 +1,4 @@
-"""Convex layers and the fully-connected networks of the experiments.
+"""Convex layers and the networks of the experiments.
 
 All layers here also compute many networks at once: when their parameters carry a leading
 dimension of ``networks`` (see :func:`stack_networks`), inputs and outputs carry it too.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Literal, TypeVar, cast
 
@@ -136,7 +136,28 @@ class ConvexLinear(Linear):
         return f"{super().extra_repr()}, positivity={self.positivity.name}"
 
 
-class ConvexConv2d(nn.Conv2d):
+class Conv2d(nn.Conv2d):
+    """Unconstrained convolution, ``torch.nn.Conv2d`` for one network or many."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map ``[batch, in, height, width]`` to ``[batch, out, height', width']``.
+
+        A stack maps ``[networks, batch, in, height, width]``.
+        """
+        return self._convolve(input, self.weight)
+
+    def _convolve(self, inputs: Tensor, weight: Tensor) -> Tensor:
+        if weight.ndim == 4:
+            return self._conv_forward(inputs, weight, self.bias)
+        # One convolution for each network: a grouped convolution of the whole stack takes up to
+        # twice the time on a CPU.
+        biases = [None] * len(weight) if self.bias is None else self.bias
+        return torch.stack(
+            [self._conv_forward(*one) for one in zip(inputs, weight, biases, strict=True)]
+        )
+
+
+class ConvexConv2d(Conv2d):
     """Two-dimensional convolution with non-negative weights (paper, appendix A.5).
 
     As neighbouring positions are correlated, the fully-connected fixed point is an approximation
@@ -191,8 +212,8 @@ class ConvexConv2d(nn.Conv2d):
         _reset_convex_layer_(self)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Map ``[batch, in, height, width]`` to ``[batch, out, height', width']``."""
-        return self._conv_forward(input, self.nonnegative_weight, self.bias)
+        """Map images as :class:`Conv2d` does."""
+        return self._convolve(input, self.nonnegative_weight)
 
     def extra_repr(self) -> str:
         """Arguments of the layer, for printing."""
@@ -365,6 +386,105 @@ class MLP(nn.Module):
         A stack of networks maps ``[networks, batch, inputs]`` to ``[networks, batch, outputs]``.
         """
         return self.pre_activations(inputs)[-1]
+
+
+class CNN(nn.Module):
+    """Convolutional network, input-convex if ``convex`` (appendix A.5 of the paper).
+
+    Convolutions with kernels of 3 x 3, of which every second one, from the first on, has stride 2;
+    then one fully-connected layer. The first convolution is unconstrained; in a convex network all
+    later layers are :class:`ConvexConv2d` and :class:`ConvexLinear`.
+
+    At the border the outermost pixels are repeated. Zeros would leave fewer summands there, and
+    biases that centre a full sum of non-negative terms would push these positions far below zero.
+
+    Args:
+        image_shape: (channels, height, width) of the inputs.
+        channels: output channels of every convolution, at least one.
+        outputs: number of outputs.
+        activation: see :class:`MLP`.
+        convex: see :class:`MLP`.
+        positivity: see :class:`ConvexLinear`.
+
+    Raises:
+        ValueError: for sizes below 1, no convolution, an unknown activation or positivity, or an
+            activation that would break convexity.
+
+    Example:
+        >>> network = CNN((1, 8, 8), [16, 16, 16], 10)
+        >>> network(torch.zeros(5, 64)).shape
+        torch.Size([5, 10])
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        channels: Sequence[int],
+        outputs: int,
+        activation: Activation = "relu",
+        convex: bool = True,
+        positivity: str = "projection",
+    ) -> None:
+        super().__init__()
+        if len(image_shape) != 3 or not channels or min(*image_shape, *channels, outputs) < 1:
+            raise ValueError(
+                "image_shape must be (channels, height, width), and channels at least one number; "
+                f"all positive: got {image_shape}, {list(channels)} and outputs={outputs}"
+            )
+        self.image_shape = tuple(image_shape)
+        self.activation = resolve_activation(activation)
+        if convex:
+            check_convex_activation(activation)
+        layers: list[nn.Module] = []
+        height, width = image_shape[1:]
+        for index, size in enumerate(pairwise([image_shape[0], *channels])):
+            stride = 2 if index % 2 == 0 else 1
+            # 3 x 3 pixels with a border of one
+            height, width = (math.ceil(side / stride) for side in (height, width))
+            options: dict[str, Any] = {
+                "kernel_size": 3, "stride": stride, "padding": 1, "padding_mode": "replicate"
+            }  # fmt: skip
+            if convex and index > 0:
+                layers.append(ConvexConv2d(*size, **options, positivity=positivity))
+            else:
+                layers.append(Conv2d(*size, **options))
+        fan_in = channels[-1] * height * width
+        layers.append(
+            ConvexLinear(fan_in, outputs, positivity=positivity)
+            if convex
+            else Linear(fan_in, outputs)
+        )
+        self.layers = nn.ModuleList(layers)
+
+    def pre_activations(self, inputs: Tensor) -> list[Tensor]:
+        """Pre-activations of every layer, the output last.
+
+        Args:
+            inputs: as in :meth:`forward`.
+
+        Returns:
+            ``[..., batch, channels, height, width]`` for convolutions, ``[..., batch, outputs]``.
+        """
+        return list(self._signals(inputs))
+
+    def _signals(self, inputs: Tensor) -> Iterator[Tensor]:
+        *convolutions, last = self.layers
+        signal = inputs.unflatten(-1, self.image_shape)
+        for layer in convolutions:
+            signal = layer(signal)
+            yield signal
+            signal = self.activation(signal)
+        yield last(signal.flatten(-3))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map ``[batch, inputs]``, flattened images, to ``[batch, outputs]``.
+
+        A stack of networks maps ``[networks, batch, inputs]`` to ``[networks, batch, outputs]``.
+        """
+        # One at a time, so that without gradients only the last is kept.
+        for signal in self._signals(inputs):
+            output = signal
+        return output
 
 
 def check_convex_activation(activation: Activation) -> None:

@@ -8,12 +8,14 @@ A run is a folder ``<results>/runs/<experiment>/<model>-<digest>`` with
 - ``arrays.npz``: larger arrays, for experiments that have them.
 
 The digest is that of the configuration, so that the same request finds the same folder. A folder
-is written under a hidden name and renamed when it is complete.
+is written under a hidden name and renamed when it is complete. Whoever works on a run holds a lock
+beside its folder, so that others wait instead of doing the same work.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import importlib.metadata
@@ -23,6 +25,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -34,13 +37,16 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
 # What does not change the numbers of a run, and so does not count when a stored run is looked up.
-PLACES = ("data_dir", "results_dir", "logger", "force")
+PLACES = ("data_dir", "results_dir", "logger", "force", "checkpoint_minutes", "seeds_at_once")
 FILES = ("config.yaml", "metrics.csv", "summary.json")
 COLUMNS = ["seed", "epoch", "step", "split", "metric", "value"]
+# Errors of file systems that cannot lock files, or cannot exchange two folders.
+UNABLE = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK)
 PACKAGES = ("convexinit", "torch", "numpy", "pandas", "hydra-core", "scikit-learn", "rdkit")
 
 Config = dict[str, Any]
@@ -60,6 +66,7 @@ class Outcome:
         device: what it ran on.
         arrays: larger arrays by name.
         notes: whatever else the summary should say, by name.
+        earlier_seconds: time spent by earlier processes, from whose checkpoints the run went on.
     """
 
     metrics: pd.DataFrame
@@ -67,6 +74,7 @@ class Outcome:
     device: str
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    earlier_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -84,8 +92,13 @@ class Run:
         Raises:
             RunError: if the file is damaged.
         """
+        path = self.folder / "metrics.csv"
         try:
-            return pd.read_csv(self.folder / "metrics.csv", dtype={"value": float})[COLUMNS]
+            with path.open("rb") as file:
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":  # half a row would be read as a row
+                    raise ValueError("metrics.csv is cut off")
+            return pd.read_csv(path, dtype={"value": float})[COLUMNS]
         except (OSError, ValueError, KeyError) as error:
             raise _unreadable(self.folder, error) from error
 
@@ -135,6 +148,94 @@ def is_stored(folder: Path) -> bool:
     return all((folder / name).is_file() for name in FILES)
 
 
+def is_intact(folder: Path) -> bool:
+    """Whether a complete run lies in ``folder`` and every file of it can be read."""
+    try:
+        run = read_run(folder)
+        _ = run.metrics, run.arrays
+    except RunError:
+        return False
+    return True
+
+
+def set_aside(folder: Path) -> None:
+    """Move a damaged run to ``<results>/damaged/<experiment>`` and say so on stderr.
+
+    Raises:
+        RunError: if it cannot be moved.
+    """
+    try:
+        aside = folder.parents[2] / "damaged" / folder.parent.name
+        aside.mkdir(parents=True, exist_ok=True)
+        target = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=aside))
+        folder.rename(target)
+    except OSError as error:
+        raise _unwritable(folder.parent, error) from error
+    sys.stderr.write(f"the run in {folder} is damaged; moved to {target}, computing it again\n")
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Work on the run in ``folder`` alone: others who ask for it wait until this process is done.
+
+    The lock is one of the operating system, on a hidden file beside the folder. It ends with its
+    process, however that ends, and holds across machines where the file system has locks. Where it
+    has none, nobody waits, and the same run may be computed twice.
+
+    Raises:
+        RunError: if the lock's file cannot be made.
+    """
+    path = folder.parent / f".{folder.name}.lock"
+    lock = FileLock(path, fallback_to_soft=False)
+    held = _acquire(lock, path, folder)
+    try:
+        if held:
+            with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+                path.write_text(f"process {os.getpid()} on {platform.node()}")
+            _tidy(folder)
+        yield
+    finally:
+        if held:
+            # Before the lock is given up, so that nobody can hold a lock on a file without a name.
+            path.unlink(missing_ok=True)
+            lock.release()
+
+
+def _acquire(lock: FileLock, path: Path, folder: Path) -> bool:
+    """Wait for the lock of a run; False where the file system has no locks."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            with contextlib.suppress(FileNotFoundError):
+                owner = path.read_text() or "another process"
+                sys.stderr.write(f"waiting for {owner}, which works on {folder}\n")
+            lock.acquire(poll_interval=0.2)
+    except OSError as error:
+        if error.errno in UNABLE:
+            return False
+        raise _unwritable(folder.parent, error) from error
+    return True
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what killed processes left of this run; for the holder of its lock alone."""
+    for old in folder.parent.glob(f".old-{folder.name}-*"):
+        if not folder.exists() and is_stored(old / folder.name):
+            (old / folder.name).rename(folder)  # killed while it replaced a finished run
+        shutil.rmtree(old, ignore_errors=True)
+    for place in folder.parent.glob(f".{folder.name}-*"):
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _unwritable(folder: Path, error: OSError) -> RunError:
+    return RunError(
+        f"cannot write to {folder}: {error.strerror}.\n"
+        "Choose another place for runs with results_dir=..."
+    )
+
+
 @contextmanager
 def staging(folder: Path) -> Iterator[Path]:
     """A hidden folder beside ``folder``, removed on the way out unless it was renamed.
@@ -148,10 +249,7 @@ def staging(folder: Path) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         place = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
-        raise RunError(
-            f"cannot write to {folder.parent}: {error.strerror}.\n"
-            "Choose another place for runs with results_dir=..."
-        ) from error
+        raise _unwritable(folder.parent, error) from error
     try:
         yield place
     finally:
@@ -169,7 +267,7 @@ def store(place: Path, folder: Path, config: Config, outcome: Outcome, wall_time
         folder: from :func:`run_folder`.
         config: the resolved configuration.
         outcome: what was measured.
-        wall_time: duration of the run in seconds.
+        wall_time: duration of the run in this process in seconds.
 
     Raises:
         RunError: if the disk is full or cannot be written to.
@@ -177,7 +275,9 @@ def store(place: Path, folder: Path, config: Config, outcome: Outcome, wall_time
     summary = {
         "seeds": {str(seed): _plain(values) for seed, values in outcome.seeds.items()},
         **outcome.notes,
-        "wall_time_seconds": round(wall_time, 3),
+        "wall_time_seconds": round(outcome.earlier_seconds + wall_time, 3),
+        # The part of it before the checkpoint from which this process went on.
+        "earlier_seconds": round(outcome.earlier_seconds, 3),
         "device": outcome.device,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -215,23 +315,58 @@ def _flush(path: Path) -> None:
 def replace(place: Path, folder: Path) -> None:
     """Rename ``place`` to ``folder``, instead of what is there.
 
-    If other processes put theirs there at the same moment, the last one stays.
+    What was there is removed or left in ``place``. If other processes put theirs there at the same
+    moment, the last one stays.
     """
     while True:
-        # Folders cannot be exchanged in one step; the old one is removed when it is out of the way.
-        old = Path(tempfile.mkdtemp(prefix=f".old-{folder.name}-", dir=folder.parent))
         try:
-            with contextlib.suppress(FileNotFoundError):
-                folder.rename(old / folder.name)
             place.rename(folder)
             return
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                with contextlib.suppress(OSError):  # the old run, if there was one
-                    (old / folder.name).rename(folder)
                 raise
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another process has just moved it away
+            if _exchange(place, folder) or _replace_in_two_steps(place, folder):
+                return
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two folders in one step, so that none is ever missing; False where that is impossible.
+
+    Only Linux can, and not on every file system (not on NFS).
+    """
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of <linux/fs.h>
+    if renameat2(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in UNABLE:
+        return False
+    raise OSError(number, os.strerror(number), str(first), None, str(second))
+
+
+def _replace_in_two_steps(place: Path, folder: Path) -> bool:
+    """Move ``folder`` out of the way and rename ``place``; False if another process was faster.
+
+    A process that is killed between the two steps leaves the old run in a hidden folder, from which
+    :func:`claimed` brings it back.
+    """
+    old = Path(tempfile.mkdtemp(prefix=f".old-{folder.name}-", dir=folder.parent))
+    try:
+        folder.rename(old / folder.name)
+        place.rename(folder)
+        return True
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        with contextlib.suppress(OSError):  # the old run, if it was moved
+            (old / folder.name).rename(folder)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 @cache

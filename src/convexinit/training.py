@@ -8,17 +8,20 @@ import hashlib
 import math
 import platform
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
+from convexinit.checkpoints import Checkpoint
 from convexinit.config import require
-from convexinit.nn import clamp_negative_, projected_weights
+from convexinit.nn import Dropout, clamp_negative_, projected_weights
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -115,6 +118,10 @@ class Split:
             self.targets.index_select(0, flat).view(*rows.shape, *self.targets.shape[1:]),
         )
 
+    def of(self, networks: range) -> Split:
+        """The rows of some of the networks."""
+        return Split(self.inputs, self.targets, self.rows[networks.start : networks.stop])
+
     def to(self, device: torch.device) -> Split:
         """Copy on ``device``."""
         return Split(self.inputs.to(device), self.targets.to(device), self.rows.to(device))
@@ -149,12 +156,29 @@ class History:
         measurements: metrics of the held-out sets.
         diverged_at: for every network the first step (from 1) with a loss that is not finite,
             or None.
+        earlier_seconds: time spent by earlier processes, from whose checkpoint training went on.
     """
 
     batch_losses: Tensor
     steps_per_epoch: int
     measurements: list[Measurement] = field(default_factory=list)
     diverged_at: list[int | None] = field(default_factory=list)
+    earlier_seconds: float = 0.0
+
+
+def joined(histories: Sequence[History]) -> History:
+    """What happened to groups of networks that were trained one after the other, as one history."""
+    measurements = [
+        replace(same[0], values=[value for part in same for value in part.values])
+        for same in zip(*(history.measurements for history in histories), strict=True)
+    ]
+    return History(
+        torch.cat([history.batch_losses for history in histories]),
+        histories[0].steps_per_epoch,
+        measurements,
+        [step for history in histories for step in history.diverged_at],
+        sum(history.earlier_seconds for history in histories),
+    )
 
 
 @dataclass(frozen=True)
@@ -229,6 +253,7 @@ def train(
     settings: TrainerSettings,
     objective: Objective = CLASSIFICATION,
     description: str = "training",
+    checkpoint: Checkpoint | None = None,
 ) -> History:
     """Train a stack of networks with Adam, in place.
 
@@ -245,7 +270,10 @@ def train(
         settings: number of epochs, batch size, optimiser, precision, device.
         objective: loss and metrics.
         description: label of the progress bar, which only shows in a terminal.
+        checkpoint: where the state is saved now and then. If there is one already, training goes
+            on from it, with the same numbers as without interruption.
     """
+    begin = time.perf_counter()
     device = settings.torch_device()
     network.to(device)
     training = training.to(device)
@@ -262,13 +290,32 @@ def train(
     losses = torch.empty(count, settings.epochs * steps, device=device)
     history = History(losses, steps)
 
+    done = 0  # optimiser steps
+    orders = [generator.get_state() for generator in generators]
+    state = checkpoint.load() if checkpoint else None
+    if state is not None:
+        done, orders = state["step"], state["orders"]
+        _restore(state, network, optimiser, history)
+    bar = tqdm(
+        total=settings.epochs * steps, initial=done, desc=description, unit="step", disable=None
+    )
+
+    def save() -> None:
+        if checkpoint:
+            seconds = history.earlier_seconds + time.perf_counter() - begin
+            checkpoint.save(
+                _state(network, optimiser, history, seconds) | {"step": done, "orders": orders}
+            )
+
     with _numerics(settings, device) as autocast:
-        clamp_negative_(constrained)
-        history.measurements += evaluate(network, held_out, objective, 0, 0, autocast)
-        bar = tqdm(total=settings.epochs * steps, desc=description, unit="step", disable=None)
-        for epoch in range(1, settings.epochs + 1):
+        if state is None:
+            clamp_negative_(constrained)
+            history.measurements += evaluate(network, held_out, objective, 0, 0, autocast)
+        for epoch in range(done // steps + 1, settings.epochs + 1):
+            for generator, order_state in zip(generators, orders, strict=True):
+                generator.set_state(order_state)
             order = epoch_order(training.rows, generators)
-            for batch, start in enumerate(range(0, rows, settings.batch_size)):
+            for start in range(done % steps * settings.batch_size, rows, settings.batch_size):
                 inputs, targets = training.batch(order[:, start : start + settings.batch_size])
                 with autocast():
                     logits = network(inputs)
@@ -277,12 +324,16 @@ def train(
                 loss.sum().backward()
                 optimiser.step()
                 clamp_negative_(constrained)
-                losses[:, (epoch - 1) * steps + batch] = loss.detach()
+                losses[:, done] = loss.detach()
+                done += 1
                 bar.update()
-            history.measurements += evaluate(
-                network, held_out, objective, epoch, epoch * steps, autocast
-            )
-            bar.set_postfix(loss=f"{losses[:, epoch * steps - 1].median().item():.3g}")
+                if checkpoint and done % steps and checkpoint.due():
+                    save()
+            history.measurements += evaluate(network, held_out, objective, epoch, done, autocast)
+            bar.set_postfix(loss=f"{losses[:, done - 1].median().item():.3g}")
+            orders = [generator.get_state() for generator in generators]
+            if checkpoint and checkpoint.due():
+                save()
         bar.close()
     history.batch_losses = losses.cpu()
     finite = finite_networks(network).tolist()
@@ -291,6 +342,42 @@ def train(
         for step, still_finite in zip(first_non_finite(history.batch_losses), finite, strict=True)
     ]
     return history
+
+
+def _state(
+    network: nn.Module, optimiser: torch.optim.Optimizer, history: History, seconds: float
+) -> dict[str, Any]:
+    """All that :func:`_restore` needs, but for the position in the epoch."""
+    return {
+        "network": network.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "losses": history.batch_losses,
+        "measurements": [asdict(measurement) for measurement in history.measurements],
+        "dropout": [generator.get_state() for generator in _dropout_generators(network)],
+        "seconds": seconds,
+    }
+
+
+def _restore(
+    state: dict[str, Any],
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    history: History,
+) -> None:
+    """Go back to the state that :func:`_state` took."""
+    network.load_state_dict(state["network"])
+    optimiser.load_state_dict(state["optimiser"])
+    history.batch_losses.copy_(state["losses"])
+    history.measurements = [Measurement(**fields) for fields in state["measurements"]]
+    history.earlier_seconds = state["seconds"]
+    for generator, saved in zip(_dropout_generators(network), state["dropout"], strict=True):
+        generator.set_state(saved)
+
+
+def _dropout_generators(network: nn.Module) -> list[Generator]:
+    """Generators of all dropout layers, each once."""
+    layers = [module for module in network.modules() if isinstance(module, Dropout)]
+    return list(dict.fromkeys(generator for layer in layers for generator in layer.generators))
 
 
 def epoch_order(rows: Tensor, generators: list[Generator]) -> Tensor:

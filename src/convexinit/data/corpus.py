@@ -17,6 +17,7 @@ from tqdm import tqdm
 from convexinit.config import require
 from convexinit.data.multitask import load_multitask
 from convexinit.data.smiles import is_held_out, load_smiles
+from convexinit.files import complete_file
 from convexinit.molecules.chemistry import standardise_all
 from convexinit.molecules.recombine import recombine
 from convexinit.molecules.tokens import (
@@ -29,6 +30,7 @@ from convexinit.molecules.tokens import (
 )
 
 # Molecules that the vocabulary is learned from, half of them in random spelling.
+_FORMAT = 1  # to be raised when tokens, spellings or recombination change
 VOCABULARY_SAMPLE = 20_000
 CHUNK = 1000  # molecules that a worker process treats at once
 PROPERTIES = (
@@ -99,14 +101,13 @@ def load_corpus(settings: CorpusSettings, data_dir: str, seed: int, cache: Path)
     tox21 = load_multitask("tox21", data_dir)
     raw = {**load_smiles(data_dir), "tox21_train": tox21.train.smiles}
     kept_back = [*tox21.validation.smiles, *tox21.test.smiles]
-    digest = hashlib.sha256(repr((settings, seed, raw, kept_back, list(PROPERTIES))).encode())
+    content = (_FORMAT, settings, seed, raw, kept_back, list(PROPERTIES))
+    digest = hashlib.sha256(repr(content).encode())
     path = cache / f"corpus-{digest.hexdigest()[:16]}.npz"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part.npz")
         arrays = make_corpus(settings, raw, kept_back, tox21.test.smiles, seed)
-        np.savez(part, **arrays)  # type: ignore[arg-type]
-        part.replace(path)
+        with complete_file(path) as unfinished, unfinished.open("xb") as stream:
+            np.savez(stream, **arrays)  # type: ignore[arg-type]
     with np.load(path, allow_pickle=False) as stored:
         held_out = {
             name.removeprefix("held_out."): [str(text) for text in stored[name]]

@@ -18,12 +18,14 @@ class DataFile:
     Attributes:
         path: relative to the data folder, with forward slashes.
         size: in bytes.
-        sha256: digest of the content, hexadecimal.
+        digest: of the content, hexadecimal.
+        algorithm: of the digest, "sha256" or, where its publisher gives no other, "md5".
     """
 
     path: str
     size: int
-    sha256: str
+    digest: str
+    algorithm: str = "sha256"
 
 
 def find_fault(path: Path, file: DataFile) -> str | None:
@@ -42,21 +44,27 @@ def find_fault(path: Path, file: DataFile) -> str | None:
             kind = "truncated" if size < file.size else "too long"
             return f"{kind}: it has {size:,} bytes, expected {file.size:,}"
         with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = hashlib.file_digest(stream, file.algorithm).hexdigest()
     except OSError as error:
         return f"not readable: {error.strerror or error}"
-    if digest != file.sha256:
-        return f"damaged: its sha256 is {digest[:16]}..., expected {file.sha256[:16]}..."
-    return None
+    return digest_fault(digest, file.digest, file.algorithm)
 
 
-def check_files(name: str, files: Sequence[DataFile], data_dir: Path) -> None:
+def digest_fault(digest: str, expected: str, algorithm: str) -> str | None:
+    """What is wrong with a content of this digest, in a few words; None if it is the right one."""
+    if digest == expected:
+        return None
+    return f"damaged: its {algorithm} is {digest[:16]}..., expected {expected[:16]}..."
+
+
+def check_files(name: str, files: Sequence[DataFile], data_dir: Path, *hints: str) -> None:
     """Check that a data set is there and intact: existence, size and digest of every file.
 
     Args:
         name: the data set, as ``scripts/download_data.py`` calls it.
         files: all files of the data set.
         data_dir: the folder that their paths are relative to. Nothing is written to it.
+        hints: see :func:`file_error`.
 
     Raises:
         DataError: for the first file that is not right; at most ten lines.
@@ -64,13 +72,23 @@ def check_files(name: str, files: Sequence[DataFile], data_dir: Path) -> None:
     for file in files:
         fault = find_fault(data_dir / file.path, file)
         if fault is not None:
-            raise DataError(_message(name, file, data_dir.resolve(), fault))
+            raise file_error(name, file.path, data_dir, fault, *hints)
 
 
-def _message(name: str, file: DataFile, data_dir: Path, fault: str) -> str:
+def file_error(name: str, path: str, data_dir: Path, fault: str, *hints: str) -> DataError:
+    """The error for one file of a data set that can be downloaded, in at most ten lines.
+
+    Args:
+        name: the data set, as ``scripts/download_data.py`` calls it.
+        path: of the file, relative to the data folder.
+        data_dir: the data folder.
+        fault: what is wrong with the file, in a few words; "missing" if it is not there.
+        hints: at most two lines that say what else can be done.
+    """
+    data_dir = data_dir.resolve()
     lines = [
         f"The data set {name} cannot be used because of one file.",
-        f"  file:  {data_dir / file.path}",
+        f"  file:  {data_dir / path}",
         f"  fault: {fault}",
     ]
     if not data_dir.is_dir():
@@ -80,11 +98,12 @@ def _message(name: str, file: DataFile, data_dir: Path, fault: str) -> str:
         lines += [
             f"The file is in another folder: use data_dir={shlex.quote(str(folder))}"
             for folder in (data_dir.parent, data_dir.parent.parent)
-            if (folder / file.path).is_file()
+            if (folder / path).is_file()
         ][:1]
     command = f"python scripts/download_data.py {name} --data-dir {shlex.quote(str(data_dir))}"
     lines += [
         f"To download it:  {command}",
         "To use another folder:  data_dir=<folder>, or the environment variable CONVEXINIT_DATA",
+        *hints,
     ]
-    return "\n".join(lines)
+    return DataError("\n".join(lines))

@@ -531,7 +531,7 @@ def _records(path: Path, data_dir: Path, size: int, file: DataFile | None = None
     """
     try:
         content = read_sdf(path)
-        if file is not None and hashlib.sha256(content).hexdigest() != file.sha256:
+        if file is not None and hashlib.sha256(content).hexdigest() != file.digest:
             raise FormatError("damaged: the SDF in it does not have the expected sha256")
         records = parse_sdf(content)
         fault = _size_fault(len({record.sample_id for record in records}), size)

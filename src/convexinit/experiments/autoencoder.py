@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import pickle
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from convexinit.checkpoints import Checkpoint, checkpoint_of
 from convexinit.config import checked, parse_seeds, require
 from convexinit.data.corpus import Corpus, CorpusSettings, gather, load_corpus
 from convexinit.molecules.autoencoder import (
@@ -33,7 +33,7 @@ from convexinit.molecules.autoencoder import (
 )
 from convexinit.molecules.chemistry import canonical
 from convexinit.molecules.tokens import Vocabulary
-from convexinit.runs import COLUMNS, Outcome, RunError, run_folder
+from convexinit.runs import COLUMNS, Outcome
 from convexinit.training import (
     check_device,
     device_name,
@@ -50,8 +50,8 @@ class DivergedError(RuntimeError):
 PAIRS = 200  # of molecules, for the codes between them
 SEARCHES: dict[str, dict[str, Any]] = {
     "greedy": {"beam": 1},
-    "beam": {"beam": 10},
-    "beam preferring valid": {"beam": 10, "prefer_valid": True},
+    "beam": {"beam": 10, "nearest": False},
+    "nearest of beam": {"beam": 10},
 }
 LENGTHS = (1, 21, 41, 61, 201)  # bounds of the reported ranges, in characters
 SORTED_BATCHES = 50  # batches among which molecules are sorted by length
@@ -131,11 +131,10 @@ def run(config: dict[str, Any]) -> Outcome:
     settings = checked(AutoencoderSettings, config["autoencoder"], "autoencoder")
     sizes = checked(Sizes, config["model"], "model")
     corpus_settings = checked(CorpusSettings, config["corpus"], "corpus")
-    checkpoint = Path(config["results_dir"]) / "checkpoints" / f"{run_folder(config).name}.pt"
     corpus = load_corpus(
         corpus_settings, config["data_dir"], seeds[0], Path(config["results_dir"]) / "cache"
     )
-    network, history, seconds = train(corpus, sizes, settings, seeds[0], checkpoint)
+    network, history, seconds = train(corpus, sizes, settings, seeds[0], checkpoint_of(config))
     report = assess(network, corpus, seeds[0])
     rows = [(seeds[0], *row) for row in history]
     rows += [
@@ -164,7 +163,7 @@ def run(config: dict[str, Any]) -> Outcome:
 
 
 def train(
-    corpus: Corpus, sizes: Sizes, settings: AutoencoderSettings, seed: int, checkpoint: Path
+    corpus: Corpus, sizes: Sizes, settings: AutoencoderSettings, seed: int, checkpoint: Checkpoint
 ) -> tuple[Autoencoder, list[tuple[int, int, str, str, float]], float]:
     """Train, and write a checkpoint every now and then.
 
@@ -177,8 +176,12 @@ def train(
     network = Autoencoder(sizes, len(corpus.vocabulary), corpus.properties.shape[1]).to(device)
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
     history = Progress(torch.zeros(settings.steps))
-    if checkpoint.exists():
-        history = load_checkpoint(checkpoint, network, optimiser)
+    saved = checkpoint.load()
+    if saved is not None:
+        network.load_state_dict(saved["network"])
+        optimiser.load_state_dict(saved["optimiser"])
+        measured = [tuple(row) for row in saved["measured"]]
+        history = Progress(saved["losses"], saved["step"], measured, saved["seconds"])
     before, begin = history.seconds, time.perf_counter()
     watched = _watched(corpus, settings.evaluated)
     bar = tqdm(
@@ -210,7 +213,13 @@ def train(
                 metrics["property_error"] = float(error)
                 history.measured += [(history.step, name, metrics[name]) for name in metrics]
                 history.seconds = before + time.perf_counter() - begin
-                save_checkpoint(checkpoint, network, optimiser, history)
+                checkpoint.save(
+                    {
+                        "network": network.state_dict(),
+                        "optimiser": optimiser.state_dict(),
+                        **vars(history),
+                    }
+                )
                 _report(history, metrics)
     bar.close()
     per_epoch = math.ceil(len(corpus.starts) / settings.batch_size)
@@ -303,49 +312,6 @@ class Progress:
     step: int = 0
     measured: list[tuple[int, str, float]] = field(default_factory=list)
     seconds: float = 0.0
-
-
-def load_checkpoint(
-    checkpoint: Path, network: Autoencoder, optimiser: torch.optim.Optimizer
-) -> Progress:
-    """Go back to the state that :func:`save_checkpoint` wrote.
-
-    Raises:
-        RunError: the file is damaged.
-    """
-    try:
-        saved = torch.load(checkpoint, weights_only=True)
-        network.load_state_dict(saved["network"])
-        optimiser.load_state_dict(saved["optimiser"])
-        measured = [tuple(row) for row in saved["measured"]]
-        return Progress(saved["losses"], saved["step"], measured, saved["seconds"])
-    except (OSError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        raise RunError(
-            f"the checkpoint {checkpoint} cannot be read.\nRemove it to train from the beginning."
-        ) from error
-
-
-def save_checkpoint(
-    checkpoint: Path,
-    network: Autoencoder,
-    optimiser: torch.optim.Optimizer,
-    history: Progress,
-) -> None:
-    """Write a checkpoint under a temporary name and rename it."""
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    part = checkpoint.with_suffix(".part")
-    torch.save(
-        {
-            "network": network.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "losses": history.losses,
-            "step": history.step,
-            "measured": history.measured,
-            "seconds": history.seconds,
-        },
-        part,
-    )
-    part.replace(checkpoint)
 
 
 def learning_rate(step: int, settings: AutoencoderSettings) -> float:

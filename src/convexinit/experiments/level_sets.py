@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 from rdkit import Chem, DataStructs
 from rdkit.Chem import QED, rdFingerprintGenerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from convexinit.config import ConfigError, checked, parse_seeds, require
 from convexinit.experiments.tox21 import (
@@ -42,7 +42,7 @@ from convexinit.experiments.training_dynamics import final_metrics
 from convexinit.level_sets import ConvexFunction, LevelSetError, walk_level_set
 from convexinit.molecules.chemistry import canonical
 from convexinit.molecules.codec import Codec
-from convexinit.nn import MLP, seed_dropout_, unstack_network
+from convexinit.nn import seed_dropout_, unstack_network
 from convexinit.runs import COLUMNS, Outcome
 from convexinit.training import TrainerSettings, device_name, prepare_process, seeded_generator
 
@@ -75,6 +75,7 @@ class LevelSetSettings:
             "everywhere".
         round_trip: whether walks start at and lead to only molecules whose codes are decoded to
             them again.
+        beam: width of the beam search that decodes points, at least 1 (greedy).
     """
 
     tasks: list[str] | None
@@ -86,9 +87,10 @@ class LevelSetSettings:
     interior: str
     region: str
     round_trip: bool
+    beam: int
 
     def __post_init__(self) -> None:
-        for name in ("trajectories", "steps"):
+        for name in ("trajectories", "steps", "beam"):
             value = getattr(self, name)
             require(value >= 1, f"level_sets.{name}", "at least 1", value)
         for name, choices in (("method", METHODS), ("interior", INTERIORS), ("region", REGIONS)):
@@ -206,6 +208,7 @@ def run(config: dict[str, Any]) -> Outcome:
             "molecules": len(library.smiles),
             "excluded": {name: count_reasons(part.excluded) for name, part in data.sets.items()},
         },
+        earlier_seconds=history.earlier_seconds,
     )
 
 
@@ -236,7 +239,7 @@ def known_molecules(data: Prepared) -> Library:
     return Library(list(codes), torch.stack(list(codes.values())).double())
 
 
-def prediction(network: MLP, data: Prepared, column: int) -> ConvexFunction:
+def prediction(network: nn.Module, data: Prepared, column: int) -> ConvexFunction:
     """The logit of one task as a function of codes ``[n, dimensions]``, without gradient.
 
     Args:
@@ -283,11 +286,9 @@ def walk(
         for end in ("starts", "targets")
     ]
     low = (values > lower) & (values <= upper)
-    start = draw(
-        orders[0][low[orders[0]]], settings.trajectories, library, codec, settings.round_trip
-    )
+    start = draw(orders[0][low[orders[0]]], settings.trajectories, library, codec, settings)
     # A target that is a start elsewhere is fine; one that is its own start is not.
-    target = draw(orders[1], len(start), library, codec, settings.round_trip)[: len(start)]
+    target = draw(orders[1], len(start), library, codec, settings)[: len(start)]
     start = start[: len(target)]
     target = torch.where(target == start, target.roll(1), target)
     share = torch.linspace(0.0, 1.0, settings.steps + 1, dtype=values.dtype).view(-1, 1)
@@ -319,8 +320,10 @@ def low_window(values: Tensor, quantiles: Sequence[float]) -> tuple[float, float
     return float(lower), float(upper)
 
 
-def draw(order: Tensor, count: int, library: Library, codec: Codec, round_trip: bool) -> Tensor:
-    """The first ``count`` rows of ``order``, of molecules that return if ``round_trip``.
+def draw(
+    order: Tensor, count: int, library: Library, codec: Codec, settings: LevelSetSettings
+) -> Tensor:
+    """The first ``count`` rows of ``order``, of molecules that return if ``settings`` ask for it.
 
     Returns:
         At most ``count`` rows; fewer if there are not as many.
@@ -329,8 +332,8 @@ def draw(order: Tensor, count: int, library: Library, codec: Codec, round_trip: 
         ConfigError: no molecule returns.
     """
     found = order[:0]
-    for rows in order.split(max(1, 2 * count)):
-        kept = rows[returns(codec, library, rows)] if round_trip else rows
+    for rows in order.split(max(1, count + count // 4)):
+        kept = rows[returns(codec, library, rows, settings.beam)] if settings.round_trip else rows
         found = torch.cat([found, kept])[:count]
         if len(found) == count:
             break
@@ -342,10 +345,10 @@ def draw(order: Tensor, count: int, library: Library, codec: Codec, round_trip: 
     return found
 
 
-def returns(codec: Codec, library: Library, rows: Tensor) -> Tensor:
+def returns(codec: Codec, library: Library, rows: Tensor, beam: int) -> Tensor:
     """Whether the codes of molecules are decoded to the same molecules, ``[len(rows)]``."""
     prepared = codec.prepare([library.smiles[row] for row in rows])
-    decoded = codec.decode(library.codes[rows].float().numpy())
+    decoded = codec.decode(library.codes[rows].float().numpy(), beam)
     same = [canonical(text) == item.smiles for text, item in zip(decoded, prepared, strict=True)]
     return torch.tensor(same, dtype=torch.bool)
 
@@ -444,7 +447,7 @@ def judge(
         [str(item.smiles) for item in codec.prepare([library.smiles[row] for row in rows])]
         for rows in (walks.start, walks.target)
     )
-    texts = codec.decode(points.flatten(0, 1).float().numpy()) if count else []
+    texts = codec.decode(points.flatten(0, 1).float().numpy(), settings.beam) if count else []
     smiles = [canonical(text) or "" for text in texts]
     logits = f(points.flatten(0, 1))
     in_box = (points == library.clamp(points)).all(2)

@@ -9,14 +9,15 @@ feature correlation matrix, which removes each unit's own mean, is recorded besi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
 
 from convexinit.config import checked, parse_seeds, require
-from convexinit.experiments.models import ModelSettings, build_network
+from convexinit.experiments.models import DATA_DRIVEN, ModelSettings, build_network
+from convexinit.nn import MLP
 from convexinit.positivity import resolve_positivity
 from convexinit.runs import COLUMNS, Outcome
 from convexinit.theory import (
@@ -72,6 +73,8 @@ def run(config: dict[str, Any]) -> Outcome:
     seeds = parse_seeds(config["seeds"])
     model = checked(ModelSettings, config["model"], "model")
     settings = checked(SignalSettings, config["signal"], "signal")
+    model.require_fully_connected()
+    require(not model.difference, "model.difference", "false in this experiment", model.difference)
 
     predicted = predict(model, settings.widths)
     rows: list[tuple[int, int, int, str, str, float]] = []
@@ -106,11 +109,15 @@ def propagate_samples(
     model: ModelSettings, settings: SignalSettings, seed: int
 ) -> list[np.ndarray]:
     """Pre-activations ``[samples, units]`` of every layer of one seed's network, in float64."""
-    network = build_network(model, settings.widths, seeded_generator(seed, "weights"))
-    inputs = torch.randn(
-        settings.samples, settings.widths[0], generator=seeded_generator(seed, "inputs")
+    initial_batch, inputs = (
+        torch.randn(settings.samples, settings.widths[0], generator=seeded_generator(seed, stream))
+        for stream in ("initial batch", "inputs")
     )
-    return [signal.double().numpy() for signal in network.pre_activations(inputs)]
+    network = build_network(
+        model, settings.widths, seeded_generator(seed, "weights"), inputs=initial_batch
+    )
+    signals = cast("MLP", network).pre_activations(inputs)
+    return [signal.double().numpy() for signal in signals]
 
 
 def measure(signal: np.ndarray) -> dict[str, float]:
@@ -189,8 +196,11 @@ def predict(model: ModelSettings, widths: list[int]) -> list[SignalMoments]:
     Returns:
         One entry per layer. The list ends early where the signal vanishes or explodes beyond what
         the activation can take, and is empty where the theory does not apply: for biases that
-        depend on the weights that were drawn (``bias_rule: centred``).
+        depend on the weights that were drawn (``bias_rule: centred``), and for initialisations
+        that look at inputs.
     """
+    if model.init in DATA_DRIVEN:
+        return []
     if model.init != "he" and model.bias_rule != "sampled":
         return []
     first_variance = model.variance if model.init == "principled" else 1.0

@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from convexinit.checkpoints import checkpoint_of
 from convexinit.config import ConfigError, checked, parse_seeds, require
 from convexinit.data.multitask import MoleculeSet, MultitaskData, load_multitask
-from convexinit.experiments.models import ModelSettings, build_stack
+from convexinit.experiments.models import ModelSettings, build_stack, initial_batches
 from convexinit.experiments.training_dynamics import final_metrics, metrics_table
 from convexinit.molecules import load_codec
 from convexinit.molecules.cache import encode_cached
 from convexinit.molecules.codec import Codec
-from convexinit.nn import MLP, seed_dropout_
+from convexinit.nn import seed_dropout_
 from convexinit.runs import Outcome
 from convexinit.training import (
     History,
@@ -153,6 +154,7 @@ def run(config: dict[str, Any]) -> Outcome:
             "molecules": {name: len(part.codes) for name, part in data.sets.items()},
             "excluded": {name: count_reasons(part.excluded) for name, part in data.sets.items()},
         },
+        earlier_seconds=history.earlier_seconds,
     )
 
 
@@ -160,6 +162,7 @@ def check_options(config: dict[str, Any]) -> None:
     """Raise ConfigError for a wrong option now, before molecules are encoded."""
     for section, settings in OPTIONS.items():
         checked(settings, config[section], section)
+    checked(ModelSettings, config["model"], "model").require_fully_connected()
 
 
 def open_codec(settings: CodecSettings, data_dir: str) -> Codec:
@@ -235,7 +238,9 @@ def count_reasons(excluded: np.ndarray) -> dict[str, int]:
     return {str(reasons[i]): int(counts[i]) for i in order}
 
 
-def train_networks(config: dict[str, Any], data: Prepared, seeds: list[int]) -> tuple[MLP, History]:
+def train_networks(
+    config: dict[str, Any], data: Prepared, seeds: list[int]
+) -> tuple[nn.Module, History]:
     """Train one network per seed, stacked.
 
     Args:
@@ -258,8 +263,15 @@ def train_networks(config: dict[str, Any], data: Prepared, seeds: list[int]) -> 
         for name, part in data.sets.items()
     }
     training = every.pop("train")
-    widths = model.widths(training.inputs.shape[1], len(data.tasks))
-    network = build_stack(model, widths, seeds, dropout.input, dropout.hidden)
+    widths = model.layer_widths(training.inputs.shape[1], len(data.tasks))
+    network = build_stack(
+        model,
+        widths,
+        seeds,
+        dropout.input,
+        dropout.hidden,
+        batches=initial_batches(training, seeds, trainer.batch_size),
+    )
     seed_dropout_(network, [seeded_generator(seed, "dropout") for seed in seeds])
     history = train(
         network,
@@ -269,6 +281,7 @@ def train_networks(config: dict[str, Any], data: Prepared, seeds: list[int]) -> 
         trainer,
         multitask_objective(data.tasks),
         description=f"{data.title}, {model.title}, {len(seeds)} seeds",
+        checkpoint=checkpoint_of(config),
     )
     return network, history
 

@@ -1,48 +1,32 @@
-"""Figures 2, 5 and 7 to 10: the loss of every training batch during the first epochs."""
+"""Training on images: Figures 2, 5 and 7 to 10 (batch losses), 3 and 11 (generalisation)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 import torch
+from torch import nn
 
-from convexinit.config import checked, parse_seeds, require
-from convexinit.data.images import load_images, normalise
+from convexinit.checkpoints import checkpoint_of
+from convexinit.config import checked, parse_seeds
 from convexinit.data.split import random_split
-from convexinit.experiments.models import ModelSettings, build_stack
+from convexinit.experiments.datasets import dataset_settings, load_dataset
+from convexinit.experiments.models import ModelSettings, build_stack, initial_batches
+from convexinit.memory import available_bytes, fitting, training_bytes
 from convexinit.runs import Outcome
 from convexinit.training import (
+    EVALUATION_ROWS,
     History,
     Split,
     TrainerSettings,
     device_name,
+    joined,
     prepare_process,
     seeded_generator,
     train,
 )
-
-
-@dataclass(frozen=True)
-class DatasetSettings:
-    """Which images, and how many of the training set are held out.
-
-    Attributes:
-        name: name of the data set.
-        validation_fraction: share of the training set that each seed holds out, in (0, 1).
-    """
-
-    name: str
-    validation_fraction: float
-
-    def __post_init__(self) -> None:
-        require(
-            0.0 < self.validation_fraction < 1.0,
-            "dataset.validation_fraction",
-            "between 0 and 1, both excluded",
-            self.validation_fraction,
-        )
 
 
 def run(config: dict[str, Any]) -> Outcome:
@@ -51,8 +35,8 @@ def run(config: dict[str, Any]) -> Outcome:
     seeds = parse_seeds(config["seeds"])
     trainer = checked(TrainerSettings, config["trainer"], "trainer")
     model = checked(ModelSettings, config["model"], "model")
-    dataset = checked(DatasetSettings, config["dataset"], "dataset")
-    data = normalise(load_images(dataset.name, config["data_dir"]))
+    dataset = dataset_settings(config["dataset"])
+    data = load_dataset(dataset, config["data_dir"], config["results_dir"])
 
     splits = [
         random_split(
@@ -65,22 +49,73 @@ def run(config: dict[str, Any]) -> Outcome:
         for rows in zip(*splits, strict=True)
     )
     every_row = torch.arange(len(data.test_labels)).expand(len(seeds), -1)
-    test = Split(data.test_inputs, data.test_labels, every_row)
+    held_out = {"test": Split(data.test_inputs, data.test_labels, every_row)}
+    if dataset.validation_fraction > 0.0:
+        held_out = {"validation": validation, **held_out}
 
-    widths = model.widths(data.train_inputs.shape[1], data.num_classes)
-    history = train(
-        build_stack(model, widths, seeds),
-        training,
-        {"validation": validation, "test": test},
-        [seeded_generator(seed, "batches") for seed in seeds],
-        trainer,
-        description=f"{data.title}, {model.title}, {len(seeds)} seeds",
-    )
+    widths = model.layer_widths(data.train_inputs.shape[1], data.num_classes)
+    device = trainer.torch_device()
+    batches = initial_batches(training, seeds, trainer.batch_size)
+
+    def build(group: range) -> nn.Module:
+        some = slice(group.start, group.stop)
+        return build_stack(
+            model, widths, seeds[some], image_shape=data.image_shape, batches=batches[some]
+        )
+
+    groups = groups_of_seeds(build, data.image_shape, trainer, len(seeds), config["seeds_at_once"])
+    histories = []
+    for group in groups:
+        some = seeds[group.start : group.stop]
+        histories.append(
+            train(
+                build(group),
+                training.of(group),
+                {name: split.of(group) for name, split in held_out.items()},
+                [seeded_generator(seed, "batches") for seed in some],
+                trainer,
+                description=f"{data.title}, {model.title}, {len(some)} of {len(seeds)} seeds",
+                checkpoint=checkpoint_of(config, f"seeds-{group.start}-{group.stop}"),
+            )
+        )
+    history = joined(histories)
     return Outcome(
         metrics_table(history, seeds),
         final_metrics(history, seeds),
-        device_name(trainer.torch_device()),
+        device_name(device),
+        earlier_seconds=history.earlier_seconds,
     )
+
+
+def groups_of_seeds(
+    build: Callable[[range], nn.Module],
+    image_shape: tuple[int, int, int],
+    trainer: TrainerSettings,
+    count: int,
+    most: int | None,
+) -> list[range]:
+    """Split ``count`` seeds into groups that fit into the memory of the device.
+
+    Args:
+        build: makes the stack of networks of a group.
+        image_shape: channels, height and width of the inputs.
+        trainer: device and size of batches.
+        count: number of seeds.
+        most: number of seeds in a group at most; None for no limit.
+    """
+    first = build(range(1))
+    parameters = sum(parameter.numel() for parameter in first.parameters())
+    # Every bias is that of a unit, or of a channel with a unit for every pixel at most.
+    pixels = image_shape[1] * image_shape[2]
+    units = sum(
+        layer.bias.numel() * (pixels if isinstance(layer, nn.Conv2d) else 1)
+        for layer in first.modules()
+        if isinstance(layer, (nn.Linear, nn.Conv2d)) and layer.bias is not None
+    )
+    # Evaluation keeps half as much of every sample as training, or less.
+    samples = max(trainer.batch_size, EVALUATION_ROWS // 2)
+    available = available_bytes(trainer.torch_device())
+    return fitting(count, training_bytes(parameters, units, samples), available, most)
 
 
 def metrics_table(history: History, seeds: list[int]) -> pd.DataFrame:

@@ -10,28 +10,40 @@ from typing import Any
 
 from convexinit.figures import (
     autoencoder,
+    claims,
     figure_1,
-    figure_2,
+    figure_3,
     figure_4,
+    figure_6,
+    figure_11,
+    grid_search,
     level_sets,
+    loss_figures,
     style,
     table_1,
     training_summary,
 )
-from convexinit.figures.select import TITLES, Selection, select
+from convexinit.figures.select import Selection, select, title_of
 from convexinit.runs import Run, RunError, read_runs
 
-# Each module offers panels(scale) and table(selections); figures also draw(selections, table),
-# tables for people markdown(table), and what has more files of its own more_files(selections,
-# table): texts and tables by the end of the file's name.
+# Each offers panels(scale), or selections(scale, runs) where a panel is not a run per variant, and
+# table(selections); figures also draw(selections, table), tables for people markdown(table), and
+# what has more files of its own more_files(selections, table): texts and tables by the end of the
+# file's name. FOLDER is where tables go, if not to tables/; is_shown(selection) tells whether there
+# is something to draw, if one run is not enough for that.
 FIGURES: dict[str, Any] = {
     "figure-1": figure_1,
-    "figure-2": figure_2,
+    **loss_figures.FIGURES,
+    "figure-6": figure_6,
     "training-summary": training_summary,
     "autoencoder": autoencoder,
     "table-1": table_1,
+    "figure-3": figure_3,
+    "figure-11": figure_11,
+    "grid-search": grid_search,
     "figure-4": figure_4,
     "level-sets": level_sets,
+    "claims": claims,
 }
 # Where runs are read from, and where figures and tables go.
 FOLDERS = {
@@ -41,13 +53,15 @@ FOLDERS = {
 EPILOG = """\
 Each figure NAME becomes OUT/figures/NAME.pdf, .png and OUT/tables/NAME.csv, the numbers in it;
 a table becomes OUT/tables/NAME.csv and .md; table-1 also .tex, and its sign tests in two files.
+claims becomes OUT/claims.md and .csv: the paper's claims, checked on the stored runs.
 What is missing is printed with the command that produces it; such runs go to results/runs:
   python -m convexinit.figures --runs results/runs
 
 Which runs are used: those made with exactly the options that the figure's protocol fixes (model,
 batch size, learning rate, ...). The variants in a panel share all other options too (seeds, epochs,
-device, ...). Of several such sets, the one with the most variants is drawn, then the one with the
-most seeds x epochs. The runs used are printed.
+device, ...), but for those that a search chose for each variant (figure-3, figure-11). Of several
+such sets, the one with the most variants is drawn, then the one with the most seeds x epochs, then
+the one of the highest precision. The runs used are printed.
 """
 
 
@@ -100,12 +114,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     default_runs, default_out = FOLDERS[options.scale]
     root = options.runs or default_runs
     drawn: dict[str, bool] = {}
+    reported: set[str] = set()
     failures: list[str] = []
     try:
         runs = read_runs(root)
         for name in options.names or FIGURES:
             try:
-                drawn[name] = draw(name, runs, options.scale, root, options.out or default_out)
+                drawn[name] = draw(
+                    name, runs, options.scale, root, options.out or default_out, reported
+                )
             except RunError as error:
                 failures.append(f"error: {name}: {error}")
     except RunError as error:
@@ -122,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
 
 
-def draw(name: str, runs: list[Run], scale: str, root: Path, out: Path) -> bool:
+def draw(name: str, runs: list[Run], scale: str, root: Path, out: Path, reported: set[str]) -> bool:
     """Draw one figure and write its table; report what was used, written and missing.
 
     Args:
@@ -131,28 +148,36 @@ def draw(name: str, runs: list[Run], scale: str, root: Path, out: Path) -> bool:
         scale: "paper" or "demo".
         root: the folder that the runs were read from.
         out: the folder for ``figures/`` and ``tables/``.
+        reported: what was said for other figures, which is not said again.
 
     Returns:
         Whether there was anything to draw.
     """
     figure = FIGURES[name]
-    selections = [select(panel, runs) for panel in figure.panels(scale)]
+    if hasattr(figure, "selections"):
+        selections = figure.selections(scale, runs)
+    else:
+        selections = [select(panel, runs) for panel in figure.panels(scale)]
     for selection in selections:
         for line in report(selection, root):
-            print(f"{name}: {line}")
-    if not any(selection.runs for selection in selections):
+            if line not in reported:
+                print(f"{name}: {line}")
+                reported.add(line)
+    is_shown = getattr(figure, "is_shown", lambda selection: bool(selection.runs))
+    if not any(map(is_shown, selections)):
         return False
     numbers = figure.table(selections)
-    files = [style.save_table(numbers, out / "tables" / f"{name}.csv")]
+    tables = out / getattr(figure, "FOLDER", "tables")
+    files = [style.save_table(numbers, tables / f"{name}.csv")]
     if hasattr(figure, "draw"):
         with style.paper():
             files += style.save(figure.draw(selections, numbers), out / "figures" / name)
     if hasattr(figure, "markdown"):
         text = figure.markdown(numbers).encode()
-        files.append(style.write(out / "tables" / f"{name}.md", text))
+        files.append(style.write(tables / f"{name}.md", text))
     if hasattr(figure, "more_files"):
         for end, content in figure.more_files(selections, numbers).items():
-            place = out / "tables" / f"{name}{end}"
+            place = tables / f"{name}{end}"
             if isinstance(content, str):
                 files.append(style.write(place, content.encode()))
             else:
@@ -178,7 +203,7 @@ def report(selection: Selection, root: Path) -> list[str]:
         folders = ", ".join(run.folder.name for run in selection.runs.values())
         lines.append(f"{title}: {extent}; runs {folders}")
     if selection.missing:
-        missing = ", ".join(TITLES.get(name, name) for name in selection.missing)
+        missing = ", ".join(map(title_of, selection.missing))
         lines.append(f"{title}: missing {missing}")
         lines += [
             f"  stored, but not of this set: {run.folder.name} ({difference})"

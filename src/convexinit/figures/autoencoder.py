@@ -13,10 +13,10 @@ TITLES = {
     "held_out": "all held-out molecules",
     "greedy": "1,000 of them, greedy search",
     "beam": "1,000 of them, beam of 10",
-    "beam preferring valid": "1,000 of them, best valid string in a beam of 10",
+    "nearest of beam": "1,000 of them, nearest molecule in a beam of 10",
     "greedy between": "codes between two of them, greedy search",
     "beam between": "codes between two of them, beam of 10",
-    "beam preferring valid between": "codes between two of them, best valid string in a beam of 10",
+    "nearest of beam between": "codes between two of them, nearest molecule in a beam of 10",
 }
 
 

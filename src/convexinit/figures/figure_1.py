@@ -1,4 +1,4 @@
-"""Figure 1: pre-activations of untrained networks, layer by layer, measured and predicted.
+"""Figures 1 and 6: pre-activations of untrained networks, layer by layer, beside the theory.
 
 Per variant and layer: the histogram of pre-activations (first seed) below the Gaussian that the
 theory predicts, mean, variance and correlation (mean over seeds) beside their predictions, and the
@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from convexinit.figures import style
-from convexinit.figures.select import TITLES, Panel, Selection
+from convexinit.figures.select import Panel, Selection, title_of
 from convexinit.runs import Run
 
 QUANTITIES = ("mean", "variance", "correlation")
@@ -28,7 +28,7 @@ FOOTER_HEIGHT = 0.4
 
 
 def panels(scale: str) -> list[Panel]:
-    """What the figure shows; the same at all scales."""
+    """What Figure 1 shows; the same at all scales."""
     variants: dict[str, dict] = {"nonconvex": {}, "icnn": {}, "icnn_init": {}}
     return [Panel("signal_propagation", "signal propagation", variants)]
 
@@ -43,7 +43,7 @@ def table(selections: list[Selection]) -> pd.DataFrame:
         feature correlation matrix off its diagonal, has no prediction.
     """
     parts = [
-        _layer_statistics(run).assign(model=model)
+        _layer_statistics(run).assign(model=title_of(model))
         for selection in selections
         for model, run in selection.runs.items()
     ]
@@ -76,10 +76,10 @@ def draw(selections: list[Selection], numbers: pd.DataFrame) -> Figure:
     for index, (model, run) in enumerate(selection.runs.items()):
         top = 1 - BLOCK_HEIGHT * index / height
         figure.text(
-            0.01, top - 0.06 / height, f"({'abc'[index]}) {TITLES[model]}",
+            0.01, top - 0.06 / height, f"({'abcde'[index]}) {title_of(model)}",
             va="top", fontweight="bold", fontsize=8,
         )  # fmt: skip
-        here = numbers[numbers["model"] == model]
+        here = numbers[numbers["model"] == title_of(model)]
         widths = run.config["signal"]["widths"][1:]
         grid = figure.add_gridspec(
             3,
@@ -92,7 +92,8 @@ def draw(selections: list[Selection], numbers: pd.DataFrame) -> Figure:
             hspace=0.0,
             wspace=0.08,
         )
-        _draw_block(grid.subplots(squeeze=False), run, here, style.COLOURS[model])
+        colour = style.COLOURS[run.config["model"]["name"]]
+        _draw_block(grid.subplots(squeeze=False), run, here, colour)
     _draw_footer(figure, int(numbers["seeds"].max()))
     return figure
 

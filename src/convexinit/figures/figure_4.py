@@ -207,8 +207,10 @@ def _rule(height: float) -> Any:
 def _draw_cell(axes: Axes, row: dict[str, Any]) -> None:
     draw_molecule(axes, row["smiles"])
     own = "–" if np.isnan(row["own_toxicity"]) else percent(row["own_toxicity"])
-    lines = [(f"QED {row['qed']:.2f}", "black", "bold"), (f"toxicity {percent(row['toxicity'])}",
-             "black", "normal")]  # fmt: skip
+    lines = [
+        (f"QED {row['qed']:.2f}", "black", "bold"),
+        (f"predicted {percent(row['toxicity'])}", "black", "normal"),
+    ]
     if row["role"] == "level set":
         lines.append((f"decoded {own}", style.MUTED, "normal"))
     for line, (text, colour, weight) in enumerate(lines):
@@ -240,8 +242,8 @@ def _draw_footer(figure: Figure, run: Run, numbers: pd.DataFrame) -> None:
     lines = [
         f"Walks with the most distinct molecules. {run.summary['dataset']}, {codec}, "
         f"{TITLES[MODEL]}, seed {seed}.",
-        "toxicity: predicted at the point of the walk; decoded: predicted from the code of the "
-        "decoded molecule.",
+        "predicted: probability of the label at the point of the walk; decoded: the same for the "
+        "code of the decoded molecule.",
     ]
     for line, text in enumerate(lines):
         figure.text(

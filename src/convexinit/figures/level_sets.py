@@ -24,6 +24,7 @@ SCALES: dict[str, dict[str, Any]] = {
         # network, and the others, where walks can start, predicted to have the alert.
         "level_sets.tasks": ["tertiary-amine", "michael-acceptor"],
         "level_sets.trajectories": 30,
+        "level_sets.beam": 1,
         "dropout.input": 0.1,
         "dropout.hidden": 0.1,
         "trainer.batch_size": 64,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,18 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
+from convexinit.files import complete_file
+
 # Widths in inches of a single-column paper such as NeurIPS: the text, and a figure of one panel.
 TEXT_WIDTH = 5.5
 PANEL_WIDTH = 3.4
 
 # Colours that remain distinct for colour-blind readers (Okabe and Ito 2008, "Color Universal
-# Design"); each variant keeps its colour in all figures.
-COLOURS = {
-    "nonconvex": "#000000",
-    "icnn": "#D55E00",
-    "icnn_skip": "#009E73",
-    "icnn_init": "#0072B2",
-}
+# Design").
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+# Each model variant keeps its colour in all figures.
+COLOURS = {"nonconvex": BLACK, "icnn": VERMILION, "icnn_skip": GREEN, "icnn_init": BLUE}
 # What the theory predicts (the purple of Tol's "bright" scheme), and remarks.
 PREDICTION = "#AA3377"
 MUTED = "#666666"
@@ -86,11 +85,6 @@ def save_table(table: pd.DataFrame, path: Path) -> Path:
 
 def write(path: Path, content: bytes) -> Path:
     """Write a file that appears complete or not at all; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with complete_file(path) as unfinished:
         unfinished.write_bytes(content)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return path

@@ -1,69 +1,79 @@
-"""Table "training-summary": where the runs behind Figure 2 ended, and where the recipe fails."""
+"""Table "training-summary": where the runs behind the figures of training losses ended."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from convexinit.figures import figure_2
-from convexinit.figures.select import TITLES, Panel, Selection
+from convexinit.figures.loss_figures import FIGURES, RANDOM_BIAS, VARIANTS
+from convexinit.figures.select import TITLES, Panel, Selection, title_of
+from convexinit.runs import Run
 
 METRICS = ("train_loss", "validation_loss", "test_loss", "test_accuracy")
-
-
-# Random bias (appendix C.3), and five layers of 64 units: too narrow for the paper's
-# initialisation, unless biases are random.
-MORE_PANELS = [
-    Panel("mnist", "MNIST, random bias", {"icnn_init": {"model.bias_noise": 0.5}}),
+# Five layers of 64 units: too narrow for the paper's initialisation, unless biases are random.
+DEEP_DIGITS = [
     Panel("digits", "digits, 5 hidden layers", {name: {"model.num_hidden": 5} for name in TITLES}),
     Panel(
         "digits",
-        "digits, 5 hidden layers, random bias",
-        {"icnn_init": {"model.num_hidden": 5, "model.bias_noise": 0.5}},
+        "digits, 5 hidden layers",
+        {RANDOM_BIAS: {**VARIANTS[RANDOM_BIAS], "model.num_hidden": 5}},
     ),
 ]
 
 
 def panels(scale: str) -> list[Panel]:
-    """The panels of Figure 2; at paper scale also those of :data:`MORE_PANELS`."""
-    return figure_2.panels(scale) + (MORE_PANELS if scale == "paper" else [])
+    """The panels of all figures of training losses; at paper scale also :data:`DEEP_DIGITS`."""
+    drawn = [panel for figure in FIGURES.values() for panel in figure.panels(scale)]
+    return drawn + (DEEP_DIGITS if scale == "paper" else [])
 
 
 def table(selections: Sequence[Selection]) -> pd.DataFrame:
-    """One row per data set and variant.
+    """One row per run, grouped by data set; a run that several figures draw has one row.
 
     Returns:
-        ``dataset, model, seeds, diverged, epochs`` and, for each of :data:`METRICS`, its minimum,
-        median and maximum over the seeds after the last epoch. Losses are in nats; the training
-        loss of a seed is the median over the batches of its last epoch. Seeds that diverged count
-        as infinite loss and accuracy 0.
+        ``dataset, model, seeds, diverged, epochs, precision`` and, for each of :data:`METRICS`, its
+        minimum, median and maximum over the seeds after the last epoch. Losses are in nats; the
+        training loss of a seed is the median over the batches of its last epoch. Seeds that
+        diverged count as infinite loss and accuracy 0.
     """
-    rows = []
+    rows: dict[Path, tuple[str, str, Run]] = {}
     for selection in selections:
-        for model, run in selection.runs.items():
-            seeds = pd.DataFrame(run.summary["seeds"].values())
-            row = {
-                "dataset": selection.panel.title,
-                "model": TITLES[model],
-                "seeds": len(seeds),
-                "diverged": int((seeds["status"] == "diverged").sum()),
-                "epochs": run.config["trainer"]["epochs"],
-            }
-            for metric in METRICS:
-                worst = 0.0 if metric.endswith("accuracy") else float("inf")
-                values = seeds[metric].astype(float).fillna(worst)
-                row |= {
-                    f"{metric}_min": values.min(),
-                    f"{metric}_median": values.median(),
-                    f"{metric}_max": values.max(),
-                }
-            rows.append(row)
-    return pd.DataFrame(rows)
+        for variant, run in selection.runs.items():
+            rows.setdefault(run.folder, (selection.panel.title, title_of(variant), run))
+    titles = list(dict.fromkeys(title for title, _, _ in rows.values()))
+    ordered = sorted(rows.values(), key=lambda row: titles.index(row[0]))
+    return pd.DataFrame([_row(*row) for row in ordered])
+
+
+def _row(dataset: str, model: str, run: Run) -> dict[str, Any]:
+    seeds = pd.DataFrame(run.summary["seeds"].values())
+    row = {
+        "dataset": dataset,
+        "model": model,
+        "seeds": len(seeds),
+        "diverged": int((seeds["status"] == "diverged").sum()),
+        "epochs": run.config["trainer"]["epochs"],
+        "precision": run.config["trainer"]["precision"],
+    }
+    for metric in METRICS:
+        worst = 0.0 if metric.endswith("accuracy") else float("inf")
+        values = seeds[metric].astype(float).fillna(worst)
+        row |= {
+            f"{metric}_min": values.min(),
+            f"{metric}_median": values.median(),
+            f"{metric}_max": values.max(),
+        }
+    return row
 
 
 def markdown(numbers: pd.DataFrame) -> str:
-    """The table for people: ``median (minimum to maximum)`` over the seeds."""
+    """The table for people: ``median (minimum to maximum)`` over the seeds.
+
+    The precision is named where it is not float32.
+    """
     header = [
         "data set", "model", "seeds", "epochs", "training loss", "test loss", "test accuracy"
     ]  # fmt: skip
@@ -74,5 +84,8 @@ def markdown(numbers: pd.DataFrame) -> str:
             f"{row[f'{metric}_max']:.3f})"
             for metric in ("train_loss", "test_loss", "test_accuracy")
         ]
-        lines.append([row["dataset"], row["model"], str(row["seeds"]), str(row["epochs"]), *cells])
+        dataset = row["dataset"]
+        if row["precision"] != "float32":
+            dataset += f", {row['precision']}"
+        lines.append([dataset, row["model"], str(row["seeds"]), str(row["epochs"]), *cells])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -317,14 +318,15 @@ class AutoencoderCodec(Codec):
     def _refusal(self, canonical: str) -> str | None:
         return None if split_symbols(canonical) else "with characters that are in no token"
 
-    def decode(self, codes: np.ndarray, beam: int = 1, prefer_valid: bool = False) -> list[str]:
-        """The most likely string for each code ``[n, dimensions]``, valid SMILES or not.
+    def decode(self, codes: np.ndarray, beam: int = 1, nearest: bool = True) -> list[str]:
+        """One string for each code ``[n, dimensions]``, valid SMILES or not.
 
         Args:
             codes: any finite numbers; codes of molecules lie between -1 and 1.
             beam: width of the beam search; 1 takes the most likely token at every step.
-            prefer_valid: whether to take the most likely string of the beam that is a molecule,
-                where there is one.
+            nearest: of the molecules in a beam, take the one whose own code is nearest to the
+                given one, instead of the most likely string. Where no string in the beam is a
+                molecule, the most likely one is returned.
 
         Raises:
             ValueError: codes of another shape or that are not finite; ``beam`` below 1.
@@ -336,9 +338,29 @@ class AutoencoderCodec(Codec):
             return []
         if beam == 1:
             return [self.vocabulary.decode(numbers) for numbers in greedy(self.network, inputs)]
+        beams = [
+            [self.vocabulary.decode(numbers) for numbers in hypotheses]
+            for hypotheses in beam_search(self.network, inputs, beam)
+        ]
+        return self._nearest(inputs, beams) if nearest else [texts[0] for texts in beams]
+
+    def _nearest(self, codes: Tensor, beams: list[list[str]]) -> list[str]:
+        """Of the strings for each code the molecule with the nearest code, else the first."""
+        forms = [[canonical(text) for text in texts] for texts in beams]
+        known = {form for row in forms for form in row if form and split_symbols(form)}
+        molecules = sorted(known)
+        found = dict(
+            zip(
+                molecules,
+                encode_tokens(self.network, tokenise(self.vocabulary, molecules)),
+                strict=True,
+            )
+        )
         results = []
-        for hypotheses in beam_search(self.network, inputs, beam):
-            texts = [self.vocabulary.decode(numbers) for numbers in hypotheses]
-            valid = (text for text in texts if canonical(text) is not None)
-            results.append(next(valid, texts[0]) if prefer_valid else texts[0])
+        for code, texts, row in zip(codes, beams, forms, strict=True):
+            distances = [
+                float((found[form] - code).square().sum()) if form in found else math.inf
+                for form in row
+            ]
+            results.append(texts[distances.index(min(distances))])
         return results

@@ -1,22 +1,19 @@
 """Codes of molecules on disk, so that nothing is encoded twice.
 
 A file holds the codes of one list of molecules. Its name is a digest of the list, of the codec and
-of the version of RDKit, which decides the canonical forms. A cache is never needed: whatever is
-wrong with it ends in a warning and in codes that are computed.
+of the version of RDKit, which decides the canonical forms.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import uuid
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from convexinit.data.cache import read_arrays, write_arrays
 from convexinit.molecules.codec import Codec, check_smiles, warn_not_encodable
 
 _FORMAT = 1  # to be raised when the content of the files or the standardisation changes
@@ -41,12 +38,13 @@ def encode_cached(codec: Codec, smiles: Sequence[str], folder: str | Path) -> np
     """
     smiles = check_smiles(smiles)
     path = cache_file(codec, smiles, Path(folder))
-    codes = _read(path, (len(smiles), codec.dimensions))
+    shape = (len(smiles), codec.dimensions)
+    codes = read_arrays(path, "codes", lambda arrays: _check(arrays["codes"], shape))
     if codes is not None:
         _warn_again(codec, smiles, codes)
         return codes
     codes = codec.encode(smiles)
-    _write(path, codes)
+    write_arrays(path, "codes", codes=codes)
     return codes
 
 
@@ -58,45 +56,11 @@ def cache_file(codec: Codec, smiles: Sequence[str], folder: Path) -> Path:
     return folder / f"{codec.name}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.npz"
 
 
-def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """The codes in a file; None, with a warning if there is a file, if there are none."""
-    try:
-        # The checksums of the zip format tell whether a byte has changed.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            codes = archive["codes"]
-        if codes.shape != shape or codes.dtype != np.float32:
-            raise ValueError(f"it holds {codes.dtype} {list(codes.shape)}, not {list(shape)}")
-        return codes
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except Exception as error:  # damaged bytes can make the readers of zip and npy fail in any way
-        reason = str(error).splitlines()[:1] or [type(error).__name__]
-        warnings.warn(
-            f"the cached codes in {path} cannot be used ({reason[0]}); they are computed again",
-            stacklevel=3,
-        )
-        return None
-
-
-def _write(path: Path, codes: np.ndarray) -> None:
-    """Store codes under a name of their own and rename the file: it is complete or not there."""
-    part = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("xb") as stream:
-                np.savez(stream, codes=codes)
-            part.replace(path)
-        except BaseException:  # also Ctrl-C: no half of a file stays
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        warnings.warn(
-            f"the codes cannot be cached in {path.parent} ({error.strerror or error}); "
-            "they will be computed again next time",
-            stacklevel=3,
-        )
+def _check(codes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Codes from a file, if they are of the right kind."""
+    if codes.shape != shape or codes.dtype != np.float32:
+        raise ValueError(f"it holds {codes.dtype} {list(codes.shape)}, not {list(shape)}")
+    return codes
 
 
 def _warn_again(codec: Codec, smiles: list[str], codes: np.ndarray) -> None:

@@ -77,8 +77,12 @@ class Codec(ABC):
             for item in standardise_all(check_smiles(smiles))
         ]
 
-    def decode(self, codes: np.ndarray) -> list[str]:
+    def decode(self, codes: np.ndarray, beam: int = 1) -> list[str]:
         """Strings for codes ``[n, dimensions]``, as they come: they need not be valid SMILES.
+
+        Args:
+            codes: any finite numbers.
+            beam: width of the beam search; 1 takes the most likely token at every step.
 
         Raises:
             NoDecoderError: if this codec cannot decode.

@@ -1,0 +1,50 @@
+"""Difference of two input-convex networks, which need not be convex."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class ConvexDifference(nn.Module):
+    """``f = g - h`` of two networks of the same output shape (Sankaranarayanan & Rengaswamy 2022).
+
+    Their CDiNN ("convex difference neural network"): if g and h are input-convex, f is a difference
+    of convex functions. These approximate any continuous function on a compact set, and the two
+    convex parts stay at hand, for example for optimisation by the convex-concave procedure.
+
+    It has the parameters of both networks: twice those of one, if they are built alike.
+    :func:`convexinit.init_icnn_` initialises either part as a network of its own.
+
+    Args:
+        minuend: g, usually an input-convex network.
+        subtrahend: h, a network with initial weights of its own: with those of g, f would be 0 and
+            the gradients of both parts opposite.
+
+    Example:
+        >>> import torch
+        >>> from convexinit import MLP, init_icnn_
+        >>> network = init_icnn_(ConvexDifference(MLP([2, 16, 1]), MLP([2, 16, 1])))
+        >>> network(torch.zeros(5, 2)).shape
+        torch.Size([5, 1])
+    """
+
+    def __init__(self, minuend: nn.Module, subtrahend: nn.Module) -> None:
+        super().__init__()
+        self.minuend = minuend
+        self.subtrahend = subtrahend
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Difference of what both networks make of ``inputs``, in the shape of their outputs."""
+        return self.minuend(inputs) - self.subtrahend(inputs)
+
+
+def parts_of(model: nn.Module) -> list[nn.Module]:
+    """The networks that see the input of a model: both of a difference, else the model itself.
+
+    Example:
+        >>> len(parts_of(ConvexDifference(nn.Linear(2, 1), nn.Linear(2, 1))))
+        2
+    """
+    if isinstance(model, ConvexDifference):
+        return [*parts_of(model.minuend), *parts_of(model.subtrahend)]
+    return [model]

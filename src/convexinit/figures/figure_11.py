@@ -1,0 +1,22 @@
+"""Figure 11: as Figure 3, for weights that are kept positive by ``exp`` (appendix C.5).
+
+The non-convex network has no such weights; its runs are those of Figure 3.
+"""
+
+from __future__ import annotations
+
+from convexinit.figures import figure_3
+from convexinit.figures.figure_3 import draw, more_files, table
+from convexinit.figures.select import TITLES, Panel
+
+__all__ = ["draw", "more_files", "panels", "table"]
+
+CONVEX = [name for name in TITLES if name != "nonconvex"]
+
+
+def panels(scale: str) -> list[Panel]:
+    """One panel per data set; the demo has none."""
+    if scale == "demo":
+        return []
+    exp = {name: {"model.positivity": "exp"} for name in CONVEX}
+    return figure_3.panels_of(scale, {"nonconvex": {}, **exp})
