@@ -1,0 +1,69 @@
+"""The sweeper: runs what is not stored yet, lets no failure stop the rest, sums it up."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
+
+
+class MissingRunsSweeper(BasicSweeper):
+    """Every combination of the comma-separated values, as Hydra's own sweeper, with three changes.
+
+    Runs that are stored already are not launched. A run that fails stops no other. At the end
+    stands one summary on stderr, and the exit code is 1 if a run failed.
+    """
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run the sweep that the arguments of the command line ask for.
+
+        Raises:
+            SystemExit: with code 1, if a run failed.
+        """
+        from convexinit.failures import one_line
+        from convexinit.sweep import cells_of, progress, summary, unfinished
+
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        parsed = parser.parse_overrides([*self._parse_config(), *arguments])
+        [combinations] = self.split_arguments(parsed, None)
+        cells = cells_of(combinations, [self._config(overrides) for overrides in combinations])
+        missing = [cell for cell in cells if cell.missing]
+        size = self.max_batch_size or max(len(missing), 1)
+        reasons: dict[Path, str] = {}
+        with progress(cells):
+            for first in range(0, len(missing), size):
+                batch = missing[first : first + size]
+                try:
+                    results = self._launch([cell.overrides for cell in batch], first)
+                except Exception as error:
+                    sys.stderr.write(f"error: {one_line(error)}\n")
+                    reasons |= {cell.folder: "stopped by the error above" for cell in batch}
+                else:
+                    reasons |= {
+                        cell.folder: one_line(result._return_value)
+                        for cell, result in zip(batch, results, strict=True)
+                        if result.status != JobStatus.COMPLETED
+                    }
+        failed = unfinished(cells, reasons)
+        sys.stderr.write(summary(cells, failed) + "\n")
+        if failed:
+            sys.exit(1)
+
+    def _config(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """The resolved configuration of one run."""
+        assert self.hydra_context is not None
+        assert self.config is not None
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        return OmegaConf.to_container(own, resolve=True)  # type: ignore[return-value]
+
+    def _launch(self, overrides: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
+        assert self.launcher is not None
+        return self.launcher.launch(overrides, initial_job_idx=first)
