@@ -2,6 +2,10 @@
 
 import importlib.util
 import os
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 
@@ -38,6 +42,35 @@ def script() -> ModuleType:
     return module
 
 
+class Handler(SimpleHTTPRequestHandler):
+    """Serves a folder; files under `cut/` break off half-way, as a lost connection does."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        if not self.path.startswith("/cut/"):
+            return super().do_GET()
+        content = (Path(self.directory) / self.path.removeprefix("/cut/")).read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2])
+        self.close_connection = True
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The address of a local server, and the folder it serves."""
+    folder = tmp_path_factory.mktemp("served")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder)) as instance:
+        thread = threading.Thread(target=instance.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{instance.server_port}", folder
+        instance.shutdown()
+        thread.join()
+
+
 def real_data_dir() -> Path:
     """Folder of real data: CONVEXINIT_DATA, or ``shared/data`` beside the checkout."""
     return Path(os.environ.get("CONVEXINIT_DATA", ROOT.parent / "shared" / "data"))
@@ -46,4 +79,10 @@ def real_data_dir() -> Path:
 needs_mnist = pytest.mark.skipif(
     not (real_data_dir() / "MNIST" / "raw").is_dir(),
     reason=f"MNIST is not in {real_data_dir()}; set CONVEXINIT_DATA to its folder",
+)
+
+JPEG_COPY = Path("cifar10_jpeg") / "cifar10_jpeg.tar.xz"
+needs_jpeg_copy = pytest.mark.skipif(
+    not (real_data_dir() / JPEG_COPY).is_file(),
+    reason=f"{JPEG_COPY} is not in {real_data_dir()}; set CONVEXINIT_DATA to its folder",
 )

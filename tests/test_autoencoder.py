@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from conftest import ROOT
+from convexinit.checkpoints import Checkpoint
 from convexinit.config import ConfigError
 from convexinit.data import corpus as corpora
 from convexinit.data.corpus import Corpus, CorpusSettings, gather, make_corpus
@@ -43,7 +44,7 @@ from convexinit.molecules.autoencoder import (
 )
 from convexinit.molecules.chemistry import canonical, standardise
 from convexinit.molecules.tokens import END, PADDING, SPECIAL, START, SYMBOLS, Vocabulary
-from convexinit.runs import RunError, read_run
+from convexinit.runs import read_run
 
 SMALL = Sizes(dimensions=6, embedding=5, encoder=7, decoder=8, context=4)
 VOCABULARY = Vocabulary([*SPECIAL, *SYMBOLS, "CC", "C(=O)"])
@@ -232,13 +233,18 @@ def test_codes_are_bounded_finite_and_in_order(codec):
     assert np.allclose(codec.encode(MOLECULES[3:4])[0], codes[3], atol=1e-5)
 
 
-def test_a_valid_string_of_the_beam_can_be_preferred(codec, monkeypatch):
-    texts = ["C1CC", "CCN", "CCO"]
+def test_the_molecule_of_the_beam_with_the_nearest_code_is_taken(codec, monkeypatch):
+    texts = ["C1CC", "CCO", "CCN"]
     hypotheses = [[*codec.vocabulary.encode(text), END] for text in texts]
-    monkeypatch.setattr(autoencoder, "beam_search", lambda *_: [hypotheses, hypotheses[:1]])
-    codes = np.zeros((2, 512))
-    assert codec.decode(codes, beam=3) == ["C1CC", "C1CC"]
-    assert codec.decode(codes, beam=3, prefer_valid=True) == ["CCN", "C1CC"]
+    beams = [hypotheses, hypotheses, hypotheses[:1]]
+    monkeypatch.setattr(autoencoder, "beam_search", lambda *_: beams)
+    # Codes outside of the small molecules of the beam, which CDDD's rules would refuse.
+    own = autoencoder.encode_tokens(
+        codec.network, autoencoder.tokenise(codec.vocabulary, ["CCO", "CCN"])
+    ).numpy()
+    codes = np.stack([0.9 * own[0] + 0.1 * own[1], 0.2 * own[0] + 0.8 * own[1], own[0]])
+    assert codec.decode(codes, beam=3) == ["CCO", "CCN", "C1CC"]
+    assert codec.decode(codes, beam=3, nearest=False) == ["C1CC"] * 3
 
 
 def test_decoding_refuses_what_is_no_code(codec):
@@ -336,7 +342,7 @@ def test_training_goes_on_from_its_checkpoint_with_the_same_numbers(
     stand_in, tmp_path, monkeypatch
 ):
     _, corpus = stand_in
-    whole, history, seconds = train(corpus, SMALL, OPTIONS, 0, tmp_path / "whole.pt")
+    whole, history, seconds = train(corpus, SMALL, OPTIONS, 0, Checkpoint(tmp_path / "whole.pt", 0))
 
     class KilledError(Exception):
         pass
@@ -348,17 +354,18 @@ def test_training_goes_on_from_its_checkpoint_with_the_same_numbers(
 
     monkeypatch.setattr("convexinit.experiments.autoencoder.learning_rate", killed)
     with pytest.raises(KilledError):
-        train(corpus, SMALL, OPTIONS, 0, tmp_path / "part.pt")
+        train(corpus, SMALL, OPTIONS, 0, Checkpoint(tmp_path / "part.pt", 0))
     monkeypatch.undo()
-    resumed, again, both = train(corpus, SMALL, OPTIONS, 0, tmp_path / "part.pt")
+    resumed, again, both = train(corpus, SMALL, OPTIONS, 0, Checkpoint(tmp_path / "part.pt", 0))
     assert again == history
     assert seconds > 0
     assert both > 0
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
     (tmp_path / "part.pt").write_bytes(b"damaged")
-    with pytest.raises(RunError, match=r"part\.pt cannot be read"):
-        train(corpus, SMALL, OPTIONS, 0, tmp_path / "part.pt")
+    with pytest.warns(UserWarning, match=r"part\.pt is damaged"):
+        _, anew, _ = train(corpus, SMALL, OPTIONS, 0, Checkpoint(tmp_path / "part.pt", 0))
+    assert anew == history
 
 
 def test_training_does_not_depend_on_the_number_of_workers(stand_in, tmp_path):
@@ -368,7 +375,9 @@ def test_training_does_not_depend_on_the_number_of_workers(stand_in, tmp_path):
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
-            _, history, _ = train(corpus, SMALL, OPTIONS, 0, tmp_path / f"{threads}.pt")
+            _, history, _ = train(
+                corpus, SMALL, OPTIONS, 0, Checkpoint(tmp_path / f"{threads}.pt", 0)
+            )
         finally:
             torch.set_num_threads(before)
         losses.append([row[-1] for row in history if row[3] == "batch_loss"])
@@ -403,6 +412,8 @@ def small_config(tmp_path, monkeypatch):
         "data_dir": str(tmp_path),
         "results_dir": str(tmp_path / "results"),
         "force": False,
+        "checkpoint_minutes": 0,
+        "seeds_at_once": None,
         "model": {"name": "autoencoder", **vars(SMALL)},
         "corpus": {"recombined": 0.2, "spellings": 1, "vocabulary": 60},
         "autoencoder": vars(OPTIONS),
@@ -453,6 +464,7 @@ def test_a_killed_training_goes_on_when_asked_again(tmp_path):
     (tmp_path / "smiles/a.smi").write_text("\n".join(smiles))
     config = {
         "name": "autoencoder", "task": "autoencoder", "seeds": [0], "force": False,
+        "checkpoint_minutes": 0, "seeds_at_once": None,
         "data_dir": str(tmp_path), "results_dir": str(tmp_path / "results"),
         "model": {"name": "autoencoder", **vars(SMALL)},
         "corpus": {"recombined": 0.0, "spellings": 1, "vocabulary": 60},
@@ -461,7 +473,7 @@ def test_a_killed_training_goes_on_when_asked_again(tmp_path):
     command = [sys.executable, "-c", code, json.dumps(config)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "results").glob("checkpoints/*.pt")):
+    while not list((tmp_path / "results").glob("checkpoints/autoencoder/*/*.pt")):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -471,5 +483,6 @@ def test_a_killed_training_goes_on_when_asked_again(tmp_path):
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     run = read_run(tmp_path / again.stdout.splitlines()[-1])
     losses = run.metrics[run.metrics["metric"] == "batch_loss"]["value"]
+    assert not list((tmp_path / "results").glob("checkpoints/autoencoder/*"))
     assert len(losses) == 400
     assert (losses > 0).all()

@@ -6,10 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 
@@ -381,7 +377,8 @@ def test_other_failures_of_torchvision_are_not_hidden(
 def test_heavy_packages_are_imported_only_when_needed() -> None:
     code = (
         "import sys, convexinit.data.images\n"
-        "print([name for name in ('torchvision', 'sklearn', 'pandas') if name in sys.modules])"
+        "heavy = ('torchvision', 'sklearn', 'pandas', 'PIL')\n"
+        "print([name for name in heavy if name in sys.modules])"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -390,35 +387,6 @@ def test_heavy_packages_are_imported_only_when_needed() -> None:
 
 
 # --- Downloads ---------------------------------------------------------------------------------
-
-
-class Handler(SimpleHTTPRequestHandler):
-    """Serves a folder; files under `cut/` break off half-way, as a lost connection does."""
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        if not self.path.startswith("/cut/"):
-            return super().do_GET()
-        content = (Path(self.directory) / self.path.removeprefix("/cut/")).read_bytes()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content[: len(content) // 2])
-        self.close_connection = True
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The address of a local server, and the folder it serves."""
-    folder = tmp_path_factory.mktemp("served")
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder)) as instance:
-        thread = threading.Thread(target=instance.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{instance.server_port}", folder
-        instance.shutdown()
-        thread.join()
 
 
 @pytest.fixture(autouse=True)

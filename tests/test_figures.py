@@ -13,12 +13,20 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from convexinit.config import CONF
-from convexinit.figures import figure_1, figure_2, style, training_summary
+from convexinit.figures import (
+    figure_1,
+    figure_6,
+    loss_figures,
+    style,
+    training_loss,
+    training_summary,
+)
 from convexinit.figures.__main__ import main
-from convexinit.figures.select import TITLES, Panel, select
+from convexinit.figures.select import TITLES, Panel, commands, select
 from convexinit.runs import COLUMNS, Outcome, RunError, read_runs, run_folder, staging, store
 
-DIGITS = figure_2.DIGITS
+DIGITS = loss_figures.DIGITS
+FIGURE_2 = loss_figures.FIGURES["figure-2"]
 
 
 @cache
@@ -169,9 +177,16 @@ def test_among_equally_complete_sets_the_largest_is_used(root):
 
 def test_equally_good_sets_are_an_error(root):
     store_training(root, "icnn")
-    store_training(root, "icnn", trainer__precision="tf32")
-    with pytest.raises(RunError, match=r"equally well; they differ in trainer\.precision"):
+    store_training(root, "icnn", trainer__device="cpu")
+    with pytest.raises(RunError, match=r"equally well; they differ in trainer\.device"):
         select(DIGITS, runs_in(root))
+
+
+def test_among_equal_sets_the_most_precise_is_used(root):
+    for precision in ("tf32", "float32", "bfloat16"):
+        store_training(root, "icnn", trainer__precision=precision)
+    selection = select(DIGITS, runs_in(root))
+    assert selection.runs["icnn"].config["trainer"]["precision"] == "float32"
 
 
 def test_runs_older_than_an_option_still_count(root):
@@ -179,6 +194,72 @@ def test_runs_older_than_an_option_still_count(root):
     del config["model"]["bias_rule"]
     store_run(config, pd.DataFrame(columns=COLUMNS))
     assert list(select(DIGITS, runs_in(root)).runs) == ["icnn"]
+
+
+def test_an_option_younger_than_a_run_has_its_default(root):
+    config = config_of(root, "digits", "icnn_init", 1)
+    del config["model"]["bias_noise"]
+    store_run(config, pd.DataFrame(columns=COLUMNS))
+    noisy = {"icnn_init": {"model.bias_noise": 0.5}}
+    assert not select(Panel("digits", "random bias", noisy), runs_in(root)).runs
+    quiet = {"icnn_init": {"model.bias_noise": 0.0}}
+    assert select(Panel("digits", "no bias", quiet), runs_in(root)).runs
+
+
+def test_variants_of_one_model(root):
+    wanted = {
+        name: store_training(root, "icnn_init", model__rho=rho)
+        for rho, name in loss_figures.RHO.items()
+        if rho != 0.9
+    }
+    store_training(root, "icnn_init", model__bias_noise=0.5)
+    panel = Panel("digits", "rho", loss_figures.variants("icnn_init", *loss_figures.RHO.values()))
+    selection = select(panel, runs_in(root))
+    middle = loss_figures.RHO[0.5]
+    assert {name: run.folder for name, run in selection.runs.items()} == {
+        "icnn_init": wanted[middle], **wanted
+    }  # fmt: skip
+    assert selection.missing == [loss_figures.RHO[0.9]]
+    assert selection.unused == []
+    assert (
+        "model=icnn_init model.rho=0.9 seeds=3" in selection.commands(Path("results/recorded"))[0]
+    )
+
+
+def test_missing_runs_are_as_few_sweeps_as_possible():
+    depths = [
+        select(Panel("mnist", "", {name: {"model.num_hidden": depth} for name in TITLES}), [])
+        for depth in (3, 7)
+    ]
+    other = select(
+        Panel("mnist", "", loss_figures.variants(*loss_figures.RHO.values(), "nonconvex")), []
+    )
+    assert commands([*depths, other, other], Path("results/recorded")) == [
+        "python run.py -m experiment=mnist model=nonconvex,icnn,icnn_skip,icnn_init "
+        "model.num_hidden=3,7",
+        "python run.py -m experiment=mnist model=icnn_init model.rho=0.1,0.5,0.9",
+        "python run.py -m experiment=mnist model=nonconvex",
+    ]
+
+
+def test_something_else_is_shown_only_where_nothing_was_run(root):
+    panel = Panel("mnist", "MNIST", instead=DIGITS)
+    assert select(panel, runs_in(root)).panel is panel
+    store_training(root, "icnn")
+    assert select(panel, runs_in(root)).panel is DIGITS
+    store_training(root, "icnn", experiment="mnist")
+    assert select(panel, runs_in(root)).panel is panel
+
+
+def test_options_that_a_search_chose_may_differ(root):
+    store_training(root, "icnn", trainer__learning_rate=0.1)
+    store_training(root, "nonconvex", trainer__learning_rate=0.2)
+    panel = Panel("digits", "best", chosen=["trainer.learning_rate"])
+    assert list(select(panel, runs_in(root)).runs) == ["nonconvex", "icnn"]
+    assert list(select(DIGITS, runs_in(root)).runs) == []
+    store_training(root, "icnn", trainer__learning_rate=0.3)
+    with pytest.raises(RunError, match=r"in the choice of trainer\.learning_rate"):
+        select(panel, runs_in(root))
 
 
 def test_commands_complete_what_was_found(root):
@@ -196,7 +277,7 @@ def test_commands_complete_what_was_found(root):
 def test_quartiles_against_numpy(root):
     losses = np.random.default_rng(0).lognormal(size=(7, 400))
     store_training(root, "icnn", losses)
-    table = figure_2.table([select(DIGITS, runs_in(root))])
+    table = FIGURE_2.table([select(DIGITS, runs_in(root))])
     assert list(table.columns) == [
         "dataset", "model", "epoch", "step", "seeds", "q25", "median", "q75",
     ]  # fmt: skip
@@ -213,16 +294,16 @@ def test_quartiles_against_numpy(root):
 
 def test_long_runs_are_drawn_every_50_updates(root):
     store_training(root, "icnn", batch_losses(8440, 1))  # MNIST: 10 epochs of 844 updates
-    step = figure_2.table([select(DIGITS, runs_in(root))])["step"]
+    step = FIGURE_2.table([select(DIGITS, runs_in(root))])["step"]
     assert step.tolist() == list(range(1, 8441, 50))
 
 
 def test_thinned_runs_are_drawn_at_the_same_steps():
     for total in (7, 20, 400, 600, 630, 8440, 21_100):
         steps = np.arange(1, total + 1)
-        kept = np.array([*figure_2.drawn_steps(steps), total])
+        kept = np.array([*training_loss.drawn_steps(steps), total])
         np.testing.assert_array_equal(
-            figure_2.drawn_steps(np.unique(kept)), figure_2.drawn_steps(steps)
+            training_loss.drawn_steps(np.unique(kept)), training_loss.drawn_steps(steps)
         )
 
 
@@ -233,29 +314,29 @@ def test_diverged_seeds_are_left_out_and_counted(root):
     store_training(root, "icnn", losses)
     store_training(root, "nonconvex", batch_losses(20, 4))
     selections = [select(DIGITS, runs_in(root))]
-    table = figure_2.table(selections)
-    icnn = table[table["model"] == "icnn"]
+    table = FIGURE_2.table(selections)
+    icnn = table[table["model"] == "ICNN"]
     assert set(icnn["seeds"]) == {2}
     np.testing.assert_allclose(icnn["median"], losses[[0, 3]].mean(0), rtol=1e-6)
-    assert "diverged, not shown: ICNN 2 of 4" in texts(figure_2.draw(selections, table))
+    assert "diverged, not shown: ICNN 2 of 4" in texts(FIGURE_2.draw(selections, table))
 
 
 def test_a_variant_whose_seeds_all_diverged(root):
     store_training(root, "icnn", np.full((3, 20), np.nan))
     store_training(root, "nonconvex")
     selections = [select(DIGITS, runs_in(root))]
-    table = figure_2.table(selections)
-    icnn = table[table["model"] == "icnn"]
+    table = FIGURE_2.table(selections)
+    icnn = table[table["model"] == "ICNN"]
     assert set(icnn["seeds"]) == {0}
     assert icnn["median"].isna().all()
-    assert "diverged, not shown: ICNN 3 of 3" in texts(figure_2.draw(selections, table))
+    assert "diverged, not shown: ICNN 3 of 3" in texts(FIGURE_2.draw(selections, table))
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan])
 def test_panels_without_any_positive_loss_can_be_drawn(root, tmp_path, value):
     store_training(root, "icnn", np.full((3, 20), value))
     selections = [select(DIGITS, runs_in(root))]
-    figure = figure_2.draw(selections, figure_2.table(selections))
+    figure = FIGURE_2.draw(selections, FIGURE_2.table(selections))
     assert style.save(figure, tmp_path / "figure")
 
 
@@ -265,7 +346,7 @@ def test_losses_that_reach_zero_can_be_drawn(root, tmp_path):
     store_training(root, "nonconvex", np.where(np.arange(20) < 3, losses, 0.0))
     store_training(root, "icnn_skip", np.where(np.arange(20) % 2, losses, 0.0))
     selections = [select(DIGITS, runs_in(root))]
-    figure = figure_2.draw(selections, figure_2.table(selections))
+    figure = FIGURE_2.draw(selections, FIGURE_2.table(selections))
     assert style.save(figure, tmp_path / "figure")
     low, high = figure.axes[0].get_ylim()
     assert 0 < low < 1.5 * np.exp(-1)  # the lowest quartile above zero
@@ -274,21 +355,119 @@ def test_losses_that_reach_zero_can_be_drawn(root, tmp_path):
 
 def test_data_sets_that_were_not_run(root):
     store_training(root, "icnn")
-    selections = [select(panel, runs_in(root)) for panel in figure_2.panels("paper")]
-    words = texts(figure_2.draw(selections, figure_2.table(selections)))
+    selections = [select(panel, runs_in(root)) for panel in FIGURE_2.panels("paper")]
+    words = texts(FIGURE_2.draw(selections, FIGURE_2.table(selections)))
     assert "digits (3 seeds)" in words
+    assert "MNIST" not in words
     assert "not run: MNIST" in words
-    assert any("experiment=mnist\nmodel=nonconvex,icnn,icnn_skip,icnn_init" in w for w in words)
+    assert "not run: CIFAR-100" in words
+    assert "not run: non-convex, ICNN + skip, ICNN + init on digits" in words
+    command = "python run.py -m experiment=cifar100 model=nonconvex,icnn,icnn_skip,icnn_init"
+    assert command in words
+
+
+def test_precision_is_named_unless_it_is_float32(root):
+    for model in TITLES:
+        store_training(root, model, trainer__precision="tf32")
+    selections = [select(DIGITS, runs_in(root))]
+    assert "digits (3 seeds, tf32)" in texts(FIGURE_2.draw(selections, FIGURE_2.table(selections)))
+
+
+def test_depths_are_a_row_for_every_data_set_with_runs(root):
+    for depth in (3, 5):
+        options = {"model__num_hidden": depth, "trainer__precision": "tf32"}
+        store_training(root, "icnn", experiment="mnist", **options)
+    figure_5 = loss_figures.FIGURES["figure-5"]
+    selections = [select(panel, runs_in(root)) for panel in figure_5.panels("paper")]
+    table = figure_5.table(selections)
+    assert list(table["dataset"].unique()) == ["MNIST, 3 hidden layers", "MNIST, 5 hidden layers"]
+    figure = figure_5.draw(selections, table)
+    assert len(figure.axes) == 3
+    words = texts(figure)
+    assert "MNIST,\n3 hidden layers (3 seeds, tf32)" in words
+    assert "not run" in words
+    assert (
+        "python run.py -m experiment=cifar100 model=nonconvex,icnn,icnn_skip,icnn_init "
+        "model.num_hidden=3,5,7" in words
+    )
+
+
+@pytest.mark.parametrize("name", loss_figures.FIGURES)
+def test_every_variant_has_a_colour_of_its_own(root, name):
+    figure = loss_figures.FIGURES[name]
+    panel = figure.panels("paper")[0]
+    colours = {**style.COLOURS, **figure.colours}
+    used = [colours[variant] for variant in panel.variants]
+    assert len(set(used)) == len(used)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("figure-7", {"model__bias_noise": 0.5}),
+        ("figure-8", {"model__init": "bias_only"}),
+        ("figure-9", {"model__rho": 0.1}),
+        ("figure-10", {"model__positivity": "exp"}),
+        ("positivity", {"model__positivity": "neg_exp"}),
+    ],
+)
+def test_ablations_are_drawn_with_names_of_their_own(root, name, options):
+    low = store_training(root, "icnn_init", batch_losses(20, 3, 0.1), "mnist", **options)
+    store_training(root, "icnn_init", experiment="mnist")
+    figure = loss_figures.FIGURES[name]
+    selections = [select(panel, runs_in(root)) for panel in figure.panels("paper")]
+    table = figure.table(selections)
+    ours = [v for v, run in selections[0].runs.items() if run.folder == low]
+    assert len(ours) == 1
+    assert table.query("model == @ours[0]")["median"].max() < 0.2
+    words = texts(figure.draw(selections, table))
+    assert ours[0] in words
+    assert "MNIST (3 seeds)" in words
+
+
+def test_a_panel_without_the_subject_of_the_figure_is_not_drawn(root, tmp_path, capsys):
+    store_training(root, "nonconvex", experiment="mnist")
+    arguments = ["--runs", str(root / "runs"), "--out", str(tmp_path)]
+    with pytest.raises(SystemExit, match="no runs for figure-10"):
+        main(["figure-10", *arguments])
+    assert "figure-10: MNIST: missing ICNN (exp), ICNN + skip (exp)" in capsys.readouterr().out
+    store_training(root, "icnn", experiment="mnist", model__positivity="exp")
+    main(["figure-10", *arguments])
+    table = pd.read_csv(tmp_path / "tables" / "figure-10.csv")
+    assert set(table["model"]) == {"non-convex", "ICNN (exp)"}
+
+
+def test_whatever_is_drawn_is_recorded():
+    assert loss_figures.experiments() == {"mnist", "cifar10", "cifar10_jpeg", "cifar100", "digits"}
+
+
+def test_a_summary_has_every_run_once(root):
+    for model in TITLES:
+        store_training(root, model, experiment="mnist")
+    store_training(root, "icnn_init", experiment="mnist", model__bias_noise=0.5)
+    store_training(root, "icnn", experiment="mnist", model__num_hidden=3, trainer__precision="tf32")
+    store_training(root, "icnn")
+    selections = [select(panel, runs_in(root)) for panel in training_summary.panels("paper")]
+    table = training_summary.table(selections)
+    assert list(zip(table["dataset"], table["model"], strict=True)) == [
+        *(("MNIST", title) for title in TITLES.values()),
+        ("MNIST", loss_figures.RANDOM_BIAS),
+        ("digits", "ICNN"),
+        ("MNIST, 3 hidden layers", "ICNN"),
+    ]
+    text = training_summary.markdown(table)
+    assert "| MNIST, 3 hidden layers, tf32 | ICNN | 3 | 2 |" in text
+    assert "| MNIST | ICNN | 3 | 2 |" in text
 
 
 def test_curves_stay_clear_of_the_inset(root):
     # The worst curve for an inset in the upper right corner: one that does not fall.
     store_training(root, "icnn", np.full((3, 100), 2.3) * np.array([[0.5], [1.0], [2.0]]))
     selections = [select(DIGITS, runs_in(root))]
-    figure = figure_2.draw(selections, figure_2.table(selections))
+    figure = FIGURE_2.draw(selections, FIGURE_2.table(selections))
     low, high = figure.axes[0].get_ylim()
     height = np.log(1.5 * 2.3 / low) / np.log(high / low)  # of the upper quartile
-    assert 0 < height < figure_2.INSET_BOX[1]
+    assert 0 < height < training_loss.INSET_BOX[1]
 
 
 def texts(figure: Figure):
@@ -321,8 +500,8 @@ def test_figure_1_statistics_over_seeds(root):
         store_signal(root, model)
     (panel,) = figure_1.panels("paper")
     table = figure_1.table([select(panel, runs_in(root))])
-    assert list(table["model"].unique()) == ["nonconvex", "icnn"]
-    row = table.query("model == 'icnn' and layer == 2 and quantity == 'variance'").iloc[0]
+    assert list(table["model"].unique()) == ["non-convex", "ICNN"]
+    row = table.query("model == 'ICNN' and layer == 2 and quantity == 'variance'").iloc[0]
     assert row["measured"] == pytest.approx(1.25)  # seeds 0, 1, 2 plus 2 / 8
     assert row["measured_std"] == pytest.approx(1.0)
     assert row["predicted"] == pytest.approx(1.0)
@@ -338,6 +517,18 @@ def test_figure_1_shows_measured_beside_predicted(root):
     assert "layer 2 (300 units)" in words
     assert words.count("1.25") == 3
     assert "mean 1.25" in words  # of the correlation matrix
+
+
+def test_figure_6_shows_all_settings(root):
+    for model in TITLES:
+        store_signal(root, model)
+    store_signal(root, "icnn_init", model__bias_noise=0.5)
+    selections = [select(panel, runs_in(root)) for panel in figure_6.panels("paper")]
+    assert not selections[0].missing
+    words = texts(figure_6.draw(selections, figure_6.table(selections)))
+    assert "(c) ICNN + init" in words
+    assert "(d) ICNN + init (random bias)" in words
+    assert "(e) ICNN + skip" in words
 
 
 def test_figure_1_without_prediction_or_pictures(root, tmp_path):
@@ -366,6 +557,7 @@ def test_files_are_valid_and_the_same_twice(root, tmp_path, capsys):
     for model in TITLES:
         store_training(root, model)
         store_signal(root, model)
+    store_signal(root, "icnn_init", model__bias_noise=0.5)
     contents = []
     for out in (tmp_path / "one", tmp_path / "two"):
         main(["--scale", "demo", "--runs", str(root / "runs"), "--out", str(out)])
@@ -377,8 +569,11 @@ def test_files_are_valid_and_the_same_twice(root, tmp_path, capsys):
         "figures/figure-1.png",
         "figures/figure-2.pdf",
         "figures/figure-2.png",
+        "figures/figure-6.pdf",
+        "figures/figure-6.png",
         "tables/figure-1.csv",
         "tables/figure-2.csv",
+        "tables/figure-6.csv",
         "tables/training-summary.csv",
         "tables/training-summary.md",
     ]
@@ -394,7 +589,7 @@ def test_files_are_valid_and_the_same_twice(root, tmp_path, capsys):
     output = capsys.readouterr().out
     assert "figure-2: digits: 3 seeds x 2 epochs; runs nonconvex-" in output
     # No runs are stored for the others, which say so.
-    assert not [line for line in output.splitlines() if "digits: missing" in line]
+    assert not [line for line in output.splitlines() if "figure-2: digits: missing" in line]
     assert "signal propagation: missing" not in output
     assert f"figure-2: wrote {tmp_path / 'two' / 'tables' / 'figure-2.csv'}" in output
 
@@ -431,7 +626,7 @@ def test_unknown_names_and_damaged_runs(root, tmp_path, capsys):
     with pytest.raises(SystemExit) as error:
         main(["figure-99"])
     assert error.value.code == 2
-    assert "choose from figure-1, figure-2, training-summary" in capsys.readouterr().err
+    assert "choose from figure-1, figure-2, figure-5, figure-7" in capsys.readouterr().err
     folder = store_training(root, "icnn")
     (folder / "summary.json").write_text("{")
     with pytest.raises(SystemExit, match="cannot be read"):

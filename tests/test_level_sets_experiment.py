@@ -52,7 +52,7 @@ class NearestCodec(Codec):
         bits = [self._generator.GetFingerprintAsNumPy(Chem.MolFromSmiles(x)) for x in canonical]
         return np.tanh(np.stack(bits) @ self._weights).astype(np.float32)
 
-    def decode(self, codes):
+    def decode(self, codes, beam=1):
         distances = ((self.codes - codes[:, None]) ** 2).sum(2)
         return [self.known[row.argmin()] if row.min() < 5 else "C1CC(" for row in distances]
 
@@ -195,7 +195,7 @@ def test_codes_that_cannot_be_decoded_are_refused(replaced, tmp_path, monkeypatc
 
 
 def test_a_codec_from_which_nothing_returns_is_refused(replaced, codec, tmp_path, monkeypatch):
-    monkeypatch.setattr(codec, "decode", lambda codes: ["CC"] * len(codes), raising=True)
+    monkeypatch.setattr(codec, "decode", lambda codes, beam: ["CC"] * len(codes), raising=True)
     with pytest.raises(ConfigError, match=r"level_sets.round_trip=false"):
         run_experiment(config_of(tmp_path))
 
@@ -237,6 +237,7 @@ def settings(**options):
     defaults = {
         "tasks": None, "trajectories": 3, "steps": 4, "method": "interpolate", "tol": 1e-9,
         "low_toxicity": [0.1, 0.4], "interior": "lowest", "region": "box", "round_trip": True,
+        "beam": 1,
     }  # fmt: skip
     return level_sets.LevelSetSettings(**(defaults | options))
 
@@ -374,7 +375,7 @@ def test_the_figure_says_what_it_shows(drawn):
     assert set(TASKS) <= set(words)
     for row in numbers.to_dict("records"):
         assert f"QED {row['qed']:.2f}" in words
-        assert f"toxicity {figure_4.percent(row['toxicity'])}" in words
+        assert f"predicted {figure_4.percent(row['toxicity'])}" in words
 
 
 def test_missing_runs_are_named_with_their_command(tmp_path, capsys):

@@ -36,6 +36,8 @@ def config_of(results_dir, **options):
         "data_dir": "data",
         "results_dir": str(results_dir),
         "force": False,
+        "checkpoint_minutes": 10,
+        "seeds_at_once": None,
         "model": {"name": "icnn", "rho": 0.5},
         "dataset": {"name": "digits"},
         **options,

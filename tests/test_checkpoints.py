@@ -1,0 +1,176 @@
+"""An interrupted training goes on from its checkpoint as if nothing had happened."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from convexinit import checkpoints
+from convexinit.checkpoints import Checkpoint
+from convexinit.nn import MLP, seed_dropout_, stack_networks
+from convexinit.runs import read_run
+from convexinit.training import Split, TrainerSettings, seeded_generator, train
+
+ROOT = Path(__file__).parents[1]
+INPUTS = torch.randn(100, 6, generator=torch.Generator().manual_seed(0))
+TARGETS = (INPUTS[:, 0] > 0).long()
+ROWS = torch.arange(100).expand(2, -1)
+
+
+class KilledError(Exception):
+    pass
+
+
+class DyingCheckpoint(Checkpoint):
+    """Saves whenever it can, and stops the training after so many states."""
+
+    def __init__(self, path, states):
+        super().__init__(path, every=0)
+        self.states = states
+
+    def save(self, state):
+        super().save(state)
+        self.states -= 1
+        if self.states == 0:
+            raise KilledError
+
+
+def run(checkpoint=None):
+    """Three epochs of seven batches for two networks with dropout."""
+    networks = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        networks.append(MLP([6, 16, 16, 2], hidden_dropout=0.5))
+    stack = stack_networks(networks)
+    seed_dropout_(stack, [seeded_generator(seed, "dropout") for seed in (0, 1)])
+    history = train(
+        stack,
+        Split(INPUTS, TARGETS, ROWS[:, :80]),
+        {"validation": Split(INPUTS, TARGETS, ROWS[:, 80:])},
+        [seeded_generator(seed, "batches") for seed in (0, 1)],
+        TrainerSettings(3, 12, 1e-2, 0.1, "float32", "cpu"),
+        checkpoint=checkpoint,
+    )
+    return stack, history
+
+
+# The first state is in the first epoch; the 7th, 14th and 21st follow the evaluation of an epoch.
+@pytest.mark.parametrize("states", [1, 6, 7, 8, 20, 21])
+def test_an_interrupted_training_gives_the_same_numbers(tmp_path, states):
+    whole, expected = run()
+    with pytest.raises(KilledError):
+        run(DyingCheckpoint(tmp_path / "a.pt", states))
+    resumed, history = run(Checkpoint(tmp_path / "a.pt", 0))
+    assert torch.equal(history.batch_losses, expected.batch_losses)
+    assert history.measurements == expected.measurements
+    assert history.diverged_at == expected.diverged_at == [None, None]
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert history.earlier_seconds > 0
+    assert expected.earlier_seconds == 0
+
+
+def test_an_interruption_can_be_interrupted(tmp_path):
+    _, expected = run()
+    for states in (3, 9, 5):
+        with pytest.raises(KilledError):
+            run(DyingCheckpoint(tmp_path / "a.pt", states))
+    _, history = run(Checkpoint(tmp_path / "a.pt", 0))
+    assert torch.equal(history.batch_losses, expected.batch_losses)
+
+
+def test_states_are_saved_now_and_then(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now[0])
+    checkpoint = Checkpoint(tmp_path / "a.pt", 60)
+    assert not checkpoint.due()
+    now[0] = 60.0
+    assert checkpoint.due()
+    checkpoint.save({})
+    assert not checkpoint.due()
+    now[0] = 121.0
+    assert checkpoint.due()
+
+
+@pytest.mark.parametrize("content", [b"", b"damaged", b"PK\x03\x04" + bytes(100)])
+def test_a_damaged_checkpoint_is_set_aside(tmp_path, content):
+    path = tmp_path / "a.pt"
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"a\.pt is damaged; it is set aside as a\.pt\.damaged"):
+        assert Checkpoint(path, 0).load() is None
+    assert (tmp_path / "a.pt.damaged").read_bytes() == content
+    assert not path.exists()
+
+
+def test_a_truncated_checkpoint_is_set_aside(tmp_path):
+    path = tmp_path / "a.pt"
+    Checkpoint(path, 0).save({"weights": torch.zeros(1000)})
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.warns(UserWarning, match="damaged"):
+        assert Checkpoint(path, 0).load() is None
+
+
+def test_code_in_a_checkpoint_is_not_executed(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    torch.save({"step": Evil()}, tmp_path / "a.pt")
+    with pytest.warns(UserWarning, match="damaged"):
+        assert Checkpoint(tmp_path / "a.pt", 0).load() is None
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_does_not_stop_the_training(tmp_path, monkeypatch):
+    def opened(path, mode):
+        return os.fdopen(os.open("/dev/full", os.O_WRONLY), mode)
+
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.warns(UserWarning, match="training goes on without"):
+        _, history = run(Checkpoint(tmp_path / "a.pt", 0))
+    monkeypatch.undo()
+    assert torch.equal(history.batch_losses, run()[1].batch_losses)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_run_goes_on_when_asked_again(tmp_path):
+    """A real process, killed after its first checkpoint; groups of seeds have their own."""
+    command = [
+        sys.executable, str(ROOT / "run.py"), "seeds=3", "trainer.epochs=25",
+        "checkpoint_minutes=0", "seeds_at_once=2",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def ask(folder, *more):
+        return subprocess.run(
+            [*command, f"results_dir={folder}", *more],
+            env=environment, capture_output=True, text=True, check=True,
+        ).stdout.splitlines()[-1].removeprefix("run: ")  # fmt: skip
+
+    process = subprocess.Popen([*command, f"results_dir={tmp_path / 'a'}"], env=environment)
+    second = tmp_path / "a/checkpoints/digits"
+    deadline = time.monotonic() + 120
+    while not list(second.glob("*/seeds-2-3.pt")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list((tmp_path / "a/runs").glob("*/*/summary.json"))
+
+    resumed = read_run(Path(ask(tmp_path / "a")))
+    whole = read_run(Path(ask(tmp_path / "b", "seeds_at_once=3", "checkpoint_minutes=10")))
+    assert resumed.folder.name == whole.folder.name
+    # Networks in other stacks agree to rounding, as everywhere.
+    keys = ["seed", "epoch", "step", "split", "metric"]
+    both = resumed.metrics.merge(whole.metrics, on=keys)
+    assert len(both) == len(whole.metrics) == len(resumed.metrics)
+    early = both[both["epoch"] <= 2]
+    assert (early["value_x"] - early["value_y"]).abs().max() < 1e-3
+    assert not list(second.glob("*"))
