@@ -6,15 +6,18 @@ States of jobs come from the script's stand-in for ``sacct``, as there is no acc
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from conftest import ROOT
 from convexinit.runs import read_runs
+from hydra_plugins.convexinit_sweeps.launcher import heed_once
 from test_command import command, environment, stored
 
 SCRIPT = ROOT / "scripts" / "slurm_one_node.sh"
@@ -57,14 +60,41 @@ def slurm():
         shutil.rmtree(folder)
 
 
-def processes_of(folder):
-    """Processes that were started with this folder in their environment."""
+def processes_of(folder, *variables):
+    """Ids of the processes with this folder, and these variables, in their environment."""
+    wanted = [f"SLURM_CONF={folder}/", *variables]
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):  # it has ended
-            if f"SLURM_CONF={folder}/".encode() in path.read_bytes():
-                found.append(path.parent.name)
+            content = path.read_bytes()
+            if all(text.encode() in content for text in wanted):
+                found.append(int(path.parent.name))
     return found
+
+
+def halt_at_checkpoints(slurm, results_dir, epochs):
+    """Halt the first jobs of a sweep over epochs, each as soon as it has a checkpoint.
+
+    However fast the machine is, none of them comes to its end before it is signalled. Returns the
+    ids of the processes that train.
+    """
+    folder = str(Path(slurm["SLURM_CONF"]).parent)
+    halted = {}
+    deadline = time.monotonic() + 60
+    while len(halted) < len(epochs):
+        assert time.monotonic() < deadline
+        for path in results_dir.glob("checkpoints/digits/*/*.pt"):
+            steps = torch.load(path, weights_only=True)["losses"].shape[1]
+            [job] = [job for job, number in enumerate(epochs) if steps % number == 0]
+            if job not in halted:
+                [halted[job]] = [
+                    process
+                    for process in processes_of(folder, f"SLURM_ARRAY_TASK_ID={job}\0")
+                    if Path(f"/proc/{process}/comm").read_text().startswith("python")
+                ]
+                os.kill(halted[job], signal.SIGSTOP)
+        time.sleep(0.05)
+    return [halted[job] for job in sorted(halted)]
 
 
 def start(slurm, results_dir, *options):
@@ -78,25 +108,17 @@ def start(slurm, results_dir, *options):
     )
 
 
-def wait_for(count, pattern, results_dir):
-    """Paths that match, as soon as there are so many."""
-    deadline = time.monotonic() + 60
-    while len(found := sorted(results_dir.glob(pattern))) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return found
-
-
 def test_a_sweep_with_a_failed_a_cancelled_and_a_preempted_job(slurm, tmp_path):
     options = ("trainer.epochs=500,501,1,-1", "checkpoint_minutes=0.005")
     sweep = start(slurm, tmp_path, *options)
     # The first two jobs train at the same time.
-    wait_for(2, "checkpoints/digits/*/*.pt", tmp_path)
+    _, second = halt_at_checkpoints(slurm, tmp_path, epochs=(500, 501))
     [cancelled] = [path.name for path in tmp_path.glob("sweeps/slurm/*_0")]
     [preempted] = [path.name for path in tmp_path.glob("sweeps/slurm/*_1")]
     subprocess.run(["scancel", cancelled], env=slurm, check=True)
     # The signal that warns a job before it is pre-empted or out of time.
     subprocess.run(["scancel", "--signal=USR2", preempted], env=slurm, check=True)
+    os.kill(second, signal.SIGCONT)
     output, message = sweep.communicate(timeout=180)
     assert sweep.returncode == 1, message
     lines = message.strip().splitlines()
@@ -139,6 +161,24 @@ def earlier_seconds(results_dir, epochs):
         run for run in read_runs(results_dir / "runs") if run.config["trainer"]["epochs"] == epochs
     ]
     return run.summary["earlier_seconds"]
+
+
+def test_a_warning_that_arrives_twice_is_heeded_once():
+    received = []
+
+    def queue_again(number, frame):
+        received.append(number)
+        # The second warning arrives while the first one is handled.
+        signal.raise_signal(signal.SIGUSR2)
+
+    before = signal.signal(signal.SIGUSR2, queue_again)
+    try:
+        heed_once(signal.SIGUSR2)
+        signal.raise_signal(signal.SIGUSR2)
+        signal.raise_signal(signal.SIGUSR2)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert received == [signal.SIGUSR2]
 
 
 def test_a_time_limit_that_leaves_no_time_is_refused(slurm, tmp_path):

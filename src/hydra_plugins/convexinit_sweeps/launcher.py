@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any
 
 from hydra.core.singleton import Singleton
@@ -32,6 +34,13 @@ class _AllJobs(submitit_launcher.BaseSubmititLauncher):
     The launcher of the plugin raises at the first job that dies and leaves the others alone, and
     leaves all running on Ctrl-C.
     """
+
+    def __call__(self, *arguments: Any) -> JobReturn:
+        """What a job does: one run of the sweep."""
+        from submitit import JobEnvironment
+
+        heed_once(getattr(signal, f"SIG{JobEnvironment.USR_SIG}"))
+        return super().__call__(*arguments)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -64,6 +73,23 @@ class _AllJobs(submitit_launcher.BaseSubmititLauncher):
             for job in jobs:
                 job.cancel(check=False)
             raise
+
+
+def heed_once(number: int) -> None:
+    """Ignore a signal from the moment its handler is called.
+
+    Slurm warns a job before it ends it, often twice at the same moment: itself and through srun.
+    Submitit's handler, which queues the job again, fails if it is interrupted by itself.
+    """
+    handler = signal.getsignal(number)
+    if not callable(handler):
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        handler(number, frame)
+
+    signal.signal(number, handle)
 
 
 def _result(job: Any) -> JobReturn:
