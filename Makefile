@@ -22,8 +22,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+# Files of tests run side by side, each process with one thread.
+test: export OMP_NUM_THREADS := 1
 test: install
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: install
 	$(VENV)/bin/ruff format --check .
