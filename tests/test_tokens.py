@@ -134,6 +134,8 @@ def test_the_held_out_share_depends_on_the_molecule_alone():
         ("c1ccccc", None, "not readable"),
         ("", None, "empty"),
         ("\ud800", None, "not readable"),
+        ("\u0421CCCO", None, "not readable"),  # a Cyrillic letter that looks like C
+        ("CCCCO\u2603", None, "not readable"),
     ],
 )
 def test_standardisation(smiles, form, reason):

@@ -48,8 +48,7 @@ def standardise(smiles: str) -> Standardised:
         >>> standardise("CC[Hg]CC").reason
         'an element other than B C N O F P S Cl Br I'
     """
-    # Half of a surrogate pair, which a damaged file can hold, is no text that RDKit accepts.
-    molecule = Chem.MolFromSmiles(smiles.encode("utf-8", "replace").decode())
+    molecule = _read(smiles)
     if molecule is None:
         return Standardised(None, "not readable as SMILES")
     if molecule.GetNumAtoms() == 0:
@@ -90,8 +89,17 @@ def canonical(smiles: str) -> str | None:
         >>> canonical("OCC"), canonical("C1CC")
         ('CCO', None)
     """
-    molecule = Chem.MolFromSmiles(smiles) if smiles else None
+    molecule = _read(smiles) if smiles else None
     return None if molecule is None else Chem.MolToSmiles(molecule)
+
+
+def _read(smiles: str) -> Chem.Mol | None:
+    """The molecule of a SMILES, or None if it is none.
+
+    RDKit leaves out a foreign letter at either end, such as a Cyrillic C, and would read a smaller
+    molecule; half of a surrogate pair, which a damaged file can hold, is no text for it at all.
+    """
+    return Chem.MolFromSmiles(smiles) if smiles.isascii() else None
 
 
 def count_reasons(results: Iterable[Standardised]) -> dict[str, int]:
