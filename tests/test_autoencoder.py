@@ -191,6 +191,41 @@ def test_damaged_weights_are_named(tmp_path, content):
         load_codec("autoencoder", weights=path)
 
 
+def test_a_changed_byte_in_compressed_weights_is_found(network, tmp_path):
+    path = tmp_path / "weights.npz"
+    np.savez_compressed(path, **to_arrays(network.float(), VOCABULARY))
+    content = path.read_bytes()
+    load_codec("autoencoder", weights=path)
+    # Behind the 30 bytes and the name that begin an archive: compressed numbers, which zlib reads.
+    for place in range(80, 120):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :])
+        with pytest.raises(DataError, match=r"weights\.npz cannot be used"):
+            load_codec("autoencoder", weights=path)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "reason"),
+    [
+        ("weights.output.bias", np.full(len(VOCABULARY), np.nan), "output.bias .* not finite"),
+        ("weights.output.bias", np.full(len(VOCABULARY), "a"), "type"),
+        ("weights.output.bias", np.zeros(2), ""),
+        ("sizes.context", np.zeros(2), ""),
+        ("sizes.context", np.array(0), "context"),
+    ],
+)
+def test_weights_that_make_no_network_are_named(network, tmp_path, name, array, reason):
+    path = tmp_path / "weights.npz"
+    np.savez(path, **to_arrays(network.float(), VOCABULARY) | {name: array})
+    with pytest.raises(DataError, match=rf"weights\.npz cannot be used: .*{reason}"):
+        load_codec("autoencoder", weights=path)
+
+
+def test_a_single_array_is_no_file_of_weights(tmp_path):
+    np.save(tmp_path / "weights.npy", np.zeros(3))
+    with pytest.raises(DataError, match="cannot be used"):
+        load_codec("autoencoder", weights=tmp_path / "weights.npy")
+
+
 def test_weights_with_objects_are_not_executed(tmp_path):
     np.savez(tmp_path / "w.npz", tokens=np.array([{"a": 1}], dtype=object))
     with pytest.raises(DataError, match="cannot be used"):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -250,18 +249,21 @@ def from_arrays(arrays: dict[str, np.ndarray]) -> tuple[Autoencoder, Vocabulary]
     """Network (float32, for evaluation) and vocabulary written by :func:`to_arrays`.
 
     Raises:
-        KeyError, ValueError, RuntimeError: an array is missing or has a wrong shape.
+        KeyError, TypeError, ValueError, RuntimeError: an array is missing, or has a wrong shape or
+            type, or values that are not finite.
     """
     vocabulary = Vocabulary([str(token) for token in arrays["tokens"]])
     sizes = Sizes(**{name: int(arrays[f"sizes.{name}"]) for name in Sizes.__dataclass_fields__})
     network = Autoencoder(sizes, len(vocabulary), len(arrays["weights.properties.bias"]))
-    network.load_state_dict(
-        {
-            name.removeprefix("weights."): torch.from_numpy(array).float()
-            for name, array in arrays.items()
-            if name.startswith("weights.")
-        }
-    )
+    state = {
+        name.removeprefix("weights."): torch.from_numpy(array).float()
+        for name, array in arrays.items()
+        if name.startswith("weights.")
+    }
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} has values that are not finite")
+    network.load_state_dict(state)
     return network.eval(), vocabulary
 
 
@@ -303,10 +305,10 @@ class AutoencoderCodec(Codec):
             content = path.read_bytes()
             with np.load(io.BytesIO(content), allow_pickle=False) as archive:
                 network, vocabulary = from_arrays(dict(archive))
-        except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+        except Exception as error:  # damaged bytes can make the readers fail in any way
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise DataError(
-                f"The weights of the autoencoder in {path} cannot be used: "
-                f"{str(error).splitlines()[0]}\n"
+                f"The weights of the autoencoder in {path} cannot be used: {reason}\n"
                 "python run.py experiment=autoencoder trains them anew; the file arrays.npz of the "
                 "run holds them."
             ) from error
