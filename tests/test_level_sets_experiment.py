@@ -157,6 +157,7 @@ def test_the_summary_holds_the_metrics_of_every_task(runs):
     run = runs["icnn_init"]
     assert run.summary["tasks"] == TASKS
     assert "stand-in" in run.summary["dataset"]
+    assert run.summary["data"]["missing_labels"] > 0
     final = run.summary["seeds"]["0"]
     for task in TASKS:
         for metric in ("valid", "distinct", "qed_range", "own_change", "similarity_start"):

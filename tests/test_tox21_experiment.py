@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from sklearn.metrics import roc_auc_score
 
 from convexinit.config import CONF, ConfigError
-from convexinit.data.structural_alerts import ALERTS
+from convexinit.data.structural_alerts import ALERTS, load_structural_alerts
 from convexinit.experiments import run_experiment, tox21
 from convexinit.molecules import load_codec
 from convexinit.runs import read_run
@@ -171,6 +171,7 @@ def test_what_a_run_stores(pair):
     assert pair.summary["dataset"] == "Structural alerts (stand-in for Tox21)"
     assert pair.summary["tasks"] == tasks
     assert pair.summary["codec"] == load_codec("ecfp").digest
+    assert pair.summary["data"] == load_structural_alerts().notes
     counts = {
         name: number + sum(pair.summary["excluded"][name].values())
         for name, number in pair.summary["molecules"].items()

@@ -205,6 +205,7 @@ def run(config: dict[str, Any]) -> Outcome:
             "dataset": data.title,
             "tasks": tasks,
             "codec": codec.digest,
+            "data": data.notes,
             "molecules": len(library.smiles),
             "excluded": {name: count_reasons(part.excluded) for name, part in data.sets.items()},
         },

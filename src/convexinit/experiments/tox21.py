@@ -117,6 +117,7 @@ class Prepared:
     Attributes:
         title: of the data set.
         tasks: their names.
+        notes: what the data set says of itself, such as how many samples it has of one molecule.
         sets: "train", and "test" and (where it is not trained on) "validation".
         shift: ``[dimensions]`` and
         scale: ``[dimensions]``: networks see ``(code - shift) / scale``.
@@ -124,6 +125,7 @@ class Prepared:
 
     title: str
     tasks: tuple[str, ...]
+    notes: dict[str, int | str]
     sets: dict[str, EncodedSet]
     shift: Tensor
     scale: Tensor
@@ -151,6 +153,7 @@ def run(config: dict[str, Any]) -> Outcome:
             "dataset": data.title,
             "tasks": list(data.tasks),
             "codec": codec.digest,
+            "data": data.notes,
             "molecules": {name: len(part.codes) for name, part in data.sets.items()},
             "excluded": {name: count_reasons(part.excluded) for name, part in data.sets.items()},
         },
@@ -198,7 +201,7 @@ def prepare(config: dict[str, Any], codec: Codec, standardise: bool) -> Prepared
         deviation = codes.std(0, correction=0)
         # A dimension that never varies carries nothing: it stays 0 after the shift.
         scale = torch.where(deviation > 0, deviation, 1.0)
-    return Prepared(data.title, data.tasks, sets, shift, scale)
+    return Prepared(data.title, data.tasks, data.notes, sets, shift, scale)
 
 
 def merged(data: MultitaskData) -> MoleculeSet:
