@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,14 @@ from conftest import ROOT
 from convexinit.checkpoints import Checkpoint
 from convexinit.config import ConfigError
 from convexinit.data import corpus as corpora
-from convexinit.data.corpus import Corpus, CorpusSettings, gather, make_corpus
+from convexinit.data.corpus import (
+    Corpus,
+    CorpusSettings,
+    from_arrays,
+    gather,
+    load_corpus,
+    make_corpus,
+)
 from convexinit.data.files import DataError
 from convexinit.data.smiles import is_held_out
 from convexinit.data.structural_alerts import load_structural_alerts
@@ -36,7 +44,6 @@ from convexinit.molecules.autoencoder import (
     Sizes,
     beam_search,
     encode_tokens,
-    from_arrays,
     greedy,
     padded,
     to_arrays,
@@ -176,7 +183,7 @@ def test_weights_survive_saving_in_half_precision(network, tmp_path):
     network = network.float()
     np.savez(tmp_path / "w.npz", **to_arrays(network, VOCABULARY))
     with np.load(tmp_path / "w.npz", allow_pickle=False) as arrays:
-        again, vocabulary = from_arrays(dict(arrays))
+        again, vocabulary = autoencoder.from_arrays(dict(arrays))
     assert vocabulary.tokens == VOCABULARY.tokens
     for old, new in zip(network.parameters(), again.parameters(), strict=True):
         assert torch.equal(old.half().float(), new)
@@ -315,14 +322,7 @@ def stand_in(tmp_path_factory):
         data.test.smiles,
         seed=0,
     )
-    held_out = {
-        name.removeprefix("held_out."): arrays[name].tolist()
-        for name in arrays
-        if name.startswith("held_out.")
-    }
-    vocabulary = Vocabulary(arrays["vocabulary"].tolist())
-    names = ("tokens", "starts", "lengths", "properties")
-    return raw, Corpus(*(arrays[name] for name in names), vocabulary, held_out)
+    return raw, from_arrays(arrays)
 
 
 def texts_of(corpus: Corpus, spelling: int) -> list[str]:
@@ -346,6 +346,37 @@ def test_held_out_molecules_are_in_no_training_sequence(stand_in):
     for source, part in raw.items():
         shares_held = [is_held_out(standardise(text).smiles) for text in part]
         assert len(corpus.held_out[source]) <= sum(shares_held)
+
+
+def test_what_is_not_learned_from_is_counted(small_config):
+    source = Path(small_config["data_dir"]) / "smiles/b.smi"
+    source.write_text("\n".join(["CCCCO", "OCCCC", "no molecule", "CC[Hg]CC", "C~CCC", "CCCN"]))
+    run = read_run(run_experiment(small_config))
+    assert run.summary["sources"]["b"] == {
+        "given": 6,
+        "distinct": 2,
+        "not readable as SMILES": 1,
+        "an element other than B C N O F P S Cl Br I": 1,
+        "with characters that are in no token": 1,
+    }
+    assert "b" not in set(run.metrics["split"])  # it has no held-out molecules to assess
+    assert not run.metrics["value"].isna().any()
+
+
+def test_a_damaged_cache_is_made_again(small_config):
+    settings = CorpusSettings(**small_config["corpus"])
+    cache = Path(small_config["results_dir"]) / "cache"
+    expected = load_corpus(settings, small_config["data_dir"], 0, cache)
+    (stored,) = cache.iterdir()
+    content = stored.read_bytes()
+    again = load_corpus(settings, small_config["data_dir"], 0, cache)
+    assert np.array_equal(again.tokens, expected.tokens)
+    stored.write_bytes(content[: len(content) // 2])
+    with pytest.warns(UserWarning, match="cached molecules .* cannot be used"):
+        again = load_corpus(settings, small_config["data_dir"], 0, cache)
+    assert np.array_equal(again.tokens, expected.tokens)
+    assert again.held_out == expected.held_out
+    assert stored.read_bytes() == content
 
 
 def test_all_spellings_are_of_the_same_molecule(stand_in):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import rdkit
 import torch
 from rdkit import Chem
 from rdkit.Chem import rdMolDescriptors
@@ -15,13 +19,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from convexinit.config import require
+from convexinit.data.cache import read_arrays, write_arrays
 from convexinit.data.multitask import load_multitask
 from convexinit.data.smiles import is_held_out, load_smiles
-from convexinit.files import complete_file
 from convexinit.molecules.chemistry import standardise_all
 from convexinit.molecules.recombine import recombine
 from convexinit.molecules.tokens import (
     END,
+    NO_TOKEN,
     PADDING,
     START,
     Vocabulary,
@@ -29,8 +34,8 @@ from convexinit.molecules.tokens import (
     split_symbols,
 )
 
+_FORMAT = 2  # to be raised when tokens, spellings, recombination or standardisation change
 # Molecules that the vocabulary is learned from, half of them in random spelling.
-_FORMAT = 1  # to be raised when tokens, spellings or recombination change
 VOCABULARY_SAMPLE = 20_000
 CHUNK = 1000  # molecules that a worker process treats at once
 PROPERTIES = (
@@ -82,6 +87,8 @@ class Corpus:
         properties: ``[molecules, properties]`` of mean 0 and variance 1.
         vocabulary: the tokens.
         held_out: canonical SMILES that are not in the corpus, by source.
+        sources: for each source how many SMILES were "given", how many "distinct" molecules they
+            are, and how many were left out for which reason.
     """
 
     tokens: np.ndarray
@@ -90,10 +97,11 @@ class Corpus:
     properties: np.ndarray
     vocabulary: Vocabulary
     held_out: dict[str, list[str]]
+    sources: dict[str, dict[str, int]]
 
 
 def load_corpus(settings: CorpusSettings, data_dir: str, seed: int, cache: Path) -> Corpus:
-    """Read, standardise, recombine, spell and tokenise; keeps the result in ``cache``.
+    """Read, standardise, recombine, spell and tokenise; keeps the result in the folder ``cache``.
 
     Molecules of the Tox21 validation and test sets, and those of the held-out share
     (:func:`convexinit.data.smiles.is_held_out`), are in no training sequence.
@@ -101,27 +109,34 @@ def load_corpus(settings: CorpusSettings, data_dir: str, seed: int, cache: Path)
     tox21 = load_multitask("tox21", data_dir)
     raw = {**load_smiles(data_dir), "tox21_train": tox21.train.smiles}
     kept_back = [*tox21.validation.smiles, *tox21.test.smiles]
-    content = (_FORMAT, settings, seed, raw, kept_back, list(PROPERTIES))
+    content = (
+        _FORMAT, rdkit.__version__, settings, seed, raw, kept_back, list(PROPERTIES),
+    )  # fmt: skip
     digest = hashlib.sha256(repr(content).encode())
     path = cache / f"corpus-{digest.hexdigest()[:16]}.npz"
-    if not path.exists():
+    corpus = read_arrays(path, "molecules", from_arrays)
+    if corpus is None:
         arrays = make_corpus(settings, raw, kept_back, tox21.test.smiles, seed)
-        with complete_file(path) as unfinished, unfinished.open("xb") as stream:
-            np.savez(stream, **arrays)  # type: ignore[arg-type]
-    with np.load(path, allow_pickle=False) as stored:
-        held_out = {
-            name.removeprefix("held_out."): [str(text) for text in stored[name]]
-            for name in stored.files
+        write_arrays(path, "molecules", **arrays)
+        corpus = from_arrays(arrays)
+    return corpus
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray]) -> Corpus:
+    """The corpus made by :func:`make_corpus`."""
+    return Corpus(
+        arrays["tokens"],
+        arrays["starts"],
+        arrays["lengths"],
+        arrays["properties"],
+        Vocabulary(arrays["vocabulary"].tolist()),
+        {
+            name.removeprefix("held_out."): arrays[name].tolist()
+            for name in arrays
             if name.startswith("held_out.")
-        }
-        return Corpus(
-            stored["tokens"],
-            stored["starts"],
-            stored["lengths"],
-            stored["properties"],
-            Vocabulary([str(token) for token in stored["vocabulary"]]),
-            held_out,
-        )
+        },
+        json.loads(str(arrays["sources"])),
+    )
 
 
 def make_corpus(
@@ -141,13 +156,14 @@ def make_corpus(
         seed: of recombination and spelling.
     """
     with ProcessPoolExecutor() as pool:
-        sources = {source: _molecules(pool, texts, source) for source, texts in raw.items()}
-        forbidden = _molecules(pool, kept_back, "kept back")
+        read = {source: _molecules(pool, texts, source) for source, texts in raw.items()}
+        sources = {source: molecules for source, (molecules, _) in read.items()}
+        forbidden, _ = _molecules(pool, kept_back, "kept back")
         held_out = {
             source: sorted(text for text in texts if is_held_out(text) and text not in forbidden)
             for source, texts in sources.items()
         }
-        held_out["tox21_test"] = sorted(_molecules(pool, test, "tox21_test"))
+        held_out["tox21_test"] = sorted(_molecules(pool, test, "tox21_test")[0])
         real = sorted(
             text
             for text in set().union(*sources.values())
@@ -194,20 +210,32 @@ def make_corpus(
         "lengths": lengths.reshape(len(texts), -1),
         "properties": normalised(values).astype(np.float32),
         "vocabulary": np.array(vocabulary.tokens),
+        "sources": np.array(json.dumps({source: counts for source, (_, counts) in read.items()})),
         **{f"held_out.{source}": np.array(texts) for source, texts in held_out.items()},
     }
 
 
-def _molecules(pool: ProcessPoolExecutor, texts: list[str], source: str) -> set[str]:
-    """Distinct standardised molecules of a source that the tokens can write."""
+def _molecules(
+    pool: ProcessPoolExecutor, texts: list[str], source: str
+) -> tuple[set[str], dict[str, int]]:
+    """Distinct standardised molecules of a source that the tokens can write, and what is counted.
+
+    The counts are those of :class:`Corpus` for a source.
+    """
     chunks = [texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)]
     results = pool.map(standardise_all, chunks)
-    return {
-        result.smiles
-        for part in tqdm(results, f"reading {source}", len(chunks), disable=None)
-        for result in part
-        if result.smiles is not None and split_symbols(result.smiles) is not None
-    }
+    molecules: set[str] = set()
+    reasons: Counter[str] = Counter()
+    for part in tqdm(results, f"reading {source}", len(chunks), disable=None):
+        for result in part:
+            if result.smiles is None:
+                reasons[str(result.reason)] += 1
+            elif split_symbols(result.smiles) is None:
+                reasons[NO_TOKEN] += 1
+            else:
+                molecules.add(result.smiles)
+    counts = {"given": len(texts), "distinct": len(molecules)}
+    return molecules, counts | dict(reasons.most_common())
 
 
 def spell(molecules: list[str], spellings: int, seed: int) -> tuple[list[list[str]], np.ndarray]:

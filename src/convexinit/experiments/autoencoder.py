@@ -158,7 +158,11 @@ def run(config: dict[str, Any]) -> Outcome:
         },
         device=device_name(settings.torch_device()),
         arrays=to_arrays(network, corpus.vocabulary),
-        notes={"training_seconds": round(seconds, 1), "molecules": len(corpus.starts)},
+        notes={
+            "training_seconds": round(seconds, 1),
+            "molecules": len(corpus.starts),
+            "sources": corpus.sources,
+        },
     )
 
 
@@ -396,22 +400,21 @@ def assess(network: Autoencoder, corpus: Corpus, seed: int) -> dict[str, dict[st
 
     Returns:
         Metrics by set: "held_out" (all held-out molecules), each source, each range of lengths
-        (characters of the canonical SMILES), and the sets of :func:`assess_searches`.
+        (characters of the canonical SMILES), and the sets of :func:`assess_searches`. Sources and
+        ranges without molecules are left out.
     """
     molecules = sorted(set().union(*corpus.held_out.values()))
     judgement = judge(molecules, translate(network, corpus.vocabulary, molecules, greedy))
     row = {molecule: number for number, molecule in enumerate(molecules)}
     report = {"held_out": {**shares(judgement), "molecules": len(molecules)}}
-    for source, texts in corpus.held_out.items():
-        rows = [row[text] for text in texts]
-        report[source] = {**shares(judgement[rows]), "molecules": len(rows)}
     lengths = np.array([len(text) for text in molecules])
+    parts = {name: [row[text] for text in texts] for name, texts in corpus.held_out.items()}
     for low, high in pairwise(LENGTHS):
         inside = (lengths >= low) & (lengths < high)
-        report[f"length {low} to {high - 1}"] = {
-            **shares(judgement[inside]),
-            "molecules": int(inside.sum()),
-        }
+        parts[f"length {low} to {high - 1}"] = np.flatnonzero(inside).tolist()
+    for name, rows in parts.items():
+        if len(rows):
+            report[name] = {**shares(judgement[rows]), "molecules": len(rows)}
     codec = AutoencoderCodec(network, corpus.vocabulary, digest="")
     return report | assess_searches(codec, molecules, seed)
 

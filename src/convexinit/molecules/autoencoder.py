@@ -23,7 +23,7 @@ from convexinit.config import require
 from convexinit.data.files import DataError
 from convexinit.molecules.chemistry import canonical
 from convexinit.molecules.codec import Codec, check_codes
-from convexinit.molecules.tokens import END, PADDING, START, Vocabulary, split_symbols
+from convexinit.molecules.tokens import END, NO_TOKEN, PADDING, START, Vocabulary, split_symbols
 
 # The weights that come with the package.
 WEIGHTS = Path(__file__).with_name("autoencoder.npz")
@@ -318,7 +318,7 @@ class AutoencoderCodec(Codec):
         return encode_tokens(self.network, tokenise(self.vocabulary, canonical)).numpy()
 
     def _refusal(self, canonical: str) -> str | None:
-        return None if split_symbols(canonical) else "with characters that are in no token"
+        return None if split_symbols(canonical) else NO_TOKEN
 
     def decode(self, codes: np.ndarray, beam: int = 1, nearest: bool = True) -> list[str]:
         """One string for each code ``[n, dimensions]``, valid SMILES or not.

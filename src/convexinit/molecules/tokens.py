@@ -21,6 +21,9 @@ SYMBOLS = ("Cl", "Br", *"#%)(+-0123456789:=@CBFIHONPS[]cionps")
 PADDING, START, END = 0, 1, 2
 SPECIAL = ("<padding>", "<start>", "<end>")
 
+# Why a molecule has no tokens, in a few words.
+NO_TOKEN = "with characters that are in no token"
+
 _SEPARATOR = -1
 
 
