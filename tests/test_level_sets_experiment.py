@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from rdkit import Chem
 from rdkit.Chem import rdFingerprintGenerator
@@ -377,6 +378,14 @@ def test_the_figure_says_what_it_shows(drawn):
     for row in numbers.to_dict("records"):
         assert f"QED {row['qed']:.2f}" in words
         assert f"predicted {figure_4.percent(row['toxicity'])}" in words
+
+
+def test_a_positive_charge_is_drawn_with_all_its_arms():
+    figure = Figure(figsize=(0.8, 0.7), dpi=300)
+    axes = figure.add_axes((0, 0, 1, 1))
+    figure_4.draw_molecule(axes, "Nc1cc(O)c([N+](=O)[O-])cc1Cl")
+    # Snapped to pixels, narrow outlines with right angles lose width: the plus looks like a dash.
+    assert {patch.get_snap() for patch in axes.patches} == {False}
 
 
 def test_missing_runs_are_named_with_their_command(tmp_path, capsys):

@@ -302,6 +302,7 @@ def draw_molecule(axes: Axes, smiles: str) -> None:
                 edgecolor="none" if looks.get("stroke", "none") == "none" else looks["stroke"],
                 linewidth=scale * float(looks.get("stroke-width", "1").removesuffix("px")),
                 capstyle="round",
+                snap=False,  # moved to whole pixels, the arms of a plus sign vanish
                 joinstyle="round",
                 clip_on=False,
             )
