@@ -295,8 +295,10 @@ def test_decoding_refuses_what_is_no_code(codec):
         codec.decode(np.zeros(512))
     with pytest.raises(ValueError, match="finite"):
         codec.decode(np.full((2, 512), np.nan))
-    with pytest.raises(ValueError, match="beam"):
-        codec.decode(np.zeros((1, 512)), beam=0)
+    for beam in (0, 1.5, "2", None):
+        with pytest.raises(ValueError, match="beam must be an integer of at least 1; got"):
+            codec.decode(np.zeros((1, 512)), beam=beam)
+    assert codec.decode(np.zeros((1, 512)), beam=np.int64(2))
 
 
 def test_shipped_weights_are_small_and_belong_to_the_configuration(codec):
@@ -346,21 +348,6 @@ def test_held_out_molecules_are_in_no_training_sequence(stand_in):
     for source, part in raw.items():
         shares_held = [is_held_out(standardise(text).smiles) for text in part]
         assert len(corpus.held_out[source]) <= sum(shares_held)
-
-
-def test_what_is_not_learned_from_is_counted(small_config):
-    source = Path(small_config["data_dir"]) / "smiles/b.smi"
-    source.write_text("\n".join(["CCCCO", "OCCCC", "no molecule", "CC[Hg]CC", "C~CCC", "CCCN"]))
-    run = read_run(run_experiment(small_config))
-    assert run.summary["sources"]["b"] == {
-        "given": 6,
-        "distinct": 2,
-        "not readable as SMILES": 1,
-        "an element other than B C N O F P S Cl Br I": 1,
-        "with characters that are in no token": 1,
-    }
-    assert "b" not in set(run.metrics["split"])  # it has no held-out molecules to assess
-    assert not run.metrics["value"].isna().any()
 
 
 def test_a_damaged_cache_is_made_again(small_config):
@@ -486,7 +473,9 @@ def small_config(tmp_path, monkeypatch):
     }
 
 
-def test_the_run_holds_its_weights_and_its_quality(small_config):
+def test_the_run_holds_its_weights_its_quality_and_its_sources(small_config):
+    source = Path(small_config["data_dir"]) / "smiles/b.smi"
+    source.write_text("\n".join(["CCCCO", "OCCCC", "no molecule", "CC[Hg]CC", "C~CCC", "CCCN"]))
     run = read_run(run_experiment(small_config))
     codec = AutoencoderCodec.load(run.folder / "arrays.npz")
     assert codec.dimensions == SMALL.dimensions
@@ -494,6 +483,15 @@ def test_the_run_holds_its_weights_and_its_quality(small_config):
     assert {"held_out", "a", "tox21_test", "beam", "greedy between"} <= set(final["split"])
     assert run.summary["seeds"]["0"]["status"] == "finished"
     assert (run.metrics["metric"] == "batch_loss").sum() == OPTIONS.steps
+    assert run.summary["sources"]["b"] == {
+        "given": 6,
+        "distinct": 2,
+        "not readable as SMILES": 1,
+        "an element other than B C N O F P S Cl Br I": 1,
+        "with characters that are in no token": 1,
+    }
+    assert "b" not in set(run.metrics["split"])  # it has no held-out molecules to assess
+    assert not run.metrics["value"].isna().any()
 
 
 @pytest.mark.parametrize(

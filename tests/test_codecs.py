@@ -149,6 +149,12 @@ def test_check_codes_takes_lists_and_other_types():
         check_codes(rows, 2)
 
 
+@pytest.mark.parametrize("wrong", [np.ones((1, 2)) * 1j, np.array([["a", "b"]]), [[None, 1.0]]])
+def test_check_codes_refuses_what_is_no_number(wrong):
+    with pytest.raises(ValueError, match="real numbers"):
+        check_codes(wrong, 2)
+
+
 # --- load_codec -----------------------------------------------------------------------------------
 
 

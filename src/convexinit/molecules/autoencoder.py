@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from convexinit.config import require
 from convexinit.data.files import DataError
 from convexinit.molecules.chemistry import canonical
-from convexinit.molecules.codec import Codec, check_codes
+from convexinit.molecules.codec import Codec, check_codes, check_count
 from convexinit.molecules.tokens import END, NO_TOKEN, PADDING, START, Vocabulary, split_symbols
 
 # The weights that come with the package.
@@ -331,10 +331,10 @@ class AutoencoderCodec(Codec):
                 molecule, the most likely one is returned.
 
         Raises:
-            ValueError: codes of another shape or that are not finite; ``beam`` below 1.
+            ValueError: codes of another shape or that are not finite; ``beam`` below 1 or no
+                integer.
         """
-        if beam < 1:
-            raise ValueError(f"beam must be at least 1; got {beam}")
+        beam = check_count("beam", beam)
         inputs = torch.from_numpy(check_codes(codes, self.dimensions))
         if len(inputs) == 0:
             return []

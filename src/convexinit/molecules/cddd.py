@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import re
 import shlex
 from collections.abc import Sequence
 from itertools import pairwise
@@ -23,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
 from convexinit.data.files import DataError
-from convexinit.molecules.codec import Codec, check_codes
+from convexinit.molecules.codec import Codec, check_codes, check_count
+from convexinit.molecules.tokens import split_symbols
 
 # The converted weights, about 200 MB.
 URL = (
@@ -38,7 +38,6 @@ PATH = "cddd/default_model_params.npz"  # in the data folder
 TOKENS = ("</s>", *"#%)(+-1032547698:=@CBFIHONPS[]cionps", "Cl", "Br", "<s>")
 END = 0
 _NUMBERS = {token: number for number, token in enumerate(TOKENS)}
-_PATTERN = re.compile(r"Cl|Br|[#%\)\(\+\-1032547698:=@CBFIHONPS\[\]cionps]")
 
 BEAM = 10
 # 50 heavy atoms, each in brackets with hydrogens and a charge, would still fit.
@@ -53,10 +52,8 @@ def tokenise(smiles: str) -> list[int] | None:
         >>> tokenise("CCl"), tokenise("[Na]C")
         ([20, 37], None)
     """
-    tokens = _PATTERN.findall(smiles)
-    if sum(map(len, tokens)) != len(smiles):
-        return None
-    return [_NUMBERS[token] for token in tokens]
+    symbols = split_symbols(smiles)
+    return None if symbols is None else [_NUMBERS[symbol] for symbol in symbols]
 
 
 def detokenise(numbers: Sequence[int]) -> str:
@@ -415,10 +412,9 @@ class CDDDCodec(Codec):
 
         Raises:
             ValueError: codes of another shape or that are not finite; ``beam`` or ``max_length``
-                below 1.
+                below 1 or no integer.
         """
-        if beam < 1 or max_length < 1:
-            raise ValueError(f"beam and max_length must be at least 1; got {beam} and {max_length}")
+        beam, max_length = check_count("beam", beam), check_count("max_length", max_length)
         inputs = torch.from_numpy(check_codes(codes, self.dimensions))
         device = self.network.embedding.table.device
         return [

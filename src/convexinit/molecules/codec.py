@@ -6,6 +6,7 @@ molecules that appear more than once, batches, and molecules that cannot be enco
 
 from __future__ import annotations
 
+import operator
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -125,10 +126,13 @@ def check_codes(codes: np.ndarray, dimensions: int) -> np.ndarray:
     """The codes as a float32 array ``[n, dimensions]``.
 
     Raises:
-        ValueError: another shape, or rows that are not finite; names the rows.
+        ValueError: another shape, no real numbers, or rows that are not finite; names the rows.
     """
+    codes = np.asarray(codes)
+    if codes.dtype.kind not in "fiub":
+        raise ValueError(f"codes must be real numbers, got an array of {codes.dtype}")
     with np.errstate(over="ignore"):  # what is too large for float32 is reported below
-        codes = np.asarray(codes, dtype=np.float32)
+        codes = codes.astype(np.float32, copy=False)
     if codes.ndim != 2 or codes.shape[1] != dimensions:
         raise ValueError(f"codes must have the shape [n, {dimensions}], got {list(codes.shape)}")
     wrong = np.flatnonzero(~np.isfinite(codes).all(axis=1))
@@ -138,6 +142,21 @@ def check_codes(codes: np.ndarray, dimensions: int) -> np.ndarray:
             f"codes must be finite, but {len(wrong)} of {len(codes)} rows are not: {shown}"
         )
     return codes
+
+
+def check_count(name: str, value: int) -> int:
+    """The value as an integer.
+
+    Raises:
+        ValueError: it is no integer, or below 1.
+    """
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise ValueError(f"{name} must be an integer of at least 1; got {value!r}")
+    return count
 
 
 def batches_by_length(texts: Sequence[str], limit: int = BATCH_CHARACTERS) -> Iterator[list[str]]:
