@@ -543,7 +543,7 @@ def crossed_twice(
         crossed = crossings(excess, allowed[rows].view(-1, 1, 1)) > 1
         share = crossed.to(level.dtype).mean(1)
         parts.append(torch.where(excess.isfinite().all(2).all(1), share, torch.nan))
-    return torch.cat(parts) if parts else level.new_empty(0)
+    return torch.cat(parts)
 
 
 def crossings(excess: Tensor, allowed: Tensor) -> Tensor:

@@ -347,7 +347,7 @@ def by_epoch_markdown(numbers: pd.DataFrame) -> str:
     lines = [header, ["---"] * len(header)]
     for names, values in wide[epochs].iterrows():
         lines.append([*cast("tuple[str, ...]", names), *(f"{value:.1f}" for value in values)])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return _markdown_rows(lines)
 
 
 def beside_paper(numbers: pd.DataFrame) -> bool:

@@ -6,8 +6,7 @@ fragment without stereochemistry, and only small organic molecules.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rdkit import Chem, rdBase
@@ -100,12 +99,6 @@ def _read(smiles: str) -> Chem.Mol | None:
     molecule; half of a surrogate pair, which a damaged file can hold, is no text for it at all.
     """
     return Chem.MolFromSmiles(smiles) if smiles.isascii() else None
-
-
-def count_reasons(results: Iterable[Standardised]) -> dict[str, int]:
-    """How many molecules were left out for which reason, most frequent first."""
-    counts = Counter(result.reason for result in results if result.reason)
-    return dict(counts.most_common())
 
 
 def standardise_all(smiles: Sequence[str]) -> list[Standardised]:
