@@ -353,6 +353,20 @@ def test_files_are_written(drawn):
     )
 
 
+def test_still_low_stands_beside_what_chance_would_give(drawn, runs):
+    folder, _, _ = drawn
+    table = pd.read_csv(folder / "tables" / "level-sets.csv").set_index(["model", "task"])
+    quantiles = runs["icnn_init"].config["level_sets"]["low_toxicity"]
+    for task in TASKS:
+        row = table.loc[("ICNN + init", task)]
+        # Values of which as many are at the bottom as the network has molecules there.
+        values = torch.linspace(0.0, 1.0, 10_000, dtype=torch.float64)
+        values[: round(row["at_bottom"] * 10_000)] = -1.0
+        _, low = level_sets.low_window(values, quantiles)
+        share = (values <= low).double().mean().item()
+        assert row["low_by_chance"] == pytest.approx(share, abs=2e-3)
+
+
 def test_the_walk_shown_has_the_most_distinct_molecules(drawn, runs):
     folder, _, _ = drawn
     shown = pd.read_csv(folder / "tables" / "figure-4.csv")

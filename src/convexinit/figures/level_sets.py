@@ -48,6 +48,7 @@ COLUMNS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "change after decoding": (("own_change",), "{:.3f}"),
     "change of targets": (("target_change",), "{:.3f}"),
     "still low": (("still_low",), "{:.0%}"),
+    "by chance": (("low_by_chance",), "{:.0%}"),
     "similarity to start": (("similarity_start",), "{:.2f}"),
     "to target": (("similarity_target",), "{:.2f}"),
     "of both": (("similarity_ends",), "{:.2f}"),
@@ -62,7 +63,8 @@ molecules on a walk; predicted *toxicity* (the same along a walk); smallest and 
 walk. Similarities are Tanimoto (ECFP4). A decoded molecule has a code of its own, which is not the
 point it was decoded from: *change after decoding* is the median distance of its prediction from the
 level, in logits, beside that of *targets* drawn at random; *still low* is the share of molecules
-whose own prediction is within the range in which starts were drawn, or lower.
+whose own prediction is within the range in which starts were drawn, or lower, beside the share of
+all known molecules for which that holds *by chance*.
 """
 
 
@@ -76,8 +78,10 @@ def table(selections: Sequence[Selection]) -> pd.DataFrame:
     """One row per model variant and task.
 
     Returns:
-        ``dataset, codec, model, task, seeds``, and the mean over the seeds of each metric of
-        :func:`convexinit.experiments.level_sets.summarise`.
+        ``dataset, codec, model, task, seeds``, the mean over the seeds of each metric of
+        :func:`convexinit.experiments.level_sets.summarise`, and ``low_by_chance``, which
+        ``still_low`` would be for molecules drawn at random: all that are at the bottom, and of the
+        others a share that is an option of the run.
     """
     parts = [
         _means(run).assign(
@@ -100,7 +104,9 @@ def _means(run: Run) -> pd.DataFrame:
         "value", "split", "metric", aggfunc="mean", sort=False, dropna=False
     )
     columns = run.metrics["metric"].unique()
-    return wide[columns].rename_axis("task").rename_axis(None, axis=1).reset_index()
+    highest = run.config["level_sets"]["low_toxicity"][1]
+    wide = wide[columns].assign(low_by_chance=wide["at_bottom"] * (1 - highest) + highest)
+    return wide.rename_axis("task").rename_axis(None, axis=1).reset_index()
 
 
 def markdown(numbers: pd.DataFrame) -> str:
