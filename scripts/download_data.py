@@ -342,6 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="mnist: four files, 55 MB. fashion_mnist: four files, 31 MB. cifar10, cifar100: an "
         "archive each, 170 MB. tox21: four files from NIH; its training set has no "
         "known digest: the archive, records, labels and number of samples are checked instead. "
+        "cddd: the weights of the descriptor, one file, 210 MB. "
         "Files that are already there and intact are kept. "
         "Exit status: 0 complete, 1 not complete, 2 wrong arguments.",
     )
