@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -103,10 +104,11 @@ def walk_level_set(
     """
     if method not in ("interpolate", "track"):
         raise ValueError(f"unknown method {method!r}; choose one of interpolate, track")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
         raise ValueError(f"steps must be an integer of at least 1; got {steps!r}")
-    if not 0.0 < tol < math.inf:
-        raise ValueError(f"tol must lie in (0, inf); got {tol}")
+    if not isinstance(tol, Real) or not 0.0 < tol < math.inf:
+        raise ValueError(f"tol must be a number in (0, inf); got {tol!r}")
+    steps = int(steps)
     start, target = _checked_ends(start, target)
     with torch.no_grad():
         level = _evaluate(f, start)

@@ -11,9 +11,9 @@ from convexinit.figures.select import Panel, Selection
 # What the sets of a run are called in the table; other sets keep their names.
 TITLES = {
     "held_out": "all held-out molecules",
-    "greedy": "1,000 of them, greedy search",
-    "beam": "1,000 of them, beam of 10",
-    "nearest of beam": "1,000 of them, nearest molecule in a beam of 10",
+    "greedy": "some of them, greedy search",
+    "beam": "some of them, beam of 10",
+    "nearest of beam": "some of them, nearest molecule in a beam of 10",
     "greedy between": "codes between two of them, greedy search",
     "beam between": "codes between two of them, beam of 10",
     "nearest of beam between": "codes between two of them, nearest molecule in a beam of 10",
