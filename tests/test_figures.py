@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
@@ -318,7 +320,7 @@ def test_diverged_seeds_are_left_out_and_counted(root):
     icnn = table[table["model"] == "ICNN"]
     assert set(icnn["seeds"]) == {2}
     np.testing.assert_allclose(icnn["median"], losses[[0, 3]].mean(0), rtol=1e-6)
-    assert "diverged, not shown: ICNN 2 of 4" in texts(FIGURE_2.draw(selections, table))
+    assert "diverged, not shown: ICNN 2 of 4 on digits" in texts(FIGURE_2.draw(selections, table))
 
 
 def test_a_variant_whose_seeds_all_diverged(root):
@@ -329,7 +331,7 @@ def test_a_variant_whose_seeds_all_diverged(root):
     icnn = table[table["model"] == "ICNN"]
     assert set(icnn["seeds"]) == {0}
     assert icnn["median"].isna().all()
-    assert "diverged, not shown: ICNN 3 of 3" in texts(FIGURE_2.draw(selections, table))
+    assert "diverged, not shown: ICNN 3 of 3 on digits" in texts(FIGURE_2.draw(selections, table))
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan])
@@ -468,6 +470,44 @@ def test_curves_stay_clear_of_the_inset(root):
     low, high = figure.axes[0].get_ylim()
     height = np.log(1.5 * 2.3 / low) / np.log(high / low)  # of the upper quartile
     assert 0 < height < training_loss.INSET_BOX[1]
+
+
+def test_the_frame_of_what_is_zoomed_stays_clear_of_the_inset(root):
+    # Losses that are highest where the zoom begins, and low below the inset.
+    store_training(root, "icnn", np.geomspace(10.0, 0.01, 100) * np.array([[0.9], [1.0], [1.1]]))
+    selections = [select(DIGITS, runs_in(root))]
+    figure = FIGURE_2.draw(selections, FIGURE_2.table(selections))
+    (axes,) = figure.axes
+    (inset,) = axes.child_axes
+    low, high = axes.get_ylim()
+    top = np.log(inset.get_ylim()[1] / low) / np.log(high / low)
+    assert 0 < top < training_loss.INSET_BOX[1] - 0.1
+
+
+def test_remarks_fit_into_the_figure(root):
+    losses = batch_losses(20, 3)
+    losses[1, 15:] = np.nan
+    for experiment in ("mnist", "cifar10_jpeg"):
+        for model in TITLES:
+            store_training(root, model, losses, experiment, model__positivity="exp")
+    figure = loss_figures.FIGURES["figure-10"]
+    selections = [select(panel, runs_in(root)) for panel in figure.panels("paper")]
+    with style.paper():
+        drawn = figure.draw(selections, figure.table(selections))
+        renderer = FigureCanvasAgg(drawn).get_renderer()
+        boxes = [text.get_window_extent(renderer) for text in drawn.texts]
+    words = " ".join(text.get_text() for text in drawn.texts)
+    for title in ("MNIST", "CIFAR-10 (JPEG copy)"):
+        variants = (f"{name} 1 of 3" for name in loss_figures.EXP.values())
+        assert f"diverged, not shown: {', '.join(variants)} on {title}" in words
+    assert "not run: non-convex on MNIST" in words
+    for box in boxes:
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= drawn.bbox.x1
+    # One below the other, from top to bottom.
+    for upper, lower in pairwise(boxes):
+        assert lower.y1 <= upper.y0 + 1
 
 
 def texts(figure: Figure):

@@ -2,9 +2,9 @@
 
 A point is the loss of one training batch, drawn every 50 updates as in the paper; runs that would
 have fewer than 150 points then are drawn more often. Lines are medians over the seeds, bands reach
-from the lower to the upper quartile. Seeds that diverged are left out and counted in the panel.
-The inset shows the best variants once more, on a linear scale. What was not run is named below the
-panels, with its command.
+from the lower to the upper quartile. The inset shows the best variants once more, on a linear
+scale. Seeds that diverged are left out and counted below the panels. What was not run is named
+there, too, with its command.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from convexinit.runs import Run
 DRAWN_EVERY = 50  # updates
 FEWEST_POINTS = 150
 # In inches: a row of panels, a line and a character of their titles, a line of the legend, a line
-# about what was not run, and the room of one entry in the legend without and per character.
+# of the remarks below, and the room of one entry in the legend without and per character.
 PANEL_HEIGHT = 2.07
 TITLE_LINE = 0.13
 TITLE_CHARACTER_WIDTH = 0.0076  # at a size of one point
@@ -38,8 +38,10 @@ LEGEND_LINE = 0.16
 REMARK_LINE = 0.1
 ENTRY_WIDTH = 0.5
 CHARACTER_WIDTH = 0.052
-# Characters in a line about what was not run.
+# Characters in a line of the remarks.
 REMARK_LENGTH = 128
+REMARK: dict[str, Any] = {"fontsize": 5.5}
+COMMAND: dict[str, Any] = {"fontsize": 4.8, "family": "monospace"}
 # Sizes of titles in points by the number of columns. Panels in three columns are too small for an
 # inset.
 TITLE_SIZES = {1: 7.5, 2: 7.5, 3: 6.0}
@@ -118,7 +120,7 @@ class LossFigure:
             for variant in selection.runs
         }
         handles = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
-        remarks = missing_remarks(selections)
+        remarks = diverged_remarks(shown, numbers) + missing_remarks(selections)
         columns = min(self.columns, len(shown))
         rows = math.ceil(len(shown) / columns)
         # One panel has its legend to the right, several have it below.
@@ -177,6 +179,29 @@ class LossFigure:
         return figure
 
 
+def diverged_remarks(
+    selections: Sequence[Selection], numbers: pd.DataFrame
+) -> list[tuple[str, dict[str, Any]]]:
+    """Lines that count the seeds that diverged, text and font of each.
+
+    Args:
+        selections: the runs per panel that is shown.
+        numbers: from :meth:`LossFigure.table`.
+    """
+    lines: list[tuple[str, dict[str, Any]]] = []
+    for selection in selections:
+        title = selection.panel.title
+        here = numbers[numbers["dataset"] == title]
+        left = here.groupby("model", sort=False)["seeds"].first()
+        seeds = len(selection.common.get("seeds", []))
+        diverged = [f"{model} {seeds - count} of {seeds}" for model, count in left.items()
+                    if count < seeds]  # fmt: skip
+        if diverged:
+            text = f"diverged, not shown: {', '.join(diverged)} on {title}"
+            lines += [(line, REMARK) for line in textwrap.wrap(text, REMARK_LENGTH)]
+    return lines
+
+
 def missing_remarks(selections: Sequence[Selection]) -> list[tuple[str, dict[str, Any]]]:
     """Lines that name the runs that are missing, and the commands that produce them.
 
@@ -196,10 +221,10 @@ def missing_remarks(selections: Sequence[Selection]) -> list[tuple[str, dict[str
             else selection.panel.title
             for selection in here
         )
-        lines.append((f"not run: {what}", {"fontsize": 5.5}))
+        lines += [(line, REMARK) for line in textwrap.wrap(f"not run: {what}", REMARK_LENGTH)]
         for command in commands(here, Path("results/runs")):
             lines += [
-                (line, {"fontsize": 4.8, "family": "monospace"})
+                (line, COMMAND)
                 for line in textwrap.wrap(
                     command, REMARK_LENGTH, subsequent_indent="    ", break_on_hyphens=False,
                     break_long_words=False,
@@ -256,22 +281,12 @@ def _draw_panel(
     visible = curves.assign(**quartiles.where(quartiles > 0))
     if visible["median"].notna().any():
         _draw_curves(axes, visible, colours)
-        _set_limits(axes, visible, with_inset)
-        if with_inset:
+        zoomed = _zoom_limits(visible) if with_inset else None
+        _set_limits(axes, visible, zoomed)
+        if zoomed is not None:
             inset = axes.inset_axes(INSET_BOX)
             _draw_curves(inset, visible, colours)
-            _zoom(axes, inset, visible)
-    seeds = len(selection.common["seeds"])
-    diverged = [
-        f"{model} {seeds - points['seeds'].iloc[0]} of {seeds}"
-        for model, points in curves.groupby("model", sort=False)
-        if points["seeds"].iloc[0] < seeds
-    ]
-    if diverged:
-        axes.text(
-            0.02, 0.02, "diverged, not shown: " + ", ".join(diverged),
-            transform=axes.transAxes, fontsize=5.5, color=style.MUTED,
-        )  # fmt: skip
+            _zoom(axes, inset, zoomed)
 
 
 def _title(selection: Selection, characters: int) -> str:
@@ -299,32 +314,42 @@ def _draw_curves(axes: Axes, curves: pd.DataFrame, colours: Mapping[str, str]) -
         )  # fmt: skip
 
 
-def _set_limits(axes: Axes, curves: pd.DataFrame, with_inset: bool) -> None:
-    """Limits that leave the place of the inset free."""
+def _set_limits(
+    axes: Axes, curves: pd.DataFrame, zoomed: tuple[float, float, float, float] | None
+) -> None:
+    """Limits that leave the place of the inset free of curves and of the frame around its part."""
     quartiles = curves[["q25", "median", "q75"]]
     last = curves["step"].max()
     low = np.log(quartiles.min().min()) - 0.1
     # A tenth of the panel below and to the left of the inset is for its tick labels.
-    under_inset = quartiles[curves["step"] > (INSET_BOX[0] - 0.1) * last].max().max()
-    room = (np.log(under_inset) - low) / (INSET_BOX[1] - 0.13)
-    high = np.nanmax([np.log(quartiles.max().max()) + 0.1, low + room if with_inset else np.nan])
+    high = np.log(quartiles.max().max()) + 0.1
+    if zoomed is not None:
+        curve_top = quartiles[curves["step"] > (INSET_BOX[0] - 0.1) * last].max().max()
+        top = np.log(np.nanmax([curve_top, zoomed[3]]))
+        high = max(high, low + (top - low) / (INSET_BOX[1] - 0.13))
     axes.set_ylim(np.exp(low), np.exp(high))
     axes.set_xlim(0, last)
 
 
-def _zoom(axes: Axes, inset: Axes, curves: pd.DataFrame) -> None:
-    """Make ``inset`` show the best variants in the last part of the training."""
+def _zoom_limits(curves: pd.DataFrame) -> tuple[float, float, float, float] | None:
+    """Left, right, lower and upper end of what the inset shows, None if there is nothing to show.
+
+    These are the best variants in the last part of the training.
+    """
     last = curves["step"].max()
     late = curves[curves["step"] >= INSET_FROM * last]
     best = late.groupby("model", sort=False)["median"].median().nsmallest(INSET_VARIANTS).index
     shown = late[late["model"].isin(best)]
     # A lone spike of one batch must not flatten everything else.
     low, high = shown["q25"].quantile(0.01), 1.5 * shown["median"].quantile(0.99)
-    if not low < high:
-        inset.remove()
-        return
-    inset.set_xlim(INSET_FROM * last, last)
-    inset.set_ylim(0.95 * low, 1.05 * high)
+    return (INSET_FROM * last, last, 0.95 * low, 1.05 * high) if low < high else None
+
+
+def _zoom(axes: Axes, inset: Axes, limits: tuple[float, float, float, float]) -> None:
+    """Make ``inset`` show a part of ``axes``, and frame it there."""
+    left, right, low, high = limits
+    inset.set_xlim(left, right)
+    inset.set_ylim(low, high)
     inset.tick_params(labelsize=5, length=1.5, pad=1.5)
     inset.xaxis.set_major_locator(MaxNLocator(3))
     inset.yaxis.set_major_locator(MaxNLocator(3))
