@@ -8,12 +8,14 @@ import shlex
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from omegaconf import OmegaConf
 
 from conftest import ROOT
@@ -22,7 +24,7 @@ from convexinit.experiments import run_experiment
 from convexinit.experiments.models import ModelSettings, build_network
 from convexinit.figures import figure_3, figure_11, grid_search, style
 from convexinit.figures.__main__ import main
-from convexinit.figures.select import TITLES, select
+from convexinit.figures.select import TITLES, select, title_of
 from convexinit.grid_search import final_config, grid_cells, grid_names
 from convexinit.nn import ConvexLinear
 from convexinit.runs import COLUMNS, Outcome, RunError, read_runs, run_folder, staging, store
@@ -442,12 +444,11 @@ def test_curves_that_do_not_fit_are_named(tmp_path):
     selections = selected(tmp_path)
     figure = figure_3.draw(selections, figure_3.table(selections))
     words = "\n".join(texts(figure))
-    assert "digits (3 seeds)" in words
+    assert "digits (3 seeds, grid demo)" in words
     assert "not in view: ICNN, at last 0.113" in words
     assert "not in view: ICNN, at last 2.301" in words
     assert "not in view: non-convex" not in words
-    assert "diverged, not shown: ICNN + init 2 of 3" in words
-    assert "diverged, not shown: ICNN + skip 3 of 3" in words
+    assert "diverged, not shown: ICNN + skip 3 of 3, ICNN + init 2 of 3 on digits" in words
     accuracy, loss = (axes.get_ylim() for axes in figure.axes)
     assert 0.113 < accuracy[0] < 0.9 < 0.98 < accuracy[1] <= 1.0
     assert loss[1] < 2.3
@@ -467,8 +468,34 @@ def test_data_sets_that_were_not_run(tmp_path, figure):
     selections = selected(tmp_path, "paper", figure)
     assert [list(selection.runs) for selection in selections] == [["nonconvex"], []]
     words = texts(figure.draw(selections, figure.table(selections)))
-    assert "not run: CIFAR-10" in words
-    assert any("experiment=generalisation_final" in text for text in words)
+    assert "not run" in words  # in place of the column
+    names = [name for name in selections[0].panel.variants if name != "nonconvex"]
+    assert f"not run: {', '.join(map(title_of, names))} on MNIST; CIFAR-10" in words
+    below = " ".join(" ".join(text.split()) for text in words)
+    commands = [line for s in selections for line in s.commands(Path("results/runs"))]
+    assert len(commands) == (3 if figure is figure_11 else 2)
+    for command in commands:
+        assert command in below
+
+
+def test_titles_and_labels_fit_into_the_figure(tmp_path):
+    precision = {"trainer__precision": "bfloat16", "search__grid": "small"}
+    store_final(tmp_path, "icnn", dataset="cifar10_jpeg", **precision)
+    accuracy, loss = rising(3, 25)
+    store_final(tmp_path, "icnn", (0.98 + 0.002 * accuracy, loss), dataset="mnist")
+    selections = selected(tmp_path, "paper")
+    with style.paper():
+        figure = figure_3.draw(selections, figure_3.table(selections))
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        for axes in figure.axes:
+            for text in (axes.title, axes.yaxis.label):
+                axes.yaxis.get_tightbbox(renderer)  # puts the label where it belongs
+                box = text.get_window_extent(renderer)
+                assert box.x0 >= 0
+                assert box.x1 <= figure.bbox.x1
+    words = texts(figure)
+    assert "CIFAR-10 (JPEG copy)\n(3 seeds, bfloat16, grid small)" in words
+    assert "test loss (nats)" in words
 
 
 def test_the_official_cifar10_goes_before_its_copy(tmp_path):
@@ -488,7 +515,7 @@ def test_figure_11_compares_exp_with_the_same_baseline(tmp_path):
     wanted = store_final(tmp_path, "icnn", dataset="mnist", model__positivity="exp")
     selection, _ = selected(tmp_path, "paper", figure_11)
     found = {model: run.folder for model, run in selection.runs.items()}
-    assert found == {"nonconvex": baseline, "icnn": wanted}
+    assert found == {"nonconvex": baseline, "ICNN (exp)": wanted}
     (command,) = selection.commands(tmp_path / "runs")
     assert "model=icnn_skip,icnn_init dataset=mnist model.positivity=exp" in command
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from convexinit.figures import figure_3
 from convexinit.figures.figure_3 import draw, more_files, table
+from convexinit.figures.loss_figures import EXP, variants
 from convexinit.figures.select import TITLES, Panel
 
 __all__ = ["draw", "more_files", "panels", "table"]
@@ -18,5 +19,4 @@ def panels(scale: str) -> list[Panel]:
     """One panel per data set; the demo has none."""
     if scale == "demo":
         return []
-    exp = {name: {"model.positivity": "exp"} for name in CONVEX}
-    return figure_3.panels_of(scale, {"nonconvex": {}, **exp})
+    return figure_3.panels_of(scale, variants("nonconvex", *EXP.values()))

@@ -2,15 +2,14 @@
 
 The runs are those of the experiment ``generalisation_final``: for every variant the options that
 its grid search chose, trained on the whole training set. Lines are medians over the seeds, bands
-reach from the lower to the upper quartile. Seeds that diverged are left out and counted in the
-panel. Axes are zoomed to the variants that come near the best one; the others are named.
+reach from the lower to the upper quartile. Axes are zoomed to the variants that come near the best
+one; the others are named. Seeds that diverged are left out and counted below the panels. What was
+not run is named there, too, with its command.
 """
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -20,15 +19,26 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from convexinit.figures import style
-from convexinit.figures.select import TITLES, Panel, Selection
+from convexinit.figures.select import TITLES, Panel, Selection, title_of
+from convexinit.figures.training_loss import (
+    REMARK_LENGTH,
+    REMARK_LINE,
+    TITLE_LINE,
+    diverged_remarks,
+    draw_remarks,
+    extent,
+    missing_remarks,
+)
 from convexinit.grid_search import FINAL, varied_options
 from convexinit.runs import Run
 
 # Title and name of the data sets at either scale, and what is shown where there are no runs.
 DATASETS = {"paper": {"MNIST": "mnist", "CIFAR-10": "cifar10"}, "demo": {"digits": "digits"}}
 INSTEAD = {"CIFAR-10": ("CIFAR-10 (JPEG copy)", "cifar10_jpeg")}
-METRICS = {"accuracy": "test accuracy", "loss": "test loss"}
+METRICS = {"accuracy": "test accuracy", "loss": "test loss (nats)"}
 PANEL_HEIGHT = 1.6  # inches
+MOST_CHARACTERS = 44  # in a title of one line
+SEARCHED = "paper"  # the grid that goes without saying
 # The axes hold the medians after the first eighth of the epochs of those variants whose last error
 # (or loss) is at most three times the lowest, and a tenth of their range on either side.
 ZOOM_FROM = 1 / 8
@@ -41,7 +51,7 @@ def panels(scale: str) -> list[Panel]:
     return panels_of(scale, {name: {} for name in TITLES})
 
 
-def panels_of(scale: str, variants: dict[str, dict[str, Any]]) -> list[Panel]:
+def panels_of(scale: str, variants: Mapping[str, Mapping[str, Any]]) -> list[Panel]:
     """One panel per data set; each variant with the options in which it departs from Figure 3."""
 
     def panel(title: str, name: str) -> Panel:
@@ -97,13 +107,13 @@ def more_files(selections: Sequence[Selection], numbers: pd.DataFrame) -> dict[s
                 f"{row['median']:.4f} ({row['q25']:.4f} to {row['q75']:.4f})"
                 for _, row in last.set_index("metric").loc[list(METRICS)].iterrows()
             ]
-            extent = [str(last["seeds"].iloc[0]), str(run.config["trainer"]["epochs"])]
+            size = [str(last["seeds"].iloc[0]), str(run.config["trainer"]["epochs"])]
             chosen = ", ".join(
                 f"{name.split('.')[-1].replace('_', ' ')} {value}"
                 for name in selection.panel.chosen
                 if (value := _option(run, name)) is not None
             )
-            lines.append([selection.panel.title, TITLES[model], *extent, *cells, chosen])
+            lines.append([selection.panel.title, title_of(model), *size, *cells, chosen])
     return {".md": "".join(f"| {' | '.join(line)} |\n" for line in lines)}
 
 
@@ -113,7 +123,7 @@ def _option(run: Run, name: str) -> Any:
 
 
 def draw(selections: Sequence[Selection], numbers: pd.DataFrame) -> Figure:
-    """Draw one column per selection; those without runs say which command produces them.
+    """Draw one column per selection, and name the runs that are missing below.
 
     Args:
         selections: the runs per data set.
@@ -121,45 +131,66 @@ def draw(selections: Sequence[Selection], numbers: pd.DataFrame) -> Figure:
     """
     columns = len(selections)
     width = style.TEXT_WIDTH if columns > 1 else style.PANEL_WIDTH
-    footer = 0.25 if columns > 1 else 0.4
-    height = 2 * PANEL_HEIGHT + 0.2 + footer
+    length = int(REMARK_LENGTH * width / style.TEXT_WIDTH)
+    remarks = diverged_remarks(selections, numbers, length) + missing_remarks(selections, length)
+    remarks_height = REMARK_LINE * len(remarks) + (0.04 if remarks else 0.0)
+    footer = (0.25 if columns > 1 else 0.4) + remarks_height
+    titles = [f"{selection.panel.title} {_extent(selection)}".strip() for selection in selections]
+    in_two_lines = max(map(len, titles)) > MOST_CHARACTERS
+    if in_two_lines:
+        titles = [f"{selection.panel.title}\n{_extent(selection)}" for selection in selections]
+    header = 0.25 + TITLE_LINE * in_two_lines
+    height = 2 * PANEL_HEIGHT - 0.05 + header + footer
     figure = Figure(figsize=(width, height))
-    # Margins in inches: 0.5 left of each panel, 0.25 above the first row, 0.36 below the last.
+    # Margins in inches: 0.56 left of each panel, 0.36 below the last row.
     grid = figure.subplots(
         2,
         columns,
         squeeze=False,
         sharex="col",
         gridspec_kw={
-            "left": 0.5 / width,
+            "left": 0.56 / width,
             "right": 1 - 0.08 / width,
-            "top": 1 - 0.25 / height,
+            "top": 1 - header / height,
             "bottom": (footer + 0.36) / height,
             "hspace": 0.08,
-            "wspace": 0.58 / (width / columns - 0.58),
+            "wspace": 0.64 / (width / columns - 0.64),
         },
     )
+    panel = selections[0].panel
+    colours = {variant: style.COLOURS[panel.model(variant)] for variant in panel.variants}
     for column, selection in enumerate(selections):
         upper, lower = grid[:, column]
+        upper.set_title(titles[column])
         if not selection.runs:
-            _draw_missing(upper, lower, selection)
+            _draw_missing(upper, lower)
             continue
-        seeds = len(selection.common["seeds"])
-        upper.set_title(f"{selection.panel.title} ({seeds} {'seed' if seeds == 1 else 'seeds'})")
         lower.set_xlabel("epoch")
         here = numbers[numbers["dataset"] == selection.panel.title]
         for axes, (metric, label) in zip((upper, lower), METRICS.items(), strict=True):
-            axes.set_ylabel(label)
-            _draw_curves(axes, here[here["metric"] == metric], metric, seeds)
-    shown = [model for model in TITLES if (numbers["model"] == model).any()]
-    handles = [Line2D([], [], color=style.COLOURS[model], label=TITLES[model]) for model in shown]
-    figure.legend(handles=handles, loc="lower center", ncols=4 if columns > 1 else 2)
+            axes.set_ylabel(label, labelpad=2)
+            _draw_curves(axes, here[here["metric"] == metric], metric, colours)
+    shown = [name for name in panel.variants if (numbers["model"] == name).any()]
+    handles = [Line2D([], [], color=colours[name], label=title_of(name)) for name in shown]
+    figure.legend(
+        handles=handles, loc="lower center", bbox_to_anchor=(0.5, remarks_height / height),
+        ncols=4 if columns > 1 else 2,
+    )  # fmt: skip
+    draw_remarks(figure, remarks, remarks_height)
     return figure
 
 
-def _draw_curves(axes: Axes, points: pd.DataFrame, metric: str, seeds: int) -> None:
+def _extent(selection: Selection) -> str:
+    """The seeds of a column, precision and grid where they are not those of the paper."""
+    if not selection.runs:
+        return ""
+    grid = selection.common["search.grid"]
+    return f"({extent(selection)}{'' if grid == SEARCHED else f', grid {grid}'})"
+
+
+def _draw_curves(axes: Axes, points: pd.DataFrame, metric: str, colours: Mapping[str, str]) -> None:
     for model, curve in points.groupby("model"):
-        colour = style.COLOURS[model]
+        colour = colours[str(model)]
         axes.plot(curve["epoch"], curve["median"], color=colour)
         axes.fill_between(
             curve["epoch"], curve["q25"], curve["q75"], color=colour, alpha=0.25, linewidth=0
@@ -170,11 +201,7 @@ def _draw_curves(axes: Axes, points: pd.DataFrame, metric: str, seeds: int) -> N
     axes.set_ylim(low, high)
     last = points[points["epoch"] == points["epoch"].max()].set_index("model")
     remarks = [
-        f"diverged, not shown: {TITLES[model]} {seeds - row['seeds']} of {seeds}"
-        for model, row in last.iterrows()
-        if row["seeds"] < seeds
-    ] + [
-        f"not in view: {TITLES[model]}, at last {row['median']:.3f}"
+        f"not in view: {title_of(str(model))}, at last {row['median']:.3f}"
         for model, row in last.iterrows()
         if not low <= row["median"] <= high and row["seeds"] > 0
     ]
@@ -200,17 +227,10 @@ def zoomed(points: pd.DataFrame, metric: str) -> tuple[float, float]:
     return low - margin, min(high + margin, 1.0) if metric == "accuracy" else high + margin
 
 
-def _draw_missing(upper: Axes, lower: Axes, selection: Selection) -> None:
-    """Say in the place of a column which command produces its runs."""
+def _draw_missing(upper: Axes, lower: Axes) -> None:
+    """Say in the place of a column that it was not run."""
     lower.set_axis_off()
     upper.set_xticks([])
     upper.set_yticks([])
     upper.spines[:].set(visible=True, color=style.MUTED, linestyle=(0, (4, 4)))
-    upper.set_title(selection.panel.title)
-    command, *_ = selection.commands(Path("results/runs"))
-    lines = "\n".join(textwrap.wrap(command, 45))
-    place: dict[str, Any] = {"transform": upper.transAxes, "ha": "center"}
-    upper.text(0.5, 0.6, f"not run: {selection.panel.title}", **place)
-    upper.text(
-        0.5, 0.5, lines, va="top", family="monospace", fontsize=4.8, color=style.MUTED, **place
-    )
+    upper.text(0.5, 0.5, "not run", transform=upper.transAxes, ha="center", color=style.MUTED)

@@ -171,22 +171,34 @@ class LossFigure:
         else:
             place = (panels_width / style.TEXT_WIDTH, 1 - 0.5 * row_height / height)
             figure.legend(handles=handles, loc="center left", bbox_to_anchor=place)
-        for line, (text, font) in enumerate(remarks):
-            figure.text(
-                0.08 / style.TEXT_WIDTH, (remarks_height - REMARK_LINE * (line + 1)) / height, text,
-                color=style.MUTED, **font,
-            )  # fmt: skip
+        draw_remarks(figure, remarks, remarks_height)
         return figure
 
 
+def draw_remarks(figure: Figure, remarks: Sequence[tuple[str, dict[str, Any]]], top: float) -> None:
+    """Write lines at the bottom of a figure.
+
+    Args:
+        figure: to write to.
+        remarks: text and font of every line.
+        top: height of the first line's upper end in inches.
+    """
+    width, height = figure.get_size_inches()
+    for line, (text, font) in enumerate(remarks, 1):
+        place = (0.08 / width, (top - REMARK_LINE * line) / height)
+        figure.text(*place, text, color=style.MUTED, **font)
+
+
 def diverged_remarks(
-    selections: Sequence[Selection], numbers: pd.DataFrame
+    selections: Sequence[Selection], numbers: pd.DataFrame, length: int = REMARK_LENGTH
 ) -> list[tuple[str, dict[str, Any]]]:
     """Lines that count the seeds that diverged, text and font of each.
 
     Args:
         selections: the runs per panel that is shown.
-        numbers: from :meth:`LossFigure.table`.
+        numbers: table with ``dataset, model, seeds``, titles of panel and variant and the number of
+            seeds that did not diverge.
+        length: characters in a line.
     """
     lines: list[tuple[str, dict[str, Any]]] = []
     for selection in selections:
@@ -194,19 +206,22 @@ def diverged_remarks(
         here = numbers[numbers["dataset"] == title]
         left = here.groupby("model", sort=False)["seeds"].first()
         seeds = len(selection.common.get("seeds", []))
-        diverged = [f"{model} {seeds - count} of {seeds}" for model, count in left.items()
+        diverged = [f"{title_of(model)} {seeds - count} of {seeds}" for model, count in left.items()
                     if count < seeds]  # fmt: skip
         if diverged:
             text = f"diverged, not shown: {', '.join(diverged)} on {title}"
-            lines += [(line, REMARK) for line in textwrap.wrap(text, REMARK_LENGTH)]
+            lines += [(line, REMARK) for line in textwrap.wrap(text, length)]
     return lines
 
 
-def missing_remarks(selections: Sequence[Selection]) -> list[tuple[str, dict[str, Any]]]:
+def missing_remarks(
+    selections: Sequence[Selection], length: int = REMARK_LENGTH
+) -> list[tuple[str, dict[str, Any]]]:
     """Lines that name the runs that are missing, and the commands that produce them.
 
     Args:
         selections: the runs per panel.
+        length: characters in a line.
 
     Returns:
         Text and font of every line.
@@ -221,12 +236,12 @@ def missing_remarks(selections: Sequence[Selection]) -> list[tuple[str, dict[str
             else selection.panel.title
             for selection in here
         )
-        lines += [(line, REMARK) for line in textwrap.wrap(f"not run: {what}", REMARK_LENGTH)]
+        lines += [(line, REMARK) for line in textwrap.wrap(f"not run: {what}", length)]
         for command in commands(here, Path("results/runs")):
             lines += [
                 (line, COMMAND)
                 for line in textwrap.wrap(
-                    command, REMARK_LENGTH, subsequent_indent="    ", break_on_hyphens=False,
+                    command, length, subsequent_indent="    ", break_on_hyphens=False,
                     break_long_words=False,
                 )
             ]  # fmt: skip
