@@ -392,6 +392,22 @@ def test_pixel_formats_that_are_refused(image, expected):
         decode(content, None)
 
 
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "PNG", "WEBP"])
+def test_images_of_several_frames_are_refused(kind):
+    first, *others = (Image.fromarray(pixels(seed)) for seed in range(3))
+    several = png(first, kind, save_all=True, append_images=others)
+    with pytest.raises(ValueError, match="3 frames or pages"):
+        decode(several, None)
+    alone = png(first, kind, save_all=True)
+    assert decode(alone, None).shape == (5, 4, 3)
+
+
+def test_photos_with_a_preview_are_read():
+    first, preview = (Image.fromarray(np.full((5, 4, 3), value, np.uint8)) for value in (200, 20))
+    content = png(first, "MPO", save_all=True, append_images=[preview])
+    assert decode(content, None).min() > 190
+
+
 def test_large_file_is_not_read(tmp_path, load, monkeypatch):
     monkeypatch.setattr(image_folder, "MAX_FILE_BYTES", 1000)
     files = split_files() | {"train/ant/2.png": b"\0" * 1001}

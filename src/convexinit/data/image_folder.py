@@ -63,8 +63,9 @@ def load_image_folder(
 ) -> ImageData:
     """Read images in class folders into memory; the second time, from a cache.
 
-    Images are grey if all of them are, else RGB. Images with transparent pixels or more than eight
-    bits a channel are refused, as there is no one way to convert them.
+    Images are grey if all of them are, else RGB. Images with transparent pixels, several frames
+    (animations) or more than eight bits a channel are refused, as there is no one way to convert
+    them.
 
     Args:
         source: a folder, or an archive (.tar, .tar.gz, .tar.xz, .zip), which is not unpacked; only
@@ -284,12 +285,16 @@ def decode(content: bytes, size: int | None) -> np.ndarray:
         uint8 ``[height, width]`` if the image is grey, else ``[height, width, 3]``.
 
     Raises:
-        ValueError: it is no image, or none with eight bits a channel and no transparent pixels.
+        ValueError: it is no image, or not one of one frame, with eight bits a channel and no
+            transparent pixels.
     """
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1 and image.format != "MPO":  # a JPEG with a preview, as phones write it
+                raise ValueError(f"it has {frames} frames or pages, and must have one")
             opaque = _without_transparency(image)
             if opaque.mode not in (*GREY, *COLOUR):
                 raise ValueError(
