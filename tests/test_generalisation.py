@@ -271,6 +271,16 @@ def test_wrong_search_options(tmp_path):
         run_experiment(final_of(tmp_path, trainer__learning_rate=0.5))
 
 
+@pytest.mark.parametrize("name", ["trainer.learning_rat", "seeds"])
+def test_a_grid_that_varies_what_is_no_option(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("convexinit.grid_search.grid_cells", lambda grid: [{name: 1}, {name: 2}])
+    with pytest.raises(ConfigError, match=f"grid demo varies {name}, which is no option"):
+        chosen(tmp_path)
+    store_final(tmp_path, "icnn")
+    (selection,) = selected(tmp_path)  # figures of other grids are drawn all the same
+    assert list(selection.runs) == ["icnn"]
+
+
 def test_the_cells_are_printed(tmp_path, capsys):
     for index in range(4):
         status = "diverged" if index == 3 else "finished"

@@ -25,7 +25,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Transformer
 from omegaconf import OmegaConf
 
-from convexinit.config import CONF, checked, composed, option_text, require
+from convexinit.config import CONF, ConfigError, checked, composed, option_text, require
 from convexinit.runs import Config, Run, RunError, read_runs
 
 CELLS = "generalisation"  # the experiment whose runs are cells
@@ -131,8 +131,9 @@ def grid_cells(grid: str) -> list[dict[str, Any]]:
 
 
 def varied_options() -> list[str]:
-    """Dotted names of the options that any grid varies."""
-    return sorted({name for grid in grid_names() for name in grid_cells(grid)[0]})
+    """Dotted names of the options of data set, model and trainer that any grid varies."""
+    names = {name for grid in grid_names() for name in grid_cells(grid)[0]}
+    return sorted(name for name in names if name.split(".")[0] in SECTIONS)
 
 
 def search(grid: str, variant: str, fixed: Mapping[str, Any], runs: Sequence[Run]) -> Search:
@@ -235,8 +236,8 @@ def final_config(config: Config) -> Config:
         config: resolved configuration of the task "best_of_grid".
 
     Raises:
-        ConfigError: if an option of the section ``search`` has a wrong name or value, or an option
-            that the grid varies was set.
+        ConfigError: if an option of the section ``search`` has a wrong name or value, if the grid
+            varies what is no option, or if an option that it varies was set.
         RunError: if no cell is stored, if some are missing and ``search.incomplete`` is not set, or
             if all diverged.
     """
@@ -246,6 +247,11 @@ def final_config(config: Config) -> Config:
     options = flat(config)
     usual = flat(composed(f"experiment={FINAL}"))
     for name in grid_cells(settings.grid)[0]:
+        if name not in usual:
+            raise ConfigError(
+                f"the grid {settings.grid} varies {name}, which is no option of "
+                f"{', '.join(SECTIONS[:-1])} or {SECTIONS[-1]}"
+            )
         rule = f"left as it is, as the grid {settings.grid} chooses it"
         require(options[name] == usual[name], name, rule, options[name])
     fixed = {name: value for name, value in options.items() if name not in UNCOMPARED}
