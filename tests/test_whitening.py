@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
 from conftest import needs_mnist, real_data_dir
+from convexinit.data import images
 from convexinit.data.images import ImageData, load_images, preprocess
 from convexinit.data.whitening import (
     EPSILON,
     fit_whitening,
     pixel_moments,
+    whitening_bytes,
     whitening_matrix,
 )
 
@@ -28,6 +30,20 @@ def correlated_pixels(count: int, features: int, seed: int = 0) -> torch.Tensor:
 
 def covariance_of(rows: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.cov(rows.double().numpy(), rowvar=False, bias=True))
+
+
+def test_images_too_large_to_whiten_are_named(monkeypatch):
+    pixels, labels = correlated_pixels(8, 64).view(8, 1, 8, 8), torch.arange(8)
+    data = ImageData(pixels, labels, pixels, labels, 8, "Pets")
+    need = whitening_bytes(64)
+    monkeypatch.setattr(images, "available_bytes", lambda device: need - 1)
+    for kind in ("pca", "zca"):
+        with pytest.raises(ValueError, match=r"Pets: .* 64 pixel values .*preprocessing=normalise"):
+            preprocess(data, kind)
+    assert preprocess(data, "normalise").train_inputs.shape == (8, 64)
+    for free in (need, None):
+        monkeypatch.setattr(images, "available_bytes", lambda device, free=free: free)
+        assert preprocess(data, "zca").train_inputs.shape == (8, 64)
 
 
 # --- moments --------------------------------------------------------------------------------------

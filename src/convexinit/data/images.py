@@ -16,7 +16,8 @@ from torch import Tensor
 from convexinit.data.cifar import read_cifar
 from convexinit.data.compat import import_torchvision
 from convexinit.data.files import DataFile, check_files
-from convexinit.data.whitening import fit_whitening
+from convexinit.data.whitening import fit_whitening, whitening_bytes
+from convexinit.memory import available_bytes
 
 
 @dataclass(frozen=True)
@@ -183,8 +184,16 @@ def whiten(data: ImageData, kind: str) -> Dataset:
         kind: "pca" or "zca".
 
     Raises:
-        ValueError: the kind is unknown.
+        ValueError: the kind is unknown, or the images are too large for the free memory.
     """
+    features = data.train_inputs[0].numel()
+    needed, free = whitening_bytes(features), available_bytes(torch.device("cpu"))
+    if free is not None and needed > free:
+        raise ValueError(
+            f"{data.title}: {kind} whitening of {features:,} pixel values takes about "
+            f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; use smaller images "
+            "(dataset.size of a folder of images) or dataset.preprocessing=normalise"
+        )
     whitening = fit_whitening(data.train_inputs.flatten(1), kind, data.white)
     return _apply(lambda images: whitening.apply(images.flatten(1)), data)
 

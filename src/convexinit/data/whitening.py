@@ -22,6 +22,7 @@ KINDS = ("pca", "zca")
 # the summation: float32 holds them exactly.
 _EXACT_ROWS = 1024
 _ROWS = 2048  # whitened at once, in float64
+_MATRICES = 8  # of d x d float64 that are in memory at the same time, the eigensolver's included
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,11 @@ class Whitening:
             for rows in pixels.split(_ROWS)
         ]
         return torch.cat(parts)
+
+
+def whitening_bytes(features: int) -> int:
+    """Memory that :func:`fit_whitening` takes for so many features, without the data, about."""
+    return 8 * _MATRICES * features**2
 
 
 def fit_whitening(pixels: Tensor, kind: str, white: int, epsilon: float = EPSILON) -> Whitening:
