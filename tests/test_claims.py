@@ -525,6 +525,18 @@ def test_the_files(root, tmp_path, capsys):
     assert "model=icnn_init model.init=bias_only" in output
 
 
+def test_a_search_of_another_grid_is_named(tmp_path):
+    panel = claims.GENERALISATION_MNIST
+    runs = {name: with_accuracies([0.1] + 25 * [0.9]) for name in TITLES}
+    common = {"seeds": list(range(5)), "trainer.epochs": 25, "trainer.precision": "float32"}
+    for grid, shown in (("small", "5, grid small"), ("paper", "5")):
+        found = Selection(panel, runs, {**common, "search.grid": grid}, [])
+        nothing = [Selection(other, {}, {}, []) for other in claims.panels("paper")]
+        table = claims.table([found if s.panel is panel else s for s in nothing])
+        assert table["grid"].dropna().unique().tolist() == [grid]
+        assert f"| MNIST | {shown} | **reproduced** |" in claims.markdown(table)
+
+
 def test_every_claim_is_written_once_in_the_table():
     text = claims.markdown(
         claims.table([Selection(panel, {}, {}, []) for panel in claims.panels("paper")])

@@ -377,8 +377,8 @@ def table(selections: Sequence[Selection]) -> pd.DataFrame:
     """One row per claim and data set.
 
     Returns:
-        ``claim, place, criterion, dataset, seeds, epochs, precision, verdict, measured``; the
-        extent of the runs is empty where there are none.
+        ``claim, place, criterion, dataset, seeds, epochs, precision, grid, verdict, measured``; the
+        extent of the runs is empty where there are none, and the grid where nothing was searched.
 
     Args:
         selections: the runs for :func:`panels`, in the same order.
@@ -394,7 +394,7 @@ def table(selections: Sequence[Selection]) -> pd.DataFrame:
         for _ in claim.panels:
             selection = next(remaining)
             rows.append({**labels, "dataset": selection.panel.title, **judged(claim, selection)})
-    extent = {"seeds": "Int64", "epochs": "Int64", "precision": "object"}
+    extent = {"seeds": "Int64", "epochs": "Int64", "precision": "object", "grid": "object"}
     columns = [*labels, "dataset", *extent, "verdict", "measured"]
     return pd.DataFrame(rows).reindex(columns=columns).astype(extent)
 
@@ -406,6 +406,7 @@ def judged(claim: Claim, selection: Selection) -> dict[str, Any]:
     seeds, epochs = len(selection.common["seeds"]), selection.common.get("trainer.epochs")
     extent = {
         "seeds": seeds, "epochs": epochs, "precision": selection.common.get("trainer.precision"),
+        "grid": selection.common.get("search.grid"),
     }  # fmt: skip
     missing = [title_of(name) for name in claim.check.needs if name not in selection.runs]
     if missing:
@@ -454,9 +455,11 @@ def markdown(numbers: pd.DataFrame) -> str:
 
 
 def _cells(row: dict[Hashable, Any]) -> list[str]:
-    """Data, seeds, verdict and numbers of one row."""
+    """Data, seeds (with precision and grid, if not those of the paper), verdict and numbers."""
     seeds = "" if pd.isna(row["seeds"]) else str(row["seeds"])
     if isinstance(row["precision"], str) and row["precision"] != "float32":
         seeds += f", {row['precision']}"
+    if isinstance(row["grid"], str) and row["grid"] != figure_3.SEARCHED:
+        seeds += f", grid {row['grid']}"
     bold = "" if row["verdict"] == NOT_RUN else "**"
     return [row["dataset"], seeds, f"{bold}{row['verdict']}{bold}", row["measured"]]
