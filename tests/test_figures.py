@@ -510,6 +510,21 @@ def test_remarks_fit_into_the_figure(root):
         assert lower.y1 <= upper.y0 + 1
 
 
+def test_what_a_copy_is_shown_instead_of_is_named(root, tmp_path, capsys):
+    for model in TITLES:
+        store_training(root, model, experiment="cifar10_jpeg")
+    selections = [select(panel, runs_in(root)) for panel in FIGURE_2.panels("paper")]
+    words = texts(FIGURE_2.draw(selections, FIGURE_2.table(selections)))
+    command = "python run.py -m experiment=cifar10 model=nonconvex,icnn,icnn_skip,icnn_init"
+    assert "CIFAR-10 (JPEG copy) (3 seeds)" in words
+    assert words[words.index("not run: CIFAR-10") + 1] == command
+    main(["figure-2", "--runs", str(root / "runs"), "--out", str(tmp_path)])
+    output = capsys.readouterr().out
+    assert "figure-2: CIFAR-10: missing non-convex, ICNN" in output
+    assert f"figure-2:   to produce: {command}" in output
+    assert "CIFAR-10 (JPEG copy): missing" not in output
+
+
 def texts(figure: Figure):
     return [artist.get_text() for artist in figure.findobj(lambda a: hasattr(a, "get_text"))]
 

@@ -197,19 +197,20 @@ def report(selection: Selection, root: Path) -> list[str]:
     title = selection.panel.title
     lines = []
     if selection.runs:
-        extent = f"{len(selection.common['seeds'])} seeds"
+        seeds = len(selection.common["seeds"])
+        extent = "1 seed" if seeds == 1 else f"{seeds} seeds"
         if "trainer.epochs" in selection.common:
             extent += f" x {selection.common['trainer.epochs']} epochs"
         folders = ", ".join(run.folder.name for run in selection.runs.values())
         lines.append(f"{title}: {extent}; runs {folders}")
-    if selection.missing:
-        missing = ", ".join(map(title_of, selection.missing))
-        lines.append(f"{title}: missing {missing}")
+    for part in selection.incomplete:
+        missing = ", ".join(map(title_of, part.missing))
+        lines.append(f"{part.panel.title}: missing {missing}")
         lines += [
             f"  stored, but not of this set: {run.folder.name} ({difference})"
-            for run, difference in selection.unused
+            for run, difference in part.unused
         ]
-        lines += [f"  to produce: {command}" for command in selection.commands(root)]
+        lines += [f"  to produce: {command}" for command in part.commands(root)]
     return lines
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -113,17 +113,26 @@ class Selection:
         runs: the run of every variant that was found, in the order of the panel.
         common: the options that these runs share beyond the fixed ones.
         unused: runs of variants that were not found, with what they do differently.
+        replaced: the panel without runs that this one is shown instead of; None if it is itself
+            what was asked for.
     """
 
     panel: Panel
     runs: dict[str, Run]
     common: dict[str, Any]
     unused: list[tuple[Run, str]]
+    replaced: Panel | None = field(default=None, kw_only=True)
 
     @property
     def missing(self) -> list[str]:
         """Variants without a run."""
         return [variant for variant in self.panel.variants if variant not in self.runs]
+
+    @property
+    def incomplete(self) -> list[Selection]:
+        """Of this selection and the panel that it replaces those that lack runs."""
+        replaced = [] if self.replaced is None else [Selection(self.replaced, {}, {}, [])]
+        return [*([self] if self.missing else []), *replaced]
 
     def commands(self, root: Path) -> list[str]:
         """Commands that produce the missing runs.
@@ -222,7 +231,7 @@ def select(panel: Panel, runs: list[Run]) -> Selection:
     if not sets and panel.instead is not None:
         instead = select(panel.instead, runs)
         if instead.runs:
-            return instead
+            return replace(instead, replaced=panel)
     best = _best(panel, sets)
     found = sets.get(best, {})
     common = json.loads(best)

@@ -227,7 +227,7 @@ def missing_remarks(
         Text and font of every line.
     """
     lines: list[tuple[str, dict[str, Any]]] = []
-    incomplete = [selection for selection in selections if selection.missing]
+    incomplete = [part for selection in selections for part in selection.incomplete]
     for experiment in dict.fromkeys(selection.panel.experiment for selection in incomplete):
         here = [selection for selection in incomplete if selection.panel.experiment == experiment]
         what = "; ".join(
