@@ -12,6 +12,8 @@ import torch
 
 from convexinit import checkpoints
 from convexinit.checkpoints import Checkpoint
+from convexinit.experiments.training_dynamics import begun_groups
+from convexinit.memory import fitting
 from convexinit.nn import MLP, seed_dropout_, stack_networks
 from convexinit.runs import read_run
 from convexinit.training import Split, TrainerSettings, seeded_generator, train
@@ -139,6 +141,32 @@ def test_a_full_disk_does_not_stop_the_training(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("files", "planned", "expected"),
+    [
+        ([], 1, [10]),
+        (["seeds-0-10.pt"], 1, [10]),
+        (["seeds-0-4.pt", "seeds-4-7.pt"], 1, [4, 3, 3]),
+        (["seeds-0-5.pt", "seeds-0-2.pt"], 1, [5, 5]),  # the larger of two earlier ones
+        (["seeds-0-10.pt", "seeds-0-5.pt"], 2, [5, 5]),
+        (["seeds-0-10.pt.damaged", "seeds-5-10.pt"], 1, [10]),
+    ],
+)
+def test_groups_of_an_interrupted_training_stay(tmp_path, files, planned, expected):
+    for name in files:
+        (tmp_path / name).touch()
+    groups = begun_groups(fitting(10, 1, None, 10 // planned), tmp_path)
+    assert [len(group) for group in groups] == expected
+    assert [seed for group in groups for seed in group] == list(range(10))
+
+
+def test_groups_that_no_longer_fit_are_named(tmp_path):
+    (tmp_path / "seeds-0-10.pt").touch()
+    with pytest.warns(UserWarning, match="of 10 seeds at once, and no more fit now than 5"):
+        groups = begun_groups(fitting(10, 1, None, 5), tmp_path)
+    assert groups == [range(5), range(5, 10)]
+
+
 def test_a_killed_run_goes_on_when_asked_again(tmp_path):
     """A real process, killed after its first checkpoint; groups of seeds have their own."""
     command = [
@@ -164,7 +192,9 @@ def test_a_killed_run_goes_on_when_asked_again(tmp_path):
     process.wait()
     assert not list((tmp_path / "a/runs").glob("*/*/summary.json"))
 
-    resumed = read_run(Path(ask(tmp_path / "a")))
+    # Now there is memory for all at once.
+    resumed = read_run(Path(ask(tmp_path / "a", "seeds_at_once=null")))
+    assert resumed.summary["earlier_seconds"] > 0
     whole = read_run(Path(ask(tmp_path / "b", "seeds_at_once=3", "checkpoint_minutes=10")))
     assert resumed.folder.name == whole.folder.name
     # Networks in other stacks agree to rounding, as everywhere.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import nn
 
-from convexinit.checkpoints import checkpoint_of
+from convexinit.checkpoints import checkpoint_folder, checkpoint_of
 from convexinit.config import checked, parse_seeds
 from convexinit.data.split import random_split
 from convexinit.experiments.datasets import dataset_settings, load_dataset
@@ -64,6 +66,7 @@ def run(config: dict[str, Any]) -> Outcome:
         )
 
     groups = groups_of_seeds(build, data.image_shape, trainer, len(seeds), config["seeds_at_once"])
+    groups = begun_groups(groups, checkpoint_folder(config))
     histories = []
     for group in groups:
         some = seeds[group.start : group.stop]
@@ -116,6 +119,33 @@ def groups_of_seeds(
     samples = max(trainer.batch_size, EVALUATION_ROWS // 2)
     available = available_bytes(trainer.torch_device())
     return fitting(count, training_bytes(parameters, units, samples), available, most)
+
+
+def begun_groups(groups: list[range], folder: Path) -> list[range]:
+    """The groups of an interrupted training, which other groups could not go on from.
+
+    Free memory may have changed since. Groups that were smaller still fit; of larger ones, which
+    may not, a warning says how to go on.
+
+    Args:
+        groups: those that fit now.
+        folder: where checkpoints lie, named after the groups.
+    """
+    largest = len(groups[0])
+    names = (path.stem.removeprefix("seeds-0-") for path in folder.glob("seeds-0-*.pt"))
+    begun = {int(name) for name in names if name.isdecimal()}
+    if not begun or largest in begun:
+        return groups
+    smaller = [size for size in begun if size < largest]
+    if smaller:
+        return fitting(groups[-1].stop, each=1, available=None, most=max(smaller))
+    warnings.warn(
+        f"the checkpoints in {folder} are of {min(begun)} seeds at once, and no more fit now than "
+        f"{largest} (or seeds_at_once allows): training starts from the beginning. To go on from "
+        "them, stop, make as much memory free as there was, and ask again",
+        stacklevel=2,
+    )
+    return groups
 
 
 def metrics_table(history: History, seeds: list[int]) -> pd.DataFrame:
