@@ -13,6 +13,7 @@ tables are drawn from recorded runs; the numbers in them are those of the whole 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -77,10 +78,16 @@ def record(run: Run, out: Path) -> Path:
         place.chmod(0o755)
         (place / "config.yaml").write_text(OmegaConf.to_yaml(identity(run.config)))
         thin(metrics, drawn).to_csv(place / "metrics.csv", index=False, float_format="%.6g")
-        shutil.copyfile(run.folder / "summary.json", place / "summary.json")
+        record_summary(run, place)
         record_arrays(run, place)
         replace(place, folder)
     return folder
+
+
+def record_summary(run: Run, place: Path) -> None:
+    """Write the summary of a run into ``place``, without the checksums of files that it changes."""
+    summary = {name: value for name, value in run.summary.items() if name != "sha256"}
+    (place / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
 
 
 def record_arrays(run: Run, place: Path) -> None:

@@ -51,7 +51,8 @@ def measure(config):
         for step, value in enumerate(rng.normal(size=40).round(6), start=1)
     ]
     table = pd.DataFrame(rows, columns=COLUMNS)
-    return Outcome(table, {seed: {"status": "finished"} for seed in config["seeds"]}, "none")
+    seeds = {seed: {"status": "finished"} for seed in config["seeds"]}
+    return Outcome(table, seeds, "none", {"matrix": rng.normal(size=(3, 3))})
 
 
 def request(results_dir, rho, **options):
@@ -91,7 +92,9 @@ def hidden(results_dir):
 
 
 def test_sweeps_killed_at_random_moments_complete_with_the_same_numbers(fake, tmp_path):
+    begin = time.monotonic()
     sweep(tmp_path / "calm")
+    longest = time.monotonic() - begin  # a busy machine takes longer
     calm = {folder.name: table for folder, table in visible(tmp_path / "calm").items()}
     assert len(calm) == len(RHOS)
     chance = random.Random(0)
@@ -101,7 +104,7 @@ def test_sweeps_killed_at_random_moments_complete_with_the_same_numbers(fake, tm
         begun += 1
         before = {}
         while len(before) < len(RHOS) and kills < 40:
-            kills += kill_after(chance.uniform(0, 0.1), sweep, results) == -signal.SIGKILL
+            kills += kill_after(chance.uniform(0, longest), sweep, results) == -signal.SIGKILL
             now = {folder: folder.stat().st_ino for folder in visible(results)}
             assert before.items() <= now.items()  # neither lost nor made again
             before = now
@@ -285,7 +288,11 @@ def test_where_there_are_no_locks_runs_are_made_without(fake, tmp_path, monkeypa
         ("summary.json", None),
         ("summary.json", b'{"seeds": {'),
         ("config.yaml", b"{ ["),
+        ("config.yaml", b"name: ${"),
+        ("config.yaml", b"name: digits\nseeds: [0, 1]\nmodel: {name: icnn}\n"),
         ("arrays.npz", b"PK\3\4"),
+        ("arrays.npz", b""),
+        ("arrays.npz", None),
     ],
 )
 def test_a_damaged_run_is_set_aside_and_computed_again(fake, tmp_path, capfd, name, content):
@@ -304,6 +311,22 @@ def test_a_damaged_run_is_set_aside_and_computed_again(fake, tmp_path, capfd, na
     assert str(folder) in message
     assert str(aside) in message
     assert len(read_runs(tmp_path / "runs")) == 1
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.csv", "arrays.npz"])
+def test_no_byte_of_a_run_can_change_unnoticed(fake, tmp_path, name):
+    path = run_experiment(request(tmp_path, RHOS[0])) / name
+    content = path.read_bytes()
+    for position in range(0, len(content), len(content) // 40):
+        path.write_bytes(
+            content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+        )
+        assert not is_intact(path.parent)
+    lines = content.splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]))  # cut off between two lines
+    assert not is_intact(path.parent)
+    path.write_bytes(content)
+    assert is_intact(path.parent)
 
 
 def test_a_failure_is_recorded_until_the_run_succeeds(fake, tmp_path):

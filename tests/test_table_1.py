@@ -497,4 +497,7 @@ def test_weights_are_not_recorded(root, tmp_path, recording):
     np.savez_compressed(folder / "arrays.npz", **weights)
     copy = recording.record(read_run(folder), tmp_path)
     assert not (copy / "arrays.npz").exists()
-    assert (copy / "summary.json").read_bytes() == (folder / "summary.json").read_bytes()
+    # Of its files only the checksums are gone, as they are not those of the whole run.
+    assert read_run(copy).summary == {
+        name: value for name, value in read_run(folder).summary.items() if name != "sha256"
+    }

@@ -4,7 +4,8 @@ A run is a folder ``<results>/runs/<experiment>/<model>-<digest>`` with
 
 - ``config.yaml``: the resolved configuration,
 - ``metrics.csv``: ``seed,epoch,step,split,metric,value``, one measurement a row,
-- ``summary.json``: final metrics per seed, wall time, device, package versions, git revision,
+- ``summary.json``: final metrics per seed, wall time, device, package versions, git revision, and
+  the checksums of the other files,
 - ``arrays.npz``: larger arrays, for experiments that have them.
 
 The digest is that of the configuration, so that the same request finds the same folder. A folder
@@ -28,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,7 +41,10 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
+
+from convexinit.files import flush
 
 # What does not change the numbers of a run, and so does not count when a stored run is looked up.
 PLACES = ("data_dir", "results_dir", "logger", "force", "checkpoint_minutes", "seeds_at_once")
@@ -47,6 +52,8 @@ FILES = ("config.yaml", "metrics.csv", "summary.json")
 COLUMNS = ["seed", "epoch", "step", "split", "metric", "value"]
 # Errors of file systems that cannot lock files, or cannot exchange two folders.
 UNABLE = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK)
+# What reading a damaged archive may raise beside OSError, EOFError, ValueError and RuntimeError.
+ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error)
 PACKAGES = ("convexinit", "torch", "numpy", "pandas", "hydra-core", "scikit-learn", "rdkit")
 
 Config = dict[str, Any]
@@ -115,7 +122,7 @@ class Run:
         try:
             with np.load(path, allow_pickle=False) as archive:
                 return dict(archive)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, RuntimeError, *ARCHIVE_ERRORS) as error:
             raise _unreadable(self.folder, error) from error
 
 
@@ -149,13 +156,22 @@ def is_stored(folder: Path) -> bool:
 
 
 def is_intact(folder: Path) -> bool:
-    """Whether a complete run lies in ``folder`` and every file of it can be read."""
+    """Whether a complete run lies in ``folder`` and every file of it can be read.
+
+    The files must also be as they were written, unless the run is too old to have their checksums.
+    """
     try:
         run = read_run(folder)
         _ = run.metrics, run.arrays
-    except RunError:
+        written = run.summary.get("sha256", {})
+        return all(_sha256(folder / name) == digest for name, digest in written.items())
+    except (OSError, RunError):
         return False
-    return True
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def set_aside(folder: Path) -> None:
@@ -287,29 +303,21 @@ def store(place: Path, folder: Path, config: Config, outcome: Outcome, wall_time
     try:
         (place / "config.yaml").write_text(OmegaConf.to_yaml(config))
         outcome.metrics[COLUMNS].to_csv(place / "metrics.csv", index=False, float_format="%.9g")
-        (place / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
         if outcome.arrays:
             with (place / "arrays.npz").open("wb") as file:
                 np.savez_compressed(file, **outcome.arrays)  # type: ignore[arg-type]
+        summary["sha256"] = {path.name: _sha256(path) for path in sorted(place.iterdir())}
+        (place / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
         place.chmod(0o755)
         for path in [*place.iterdir(), place]:
-            _flush(path)
+            flush(path)
         replace(place, folder)
-        _flush(folder.parent)
+        flush(folder.parent)
     except OSError as error:
         raise RunError(
             f"cannot store the run in {folder}: {error.strerror}.\n"
             "Free some space or choose another place with results_dir=..., then ask again."
         ) from error
-
-
-def _flush(path: Path) -> None:
-    """Make sure that a file or folder has reached the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def replace(place: Path, folder: Path) -> None:
@@ -400,12 +408,12 @@ def read_run(folder: Path) -> Run:
         if not isinstance(summary, dict) or "seeds" not in summary:
             raise ValueError("summary.json is not that of a run")
         return Run(folder, cast("Config", config), summary)
-    except (OSError, ValueError, YAMLError) as error:
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise _unreadable(folder, error) from error
 
 
 def _unreadable(folder: Path, error: Exception) -> RunError:
-    reason = str(error).splitlines()[0]
+    reason = (str(error) or type(error).__name__).splitlines()[0]
     return RunError(
         f"the run in {folder} cannot be read ({reason}).\n"
         "Move the folder away and ask for the run again."
