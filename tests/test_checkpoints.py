@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from convexinit.memory import fitting
 from convexinit.nn import MLP, seed_dropout_, stack_networks
 from convexinit.runs import read_run
 from convexinit.training import Split, TrainerSettings, seeded_generator, train
+from test_runs import mounted
 
 ROOT = Path(__file__).parents[1]
 INPUTS = torch.randn(100, 6, generator=torch.Generator().manual_seed(0))
@@ -128,17 +130,55 @@ def test_code_in_a_checkpoint_is_not_executed(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
-def test_a_full_disk_does_not_stop_the_training(tmp_path, monkeypatch):
-    def opened(path, mode):
-        return os.fdopen(os.open("/dev/full", os.O_WRONLY), mode)
+def test_a_bit_that_was_flipped_is_noticed(tmp_path):
+    path = tmp_path / "a.pt"
+    Checkpoint(path, 0).save({"weights": torch.zeros(1000)})
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1  # within the numbers, so that the file can still be read
+    path.write_bytes(content)
+    assert torch.load(path)["weights"].count_nonzero() == 1
+    with pytest.warns(UserWarning, match="damaged"):
+        assert Checkpoint(path, 0).load() is None
 
-    monkeypatch.setattr(Path, "open", opened)
-    with pytest.warns(UserWarning, match="training goes on without"):
-        _, history = run(Checkpoint(tmp_path / "a.pt", 0))
-    monkeypatch.undo()
+
+@pytest.mark.parametrize("state", [{"step": 3}, {"step": 3, "network": {}, "losses": None}])
+def test_a_checkpoint_of_another_network_is_set_aside(tmp_path, state):
+    Checkpoint(tmp_path / "a.pt", 0).save(state)
+    with pytest.warns(UserWarning, match="another network or other data; it is set aside"):
+        _, history = run(Checkpoint(tmp_path / "a.pt", 1000))
     assert torch.equal(history.batch_losses, run()[1].batch_losses)
-    assert not list(tmp_path.iterdir())
+    assert (tmp_path / "a.pt.damaged").exists()
+
+
+def interrupted_save(checkpoint, state, seconds):
+    threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
+    checkpoint.save(state)
+    time.sleep(10)  # if the file is written before the interruption
+
+
+def test_ctrl_c_while_a_checkpoint_is_written_stops_the_training(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "a.pt", 0)
+    state = {f"w{number}": torch.zeros(250_000) for number in range(50)}
+    begin = time.monotonic()
+    checkpoint.save(state)
+    duration = time.monotonic() - begin
+    for part in range(8):
+        with pytest.raises(KeyboardInterrupt):
+            interrupted_save(checkpoint, state, duration * part / 10)
+        assert list(tmp_path.iterdir()) == [checkpoint.path]
+    assert checkpoint.load().keys() == state.keys()
+
+
+def test_a_full_disk_does_not_stop_the_training(tmp_path):
+    place = tmp_path / "mount"
+    mounted(place, "size=16k")
+    try:
+        with pytest.warns(UserWarning, match=r"is the disk full\?\); training goes on without"):
+            _, history = run(Checkpoint(place / "a.pt", 0))
+        assert not list(place.iterdir())
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+    assert torch.equal(history.batch_losses, run()[1].batch_losses)
 
 
 @pytest.mark.parametrize(

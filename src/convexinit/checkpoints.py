@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import time
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from convexinit.files import complete_file
-from convexinit.runs import Config, run_folder
+from convexinit.files import complete_file, flush
+from convexinit.runs import ARCHIVE_ERRORS, Config, run_folder
+
+# Errors of archives and of torch that mean a damaged file.
+UNREADABLE = (
+    OSError,
+    EOFError,
+    RuntimeError,  # also NotImplementedError: a flag or method of archives that we never use
+    ValueError,
+    pickle.UnpicklingError,
+    *ARCHIVE_ERRORS,
+)
 
 
 class Checkpoint:
@@ -47,15 +57,17 @@ class Checkpoint:
         Warns if it cannot be written: training goes on without it.
         """
         try:
-            with complete_file(self.path) as unfinished, unfinished.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-        # torch reports a full disk as a RuntimeError.
+            with complete_file(self.path) as unfinished:
+                # By name: torch would hide Ctrl-C behind an error of its own while it writes to a
+                # file of Python.
+                torch.save(state, str(unfinished))
+                flush(unfinished)
+        # torch reports a full disk as a RuntimeError that does not say so.
         except (OSError, RuntimeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "is the disk full?"
             warnings.warn(
-                f"no checkpoint could be written to {self.path.parent} "
-                f"({str(error).splitlines()[0]}); training goes on without",
+                f"no checkpoint could be written to {self.path.parent} ({reason}); "
+                "training goes on without",
                 stacklevel=2,
             )
         self._last = time.monotonic()
@@ -63,22 +75,33 @@ class Checkpoint:
     def load(self) -> dict[str, Any] | None:
         """The last state, on the CPU, or None if there is none. No code in the file is executed.
 
-        A file that cannot be read is set aside under the name with ".damaged", with a warning.
+        A file that cannot be read, or is not what was written, is set aside with a warning.
         """
         try:
+            with zipfile.ZipFile(self.path) as archive:
+                if archive.testzip() is not None:  # torch does not compare the checksums
+                    raise ValueError("a checksum differs")
             return torch.load(self.path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return None
-        except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError):
-            aside = self.path.with_name(f"{self.path.name}.damaged")
-            warnings.warn(
-                f"the checkpoint {self.path} is damaged; it is set aside as {aside.name}, and "
-                "training starts from the beginning",
-                stacklevel=2,
-            )
-            with contextlib.suppress(OSError):
-                self.path.replace(aside)
+        except UNREADABLE:
+            self.set_aside("is damaged")
             return None
+
+    def set_aside(self, reason: str) -> None:
+        """Rename the file, so that it is not read again, to its name with ".damaged".
+
+        Args:
+            reason: what is wrong with it, for the warning.
+        """
+        aside = self.path.with_name(f"{self.path.name}.damaged")
+        warnings.warn(
+            f"the checkpoint {self.path} {reason}; it is set aside as {aside.name}, and training "
+            "starts from the beginning",
+            stacklevel=3,
+        )
+        with contextlib.suppress(OSError):
+            self.path.replace(aside)
 
 
 def checkpoint_of(config: Config, training: str = "training") -> Checkpoint:

@@ -293,6 +293,9 @@ def train(
     done = 0  # optimiser steps
     orders = [generator.get_state() for generator in generators]
     state = checkpoint.load() if checkpoint else None
+    if checkpoint and state is not None and not _fits(state, network, history):
+        checkpoint.set_aside("is of another network or other data")
+        state = None
     if state is not None:
         done, orders = state["step"], state["orders"]
         _restore(state, network, optimiser, history)
@@ -356,6 +359,16 @@ def _state(
         "dropout": [generator.get_state() for generator in _dropout_generators(network)],
         "seconds": seconds,
     }
+
+
+def _fits(state: dict[str, Any], network: nn.Module, history: History) -> bool:
+    """Whether a state was taken from such a network, in a training of as many steps."""
+    expected = {**network.state_dict(), "losses": history.batch_losses}
+    found = {**state.get("network", {}), "losses": state.get("losses")}
+    return expected.keys() == found.keys() and all(
+        isinstance(found[name], Tensor) and found[name].shape == tensor.shape
+        for name, tensor in expected.items()
+    )
 
 
 def _restore(
