@@ -12,8 +12,10 @@ import time
 import pytest
 
 from conftest import ROOT
+from convexinit import sweep
 from convexinit.config import ConfigError
 from convexinit.failures import failure_log
+from convexinit.progress import Throttle
 from convexinit.runs import read_runs, run_folder
 from convexinit.sweep import cells_of, progress, summary, unfinished
 from test_command import command, environment, run
@@ -86,6 +88,21 @@ def test_the_summary_names_every_run_that_failed(tmp_path, capfd):
         f"failed: model.rho=0.3: no such file ({failure_log(cells[2].folder)})",
         "failed: model.rho=0.4: job 7 was cancelled",
         "failed: model.rho=0.5: ended without a result; ask again",
+    ]
+
+
+def test_a_log_says_how_many_runs_are_done(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(sweep, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(sweep, "Throttle", lambda: Throttle(seconds=0))
+    cells = sweep_over(tmp_path, [0.1, 0.2, 0.3])
+    with progress(cells):
+        stored(tmp_path, 0.2)
+        time.sleep(0.1)
+        record_failure(cells[0], "no such file")
+    assert capfd.readouterr().err.splitlines() == [
+        "sweep: 0 of 3 runs done",
+        "sweep: 1 of 3 runs done",
+        "sweep: 1 of 3 runs done, 1 failed",
     ]
 
 

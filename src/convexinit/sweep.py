@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from convexinit.experiments import prepared
 from convexinit.failures import failure_log, read_failure
+from convexinit.progress import Throttle
 from convexinit.runs import is_intact, is_stored, run_folder
 
 POLL_SECONDS = 0.5
@@ -84,12 +85,19 @@ def cells_of(overrides: Sequence[Sequence[str]], configs: Sequence[dict[str, Any
 
 @contextmanager
 def progress(cells: Sequence[Cell]) -> Iterator[None]:
-    """Print ``run: <folder>`` for every run as soon as it is stored, below a bar in terminals."""
+    """Print ``run: <folder>`` for every run as soon as it is stored, above a bar in terminals.
+
+    Where stderr is no terminal, a line there says how many are done: when there is something new,
+    but at most once a minute, so that short sweeps print none.
+    """
     waiting = list(cells)
     finished = threading.Event()
     bar = tqdm(total=len(cells), desc="sweep", unit="run", disable=None)
+    throttle = Throttle()
+    told = ""
 
     def update() -> None:
+        nonlocal told
         for cell in [cell for cell in waiting if cell.is_done]:
             waiting.remove(cell)
             bar.write(f"run: {cell.folder}")
@@ -98,6 +106,12 @@ def progress(cells: Sequence[Cell]) -> Iterator[None]:
         failed = sum(failure_log(cell.folder).exists() for cell in waiting)
         if failed:
             bar.set_postfix(failed=failed)
+        state = f"{len(cells) - len(waiting)} of {len(cells)} runs done"
+        state += f", {failed} failed" if failed else ""
+        if bar.disable and state != told and waiting and throttle.due():
+            told = state
+            sys.stderr.write(f"sweep: {state}\n")
+            sys.stderr.flush()
 
     def watch() -> None:
         while not finished.wait(POLL_SECONDS):

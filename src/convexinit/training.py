@@ -17,11 +17,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
-from tqdm import tqdm
 
 from convexinit.checkpoints import Checkpoint
 from convexinit.config import require
 from convexinit.nn import Dropout, clamp_negative_, projected_weights
+from convexinit.progress import TrainingProgress
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -269,7 +269,7 @@ def train(
         generators: source of the batch order for every network, on the CPU.
         settings: number of epochs, batch size, optimiser, precision, device.
         objective: loss and metrics.
-        description: label of the progress bar, which only shows in a terminal.
+        description: label of the progress bar, or of the lines that stand for it in a log.
         checkpoint: where the state is saved now and then. If there is one already, training goes
             on from it, with the same numbers as without interruption.
     """
@@ -299,9 +299,7 @@ def train(
     if state is not None:
         done, orders = state["step"], state["orders"]
         _restore(state, network, optimiser, history)
-    bar = tqdm(
-        total=settings.epochs * steps, initial=done, desc=description, unit="step", disable=None
-    )
+    progress = TrainingProgress(description, settings.epochs, steps, done)
 
     def save() -> None:
         if checkpoint:
@@ -329,15 +327,14 @@ def train(
                 clamp_negative_(constrained)
                 losses[:, done] = loss.detach()
                 done += 1
-                bar.update()
+                progress.step(loss)
                 if checkpoint and done % steps and checkpoint.due():
                     save()
             history.measurements += evaluate(network, held_out, objective, epoch, done, autocast)
-            bar.set_postfix(loss=f"{losses[:, done - 1].median().item():.3g}")
             orders = [generator.get_state() for generator in generators]
             if checkpoint and checkpoint.due():
                 save()
-        bar.close()
+        progress.close()
     history.batch_losses = losses.cpu()
     finite = finite_networks(network).tolist()
     history.diverged_at = [
