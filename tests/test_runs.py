@@ -14,10 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from convexinit import runs
 from convexinit.runs import (
     COLUMNS,
     Outcome,
     RunError,
+    git_revision,
     identity,
     is_stored,
     read_run,
@@ -248,3 +250,36 @@ def test_nan_survives_the_round_trip(tmp_path):
     folder = write(config, float("nan"))
     assert read_run(folder).metrics["value"].isna().all()
     assert json.loads((folder / "summary.json").read_text())["git_revision"]
+
+
+def test_the_revision_says_whether_the_tree_was_changed(tmp_path, monkeypatch):
+    def git(*arguments):
+        options = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        return subprocess.run(
+            ["git", "-C", tmp_path, *options, *arguments],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+
+    source = tmp_path / "src" / "convexinit"
+    source.mkdir(parents=True)
+    monkeypatch.setattr(runs, "__file__", str(source / "runs.py"))
+    git("init")
+    (source / "runs.py").touch()
+    git("add", ".")
+    git("commit", "-m", "first")
+    git("tag", "-a", "v1", "-m", "a tag")
+    revision = git("rev-parse", "HEAD")
+    ask = git_revision.__wrapped__  # past the cache
+    (tmp_path / "sweep.log").touch()
+    assert ask() == revision
+    (source / "added.py").touch()
+    assert ask() == f"{revision}-dirty"
+    git("add", ".")
+    git("commit", "-m", "second")
+    assert ask() == git("rev-parse", "HEAD")
+    (source / "runs.py").write_text("changed")
+    assert ask() == f"{git('rev-parse', 'HEAD')}-dirty"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert ask() == "unknown"

@@ -167,6 +167,18 @@ def test_a_failure_is_recorded_where_its_run_will_be_looked_for(tmp_path):
     assert failure_log(run_folder(config)) == log
 
 
+def test_a_sweep_goes_on_when_nobody_reads_its_output(tmp_path):
+    process = subprocess.Popen(
+        command("-m", *TINY, "model=icnn,icnn_init", results_dir=tmp_path),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), cwd=ROOT,
+    )  # fmt: skip
+    process.stdout.close()
+    message = process.stderr.read()
+    assert process.wait() == 0
+    assert message.splitlines() == ["sweep of 2 runs: 2 ran"]
+    process.stderr.close()
+
+
 def read_config(log):
     from omegaconf import OmegaConf
 

@@ -138,7 +138,7 @@ def test_a_fault_of_wandb_is_a_warning(tmp_path, monkeypatch, capsys):
     log_run(folder)
     message = capsys.readouterr().err
     assert "the run is stored, but was not logged (ZeroDivisionError" in message
-    assert f"python -m convexinit.tracking {folder}" in message
+    assert f"python -m convexinit.tracking --mode offline {folder}" in message
 
 
 def test_disabled_and_csv_write_nothing(tmp_path):

@@ -379,16 +379,22 @@ def _replace_in_two_steps(place: Path, folder: Path) -> bool:
 
 @cache
 def git_revision() -> str:
-    """Revision of the source tree, with "-dirty" if it has uncommitted changes, or "unknown".
+    """Revision of the source tree, with "-dirty" if it was changed, or "unknown".
 
+    Changes are those of files that git knows, and files in ``src`` and ``conf`` that it does not.
     Asked once in a process, so that it is the revision at the time of the first call.
     """
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty"]
     try:
-        result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+        revision = _git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty")
+        added = _git("ls-files", "--others", "--exclude-standard", "--", ":/src", ":/conf")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+    return f"{revision}-dirty" if added and not revision.endswith("-dirty") else revision
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
     return result.stdout.strip()
 
 

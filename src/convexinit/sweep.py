@@ -6,6 +6,7 @@ were made one after the other, in parallel, or on a cluster.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -100,8 +101,11 @@ def progress(cells: Sequence[Cell]) -> Iterator[None]:
         nonlocal told
         for cell in [cell for cell in waiting if cell.is_done]:
             waiting.remove(cell)
-            bar.write(f"run: {cell.folder}")
-            sys.stdout.flush()  # for those who watch a file
+            try:
+                bar.write(f"run: {cell.folder}")
+                sys.stdout.flush()  # for those who watch a file
+            except OSError:  # nobody reads any more (a pipe to head); the sweep goes on
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             bar.update()
         failed = sum(failure_log(cell.folder).exists() for cell in waiting)
         if failed:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -67,15 +68,17 @@ def logger_settings(config: dict[str, Any]) -> WandbSettings | None:
 
 def log_run(folder: Path) -> None:
     """Send a stored run to its logger; whatever goes wrong is a warning on stderr."""
+    mode = ""
     try:
         run = read_run(folder)
         settings = logger_settings(run.config)
         if settings is not None:
+            mode = f"--mode {settings.mode} "
             send_run(run, settings)
     except Exception as error:
         sys.stderr.write(
             f"warning: the run is stored, but was not logged ({type(error).__name__}: {error}).\n"
-            f"python -m convexinit.tracking {folder} tries again.\n"
+            f"python -m convexinit.tracking {mode}{shlex.quote(str(folder))} tries again.\n"
         )
 
 

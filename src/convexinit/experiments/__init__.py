@@ -107,6 +107,6 @@ def run_experiment(config: dict[str, Any]) -> Path:
             git_revision()  # of the code that runs; the tree may change while it does
             outcome = importlib.import_module(TASKS[config["task"]]).run(config)
             store(place, folder, config, outcome, time.perf_counter() - begin)
-    shutil.rmtree(checkpoint_folder(config), ignore_errors=True)
+        shutil.rmtree(checkpoint_folder(config), ignore_errors=True)
     log_run(folder)
     return folder
