@@ -7,7 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from convexinit.command import install_error_reports
+from convexinit.command import end_with_parent, install_error_reports
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -15,6 +15,7 @@ def main(config: DictConfig) -> None:
     """Run one experiment and print the folder of its run; in a sweep, the sweeper prints it."""
     from convexinit.experiments import run_experiment
 
+    end_with_parent()
     resolved = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     folder = run_experiment(resolved)
     if HydraConfig.get().mode == RunMode.RUN:

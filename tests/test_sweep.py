@@ -1,9 +1,11 @@
 """Sweeps: what is launched, what is reported, and that one failure stops nothing else."""
 
+import contextlib
 import fcntl
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import termios
@@ -18,7 +20,7 @@ from convexinit.failures import failure_log
 from convexinit.progress import Throttle
 from convexinit.runs import read_runs, run_folder
 from convexinit.sweep import cells_of, progress, summary, unfinished
-from test_command import command, environment, run
+from test_command import command, environment, run, start_sweep
 from test_runs import config_of, write
 
 TINY = ("seeds=1", "trainer.epochs=1")
@@ -177,6 +179,21 @@ def test_a_sweep_goes_on_when_nobody_reads_its_output(tmp_path):
     assert process.wait() == 0
     assert message.splitlines() == ["sweep of 2 runs: 2 ran"]
     process.stderr.close()
+
+
+def test_workers_end_with_the_sweep_that_is_killed(tmp_path):
+    options = ("seeds=1", "trainer.epochs=100000", "checkpoint_minutes=0.001")
+    sweep_process = start_sweep(tmp_path, *options, "hydra/launcher=joblib")
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("checkpoints/digits/*/*.pt")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(sweep_process.pid, signal.SIGKILL)  # but not its workers
+    try:
+        sweep_process.communicate(timeout=30)  # until all of them have closed stderr
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(sweep_process.pid, signal.SIGKILL)
 
 
 def read_config(log):

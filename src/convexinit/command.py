@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import multiprocessing
 import os
 import re
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -39,6 +43,26 @@ def install_error_reports() -> None:
     # Workers of a sweep that Ctrl-C stops would bury the message below warnings of their own.
     os.environ.setdefault("PYTHONWARNINGS", ",".join(f"ignore:::{name}" for name in NOISY))
     setattr(hydra_utils, "run_and_report", _run_and_report)  # noqa: B010
+
+
+@cache
+def end_with_parent() -> None:
+    """Let this process end soon after the one that made it, if it is a worker of a sweep.
+
+    Workers of joblib notice nothing when the sweep is killed: they would wait for ever for somebody
+    to take their results. The run that a worker leaves goes on from its checkpoint when it is asked
+    for again.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent.pid:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run_and_report(function: Callable[[], Any]) -> Any:
