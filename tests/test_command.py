@@ -131,6 +131,7 @@ def test_launchers_give_the_same_numbers(tmp_path):
         ("model.activation=tanh", "tanh"),
         ("dataset.validation_fraction=1", "dataset.validation_fraction"),
         ("force=perhaps", "force"),
+        ("data_dir=null", "data_dir must be the name of a folder"),
         ("trainer.epochs", "EQUAL"),
         ("model.width=10000000", "not enough memory"),
         ("+trainer.epoch=3", "there is no option trainer.epoch"),
@@ -145,6 +146,15 @@ def test_wrong_options_end_with_one_short_message(tmp_path, option, expected):
     assert "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) <= 10
     assert not list(tmp_path.glob("runs/*/*"))
+
+
+@pytest.mark.parametrize("place", ["null", "''", "2024"])
+def test_results_in_a_folder_without_a_name(tmp_path, place):
+    result = run(results_dir=place, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "results_dir must be the name of a folder, in quotes if it is a number" in result.stderr
+    assert "HYDRA_FULL_ERROR" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_whole_traceback_is_shown_on_request(tmp_path):

@@ -64,6 +64,10 @@ def prepared(config: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"the experiment {config['name']} does not use the option {unused[0]}")
     for option, name in (("name", config["name"]), ("model.name", config["model"]["name"])):
         require(bool(re.fullmatch(r"[\w-]+", str(name))), option, "letters, digits, - and _", name)
+    for option in ("data_dir", "results_dir"):
+        place = config[option]
+        rule = """the name of a folder, in quotes if it is a number ('"2024"')"""
+        require(isinstance(place, str) and place != "", option, rule, place)
     require(isinstance(config["force"], bool), "force", "true or false", config["force"])
     logger_settings(config)
     minutes, most = config["checkpoint_minutes"], config["seeds_at_once"]
