@@ -19,6 +19,7 @@ from convexinit.figures import (
     figure_1,
     figure_6,
     loss_figures,
+    precision,
     style,
     training_loss,
     training_summary,
@@ -185,8 +186,8 @@ def test_equally_good_sets_are_an_error(root):
 
 
 def test_among_equal_sets_the_most_precise_is_used(root):
-    for precision in ("tf32", "float32", "bfloat16"):
-        store_training(root, "icnn", trainer__precision=precision)
+    for name in ("tf32", "float32", "bfloat16"):
+        store_training(root, "icnn", trainer__precision=name)
     selection = select(DIGITS, runs_in(root))
     assert selection.runs["icnn"].config["trainer"]["precision"] == "float32"
 
@@ -460,6 +461,33 @@ def test_a_summary_has_every_run_once(root):
     text = training_summary.markdown(table)
     assert "| MNIST, 3 hidden layers, tf32 | ICNN | 3 | 2 |" in text
     assert "| MNIST | ICNN | 3 | 2 |" in text
+
+
+def test_precisions_are_compared_on_the_seeds_that_both_runs_have(root):
+    for model in ("icnn", "nonconvex", "icnn_init"):
+        store_training(root, model, batch_losses(20, 4), "mnist")
+    diverged = batch_losses(20, 3)
+    diverged[0, 5:] = np.nan
+    options = {"trainer__precision": "bfloat16"}
+    store_training(root, "nonconvex", batch_losses(20, 3), "mnist", **options)
+    store_training(root, "icnn", diverged, "mnist", **options)
+    store_training(root, "icnn")  # digits have no runs in bfloat16
+    selections = precision.selections("paper", runs_in(root))
+    assert [selection.panel.title for selection in selections] == ["MNIST"] * 2
+    table = precision.table(selections)
+    assert table["model"].tolist() == ["non-convex", "ICNN"]
+    assert table["seeds"].tolist() == [3, 3]
+    assert (table[[f"{metric}_float32" for metric in precision.METRICS]] == 0.5).all(axis=None)
+    text = precision.markdown(table)
+    assert "| MNIST | non-convex | 3 | 2 | 0.500 / 0.500 | 0.500 / 0.500 | 0.500 / 0.500 |" in text
+
+
+def test_precisions_of_other_lengths_are_not_compared(root):
+    store_training(root, "icnn", experiment="mnist")
+    store_training(
+        root, "icnn", experiment="mnist", trainer__precision="bfloat16", trainer__epochs=1
+    )
+    assert precision.selections("paper", runs_in(root)) == []
 
 
 def test_curves_stay_clear_of_the_inset(root):

@@ -49,24 +49,37 @@ def table(selections: Sequence[Selection]) -> pd.DataFrame:
 
 
 def _row(dataset: str, model: str, run: Run) -> dict[str, Any]:
-    seeds = pd.DataFrame(run.summary["seeds"].values())
+    final = final_metrics(run)
     row = {
         "dataset": dataset,
         "model": model,
-        "seeds": len(seeds),
-        "diverged": int((seeds["status"] == "diverged").sum()),
+        "seeds": len(final),
+        "diverged": int((final["status"] == "diverged").sum()),
         "epochs": run.config["trainer"]["epochs"],
         "precision": run.config["trainer"]["precision"],
     }
     for metric in METRICS:
-        worst = 0.0 if metric.endswith("accuracy") else float("inf")
-        values = seeds[metric].astype(float).fillna(worst)
+        values = final[metric]
         row |= {
             f"{metric}_min": values.min(),
             f"{metric}_median": values.median(),
             f"{metric}_max": values.max(),
         }
     return row
+
+
+def final_metrics(run: Run) -> pd.DataFrame:
+    """Where every seed of a run ended.
+
+    Returns:
+        ``status`` and :data:`METRICS`, one row per seed, which is the index. Seeds that diverged
+        have infinite loss and accuracy 0.
+    """
+    final = pd.DataFrame.from_dict(run.summary["seeds"], orient="index")
+    for metric in METRICS:
+        worst = 0.0 if metric.endswith("accuracy") else float("inf")
+        final[metric] = final[metric].astype(float).fillna(worst)
+    return final[["status", *METRICS]]
 
 
 def markdown(numbers: pd.DataFrame) -> str:
