@@ -1,5 +1,6 @@
 """Run an experiment of ``conf/experiment``: ``python run.py --help`` shows the options."""
 
+import sys
 from typing import Any, cast
 
 import hydra
@@ -7,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from convexinit.command import end_with_parent, install_error_reports
+from convexinit.command import end_with_parent, install_error_reports, multirun_first
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -24,4 +25,5 @@ def main(config: DictConfig) -> None:
 
 if __name__ == "__main__":
     install_error_reports()
+    sys.argv[1:] = multirun_first(sys.argv[1:])
     main()

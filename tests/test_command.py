@@ -99,6 +99,12 @@ def test_a_sweep_runs_what_is_not_stored(tmp_path, launcher):
     assert all(path.stat().st_mtime_ns == moment for path, moment in times.items())
 
 
+def test_the_flag_of_a_sweep_may_stand_between_options(tmp_path):
+    result = run("trainer.epochs=1", "-m", "seeds=1,[1]", results_dir=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("run: ") == 2
+
+
 def test_launchers_give_the_same_numbers(tmp_path):
     for launcher in ("basic", "joblib"):
         result = run(

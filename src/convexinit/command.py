@@ -45,6 +45,18 @@ def install_error_reports() -> None:
     setattr(hydra_utils, "run_and_report", _run_and_report)  # noqa: B010
 
 
+def multirun_first(arguments: list[str]) -> list[str]:
+    """The arguments of the command line with ``-m`` at the front, if it is among them.
+
+    Hydra refuses it between options.
+
+    Example:
+        >>> multirun_first(["seeds=2", "-m", "model=icnn,icnn_init"])
+        ['-m', 'seeds=2', 'model=icnn,icnn_init']
+    """
+    return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
+
+
 @cache
 def end_with_parent() -> None:
     """Let this process end soon after the one that made it, if it is a worker of a sweep.
