@@ -500,6 +500,16 @@ def test_curves_stay_clear_of_the_inset(root):
     assert 0 < height < training_loss.INSET_BOX[1]
 
 
+def test_a_variant_that_never_learns_does_not_hide_the_others_in_the_inset(root):
+    store_training(root, "nonconvex", batch_losses(200, 3, 0.02))
+    store_training(root, "icnn_init", batch_losses(200, 3, 0.04))
+    store_training(root, "icnn", np.full((3, 200), 2.3))
+    selections = [select(DIGITS, runs_in(root))]
+    figure = FIGURE_2.draw(selections, FIGURE_2.table(selections))
+    (inset,) = figure.axes[0].child_axes
+    assert 0.04 < inset.get_ylim()[1] < 0.2
+
+
 def test_the_frame_of_what_is_zoomed_stays_clear_of_the_inset(root):
     # Losses that are highest where the zoom begins, and low below the inset.
     store_training(root, "icnn", np.geomspace(10.0, 0.01, 100) * np.array([[0.9], [1.0], [1.1]]))

@@ -50,6 +50,8 @@ MOST_COLUMNS_WITH_INSETS = 2
 # the variants with the lowest losses: quartiles would take in seeds that never learn.
 INSET_FROM = 0.25
 INSET_VARIANTS = 3
+# One whose loss is so many times as high as the lowest would hide the others on a linear scale.
+INSET_RATIO = 20.0
 # Place of the inset in the panel, which is kept free of curves: x, y, width, height.
 INSET_BOX = (0.5, 0.61, 0.49, 0.37)
 
@@ -353,8 +355,8 @@ def _zoom_limits(curves: pd.DataFrame) -> tuple[float, float, float, float] | No
     """
     last = curves["step"].max()
     late = curves[curves["step"] >= INSET_FROM * last]
-    best = late.groupby("model", sort=False)["median"].median().nsmallest(INSET_VARIANTS).index
-    shown = late[late["model"].isin(best)]
+    best = late.groupby("model", sort=False)["median"].median().nsmallest(INSET_VARIANTS)
+    shown = late[late["model"].isin(best[best <= INSET_RATIO * best.min()].index)]
     # A lone spike of one batch must not flatten everything else.
     low, high = shown["q25"].quantile(0.01), 1.5 * shown["median"].quantile(0.99)
     return (INSET_FROM * last, last, 0.95 * low, 1.05 * high) if low < high else None
