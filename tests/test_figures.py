@@ -360,7 +360,7 @@ def test_data_sets_that_were_not_run(root):
     store_training(root, "icnn")
     selections = [select(panel, runs_in(root)) for panel in FIGURE_2.panels("paper")]
     words = texts(FIGURE_2.draw(selections, FIGURE_2.table(selections)))
-    assert "digits (3 seeds)" in words
+    assert "digits (3 seeds, 2 epochs)" in words
     assert "MNIST" not in words
     assert "not run: MNIST" in words
     assert "not run: CIFAR-100" in words
@@ -373,7 +373,9 @@ def test_precision_is_named_unless_it_is_float32(root):
     for model in TITLES:
         store_training(root, model, trainer__precision="tf32")
     selections = [select(DIGITS, runs_in(root))]
-    assert "digits (3 seeds, tf32)" in texts(FIGURE_2.draw(selections, FIGURE_2.table(selections)))
+    assert "digits (3 seeds, 2 epochs, tf32)" in texts(
+        FIGURE_2.draw(selections, FIGURE_2.table(selections))
+    )
 
 
 def test_depths_are_a_row_for_every_data_set_with_runs(root):
@@ -387,7 +389,7 @@ def test_depths_are_a_row_for_every_data_set_with_runs(root):
     figure = figure_5.draw(selections, table)
     assert len(figure.axes) == 3
     words = texts(figure)
-    assert "MNIST,\n3 hidden layers (3 seeds, tf32)" in words
+    assert "MNIST,\n3 hidden layers (3 seeds, 2 epochs, tf32)" in words
     assert "not run" in words
     assert (
         "python run.py -m experiment=cifar100 model=nonconvex,icnn,icnn_skip,icnn_init "
@@ -425,7 +427,7 @@ def test_ablations_are_drawn_with_names_of_their_own(root, name, options):
     assert table.query("model == @ours[0]")["median"].max() < 0.2
     words = texts(figure.draw(selections, table))
     assert ours[0] in words
-    assert "MNIST (3 seeds)" in words
+    assert "MNIST (3 seeds, 2 epochs)" in words
 
 
 def test_a_panel_without_the_subject_of_the_figure_is_not_drawn(root, tmp_path, capsys):
@@ -554,7 +556,7 @@ def test_what_a_copy_is_shown_instead_of_is_named(root, tmp_path, capsys):
     selections = [select(panel, runs_in(root)) for panel in FIGURE_2.panels("paper")]
     words = texts(FIGURE_2.draw(selections, FIGURE_2.table(selections)))
     command = "python run.py -m experiment=cifar10 model=nonconvex,icnn,icnn_skip,icnn_init"
-    assert "CIFAR-10 (JPEG copy) (3 seeds)" in words
+    assert "CIFAR-10 (JPEG copy) (3 seeds, 2 epochs)" in words
     assert words[words.index("not run: CIFAR-10") + 1] == command
     main(["figure-2", "--runs", str(root / "runs"), "--out", str(tmp_path)])
     output = capsys.readouterr().out

@@ -29,6 +29,7 @@ from convexinit.runs import Run
 
 DRAWN_EVERY = 50  # updates
 FEWEST_POINTS = 150
+PAPER_EPOCHS = 10
 # In inches: a row of panels, a line and a character of their titles, a line of the legend, a line
 # of the remarks below, and the room of one entry in the legend without and per character.
 PANEL_HEIGHT = 2.07
@@ -310,16 +311,25 @@ def _title(selection: Selection, characters: int) -> str:
     """What is written above a panel; in two lines, if one has room for so many characters only."""
     title = selection.panel.title
     if selection.runs:
-        title += f" ({extent(selection)})"
+        title += f" ({extent(selection, PAPER_EPOCHS)})"
     return title if len(title) <= characters else title.replace(", ", ",\n", 1)
 
 
-def extent(selection: Selection) -> str:
-    """How many seeds the variants in a panel share, and their precision if it is not float32."""
+def extent(selection: Selection, full_epochs: int = 0) -> str:
+    """How many seeds the variants in a panel share, and what was less than in the paper.
+
+    That is: the epochs if there are fewer than ``full_epochs``, and the precision if it is not
+    float32.
+    """
     seeds = len(selection.common["seeds"])
-    text = "1 seed" if seeds == 1 else f"{seeds} seeds"
+    parts = ["1 seed" if seeds == 1 else f"{seeds} seeds"]
+    epochs = selection.common.get("trainer.epochs", full_epochs)
+    if epochs < full_epochs:
+        parts.append("1 epoch" if epochs == 1 else f"{epochs} epochs")
     precision = selection.common.get("trainer.precision", "float32")
-    return text if precision == "float32" else f"{text}, {precision}"
+    if precision != "float32":
+        parts.append(precision)
+    return ", ".join(parts)
 
 
 def _draw_curves(axes: Axes, curves: pd.DataFrame, colours: Mapping[str, str]) -> None:
