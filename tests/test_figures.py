@@ -492,6 +492,15 @@ def test_precisions_of_other_lengths_are_not_compared(root):
     assert precision.selections("paper", runs_in(root)) == []
 
 
+def test_long_titles_break_before_the_number_of_seeds(root):
+    for model in TITLES:
+        store_training(root, model, experiment="cifar10_jpeg", trainer__precision="bfloat16")
+        store_training(root, model, experiment="mnist")
+    selections = [select(panel, runs_in(root)) for panel in FIGURE_2.panels("paper")]
+    words = texts(FIGURE_2.draw(selections, FIGURE_2.table(selections)))
+    assert "CIFAR-10 (JPEG copy)\n(3 seeds, 2 epochs, bfloat16)" in words
+
+
 def test_curves_stay_clear_of_the_inset(root):
     # The worst curve for an inset in the upper right corner: one that does not fall.
     store_training(root, "icnn", np.full((3, 100), 2.3) * np.array([[0.5], [1.0], [2.0]]))

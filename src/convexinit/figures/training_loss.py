@@ -309,10 +309,12 @@ def _draw_panel(
 
 def _title(selection: Selection, characters: int) -> str:
     """What is written above a panel; in two lines, if one has room for so many characters only."""
-    title = selection.panel.title
-    if selection.runs:
-        title += f" ({extent(selection, PAPER_EPOCHS)})"
-    return title if len(title) <= characters else title.replace(", ", ",\n", 1)
+    name = selection.panel.title
+    seeds = f"({extent(selection, PAPER_EPOCHS)})" if selection.runs else ""
+    title = f"{name} {seeds}".strip()
+    if len(title) <= characters:
+        return title
+    return title.replace(", ", ",\n", 1) if ", " in name else f"{name}\n{seeds}".strip()
 
 
 def extent(selection: Selection, full_epochs: int = 0) -> str:
