@@ -150,13 +150,21 @@ def test_a_checkpoint_of_another_network_is_set_aside(tmp_path, state):
     assert (tmp_path / "a.pt.damaged").exists()
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C works here even where whoever started the tests ignores it, as nohup or "&" do."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupted_save(checkpoint, state, seconds):
     threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
     checkpoint.save(state)
     time.sleep(10)  # if the file is written before the interruption
 
 
-def test_ctrl_c_while_a_checkpoint_is_written_stops_the_training(tmp_path):
+def test_ctrl_c_while_a_checkpoint_is_written_stops_the_training(tmp_path, interruptible):
     checkpoint = Checkpoint(tmp_path / "a.pt", 0)
     state = {f"w{number}": torch.zeros(250_000) for number in range(50)}
     begin = time.monotonic()
