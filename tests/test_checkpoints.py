@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from convexinit import checkpoints
+from convexinit import checkpoints, training
 from convexinit.checkpoints import Checkpoint
 from convexinit.experiments.training_dynamics import begun_groups
 from convexinit.memory import fitting
 from convexinit.nn import MLP, seed_dropout_, stack_networks
-from convexinit.runs import read_run
+from convexinit.runs import git_revision, read_run
 from convexinit.training import Split, TrainerSettings, seeded_generator, train
 from test_runs import mounted
 
@@ -75,17 +75,20 @@ def test_an_interrupted_training_gives_the_same_numbers(tmp_path, states):
     assert history.diverged_at == expected.diverged_at == [None, None]
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert history.earlier_seconds > 0
-    assert expected.earlier_seconds == 0
+    assert list(history.earlier) == [git_revision()]
+    assert history.earlier[git_revision()] > 0
+    assert expected.earlier == {}
 
 
-def test_an_interruption_can_be_interrupted(tmp_path):
+def test_an_interruption_can_be_interrupted(tmp_path, monkeypatch):
     _, expected = run()
-    for states in (3, 9, 5):
+    for revision, states in (("first", 3), ("second", 9), ("first", 5)):
+        monkeypatch.setattr(training, "git_revision", lambda name=revision: name)
         with pytest.raises(KilledError):
             run(DyingCheckpoint(tmp_path / "a.pt", states))
     _, history = run(Checkpoint(tmp_path / "a.pt", 0))
     assert torch.equal(history.batch_losses, expected.batch_losses)
+    assert list(history.earlier) == ["first", "second"]
 
 
 def test_states_are_saved_now_and_then(tmp_path, monkeypatch):
@@ -243,6 +246,7 @@ def test_a_killed_run_goes_on_when_asked_again(tmp_path):
     # Now there is memory for all at once.
     resumed = read_run(Path(ask(tmp_path / "a", "seeds_at_once=null")))
     assert resumed.summary["earlier_seconds"] > 0
+    assert resumed.summary["earlier_revisions"] == [resumed.summary["git_revision"]]
     whole = read_run(Path(ask(tmp_path / "b", "seeds_at_once=3", "checkpoint_minutes=10")))
     assert resumed.folder.name == whole.folder.name
     # Networks in other stacks agree to rounding, as everywhere.

@@ -73,7 +73,8 @@ class Outcome:
         device: what it ran on.
         arrays: larger arrays by name.
         notes: whatever else the summary should say, by name.
-        earlier_seconds: time spent by earlier processes, from whose checkpoints the run went on.
+        earlier: seconds spent by earlier processes, from whose checkpoints the run went on, by the
+            revision of their code.
     """
 
     metrics: pd.DataFrame
@@ -81,7 +82,7 @@ class Outcome:
     device: str
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
-    earlier_seconds: float = 0.0
+    earlier: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -288,12 +289,14 @@ def store(place: Path, folder: Path, config: Config, outcome: Outcome, wall_time
     Raises:
         RunError: if the disk is full or cannot be written to.
     """
+    earlier_seconds = sum(outcome.earlier.values())
     summary = {
         "seeds": {str(seed): _plain(values) for seed, values in outcome.seeds.items()},
         **outcome.notes,
-        "wall_time_seconds": round(outcome.earlier_seconds + wall_time, 3),
+        "wall_time_seconds": round(earlier_seconds + wall_time, 3),
         # The part of it before the checkpoint from which this process went on.
-        "earlier_seconds": round(outcome.earlier_seconds, 3),
+        "earlier_seconds": round(earlier_seconds, 3),
+        "earlier_revisions": list(outcome.earlier),
         "device": outcome.device,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

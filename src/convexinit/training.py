@@ -9,7 +9,7 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from convexinit.checkpoints import Checkpoint
 from convexinit.config import require
 from convexinit.nn import Dropout, clamp_negative_, projected_weights
 from convexinit.progress import TrainingProgress
+from convexinit.runs import git_revision
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -156,14 +157,15 @@ class History:
         measurements: metrics of the held-out sets.
         diverged_at: for every network the first step (from 1) with a loss that is not finite,
             or None.
-        earlier_seconds: time spent by earlier processes, from whose checkpoint training went on.
+        earlier: seconds spent by earlier processes, from whose checkpoint training went on, by
+            the revision of their code.
     """
 
     batch_losses: Tensor
     steps_per_epoch: int
     measurements: list[Measurement] = field(default_factory=list)
     diverged_at: list[int | None] = field(default_factory=list)
-    earlier_seconds: float = 0.0
+    earlier: dict[str, float] = field(default_factory=dict)
 
 
 def joined(histories: Sequence[History]) -> History:
@@ -177,7 +179,7 @@ def joined(histories: Sequence[History]) -> History:
         histories[0].steps_per_epoch,
         measurements,
         [step for history in histories for step in history.diverged_at],
-        sum(history.earlier_seconds for history in histories),
+        _added(*(history.earlier for history in histories)),
     )
 
 
@@ -303,9 +305,9 @@ def train(
 
     def save() -> None:
         if checkpoint:
-            seconds = history.earlier_seconds + time.perf_counter() - begin
+            spent = _added(history.earlier, {git_revision(): time.perf_counter() - begin})
             checkpoint.save(
-                _state(network, optimiser, history, seconds) | {"step": done, "orders": orders}
+                _state(network, optimiser, history, spent) | {"step": done, "orders": orders}
             )
 
     with _numerics(settings, device) as autocast:
@@ -345,7 +347,7 @@ def train(
 
 
 def _state(
-    network: nn.Module, optimiser: torch.optim.Optimizer, history: History, seconds: float
+    network: nn.Module, optimiser: torch.optim.Optimizer, history: History, spent: dict[str, float]
 ) -> dict[str, Any]:
     """All that :func:`_restore` needs, but for the position in the epoch."""
     return {
@@ -354,8 +356,19 @@ def _state(
         "losses": history.batch_losses,
         "measurements": [asdict(measurement) for measurement in history.measurements],
         "dropout": [generator.get_state() for generator in _dropout_generators(network)],
-        "seconds": seconds,
+        "spent": spent,
     }
+
+
+def _added(*parts: Mapping[str, float]) -> dict[str, float]:
+    """Sum of numbers by name.
+
+    Example:
+        >>> _added({"a": 1.0}, {"a": 2.0, "b": 4.0})
+        {'a': 3.0, 'b': 4.0}
+    """
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: sum(part.get(name, 0.0) for part in parts) for name in names}
 
 
 def _fits(state: dict[str, Any], network: nn.Module, history: History) -> bool:
@@ -379,7 +392,7 @@ def _restore(
     optimiser.load_state_dict(state["optimiser"])
     history.batch_losses.copy_(state["losses"])
     history.measurements = [Measurement(**fields) for fields in state["measurements"]]
-    history.earlier_seconds = state["seconds"]
+    history.earlier = state["spent"]
     for generator, saved in zip(_dropout_generators(network), state["dropout"], strict=True):
         generator.set_state(saved)
 

@@ -209,7 +209,7 @@ def run(config: dict[str, Any]) -> Outcome:
             "molecules": len(library.smiles),
             "excluded": {name: count_reasons(part.excluded) for name, part in data.sets.items()},
         },
-        earlier_seconds=history.earlier_seconds,
+        earlier=history.earlier,
     )
 
 

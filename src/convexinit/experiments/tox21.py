@@ -157,7 +157,7 @@ def run(config: dict[str, Any]) -> Outcome:
             "molecules": {name: len(part.codes) for name, part in data.sets.items()},
             "excluded": {name: count_reasons(part.excluded) for name, part in data.sets.items()},
         },
-        earlier_seconds=history.earlier_seconds,
+        earlier=history.earlier,
     )
 
 

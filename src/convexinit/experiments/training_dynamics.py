@@ -86,7 +86,7 @@ def run(config: dict[str, Any]) -> Outcome:
         metrics_table(history, seeds),
         final_metrics(history, seeds),
         device_name(device),
-        earlier_seconds=history.earlier_seconds,
+        earlier=history.earlier,
     )
 
 
