@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from convexinit import progress
-from convexinit.progress import Throttle, TrainingProgress
+from convexinit.progress import Throttle, TrainingProgress, counted
 
 
 @pytest.fixture
@@ -45,3 +45,11 @@ def test_short_trainings_are_silent(clock, capsys):
         shown.step(torch.ones(2))
     shown.close()
     assert capsys.readouterr().err == ""
+
+
+def test_a_log_has_a_count_every_minute(clock, capsys):
+    for _ in counted(iter(range(6)), "walks", 6, "pairs"):
+        clock[0] += 25
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == ["walks: 3 of 6 pairs"]

@@ -1,15 +1,19 @@
-"""How far a training is: a bar in terminals; elsewhere, as in a log, a line now and then."""
+"""How far long work is: a bar in terminals; elsewhere, as in a log, a line now and then."""
 
 from __future__ import annotations
 
 import math
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from torch import Tensor
 from tqdm import tqdm
 
 LINE_SECONDS = 60.0
+
+Item = TypeVar("Item")
 
 
 class Throttle:
@@ -30,6 +34,30 @@ class Throttle:
             return False
         self._last = now
         return True
+
+
+def counted(items: Iterable[Item], description: str, total: int, unit: str) -> Iterator[Item]:
+    """The same items; how many were worked off is shown on stderr.
+
+    Where stderr is no terminal there is one line a minute at most, as for a training.
+
+    Args:
+        items: what is worked off, one after the other.
+        description: what is done with them.
+        total: their number.
+        unit: what they are, in the plural.
+
+    Example:
+        >>> list(counted("abc", "reading", 3, "letters"))
+        ['a', 'b', 'c']
+    """
+    throttle = Throttle()
+    bar = tqdm(items, description, total, unit=f" {unit}", disable=None)
+    for done, item in enumerate(bar, start=1):
+        yield item
+        if bar.disable and done < total and throttle.due():
+            sys.stderr.write(f"{description}: {done} of {total} {unit}\n")
+            sys.stderr.flush()
 
 
 class TrainingProgress:

@@ -16,7 +16,6 @@ import torch
 from rdkit import Chem
 from rdkit.Chem import rdMolDescriptors
 from torch import Tensor
-from tqdm import tqdm
 
 from convexinit.config import require
 from convexinit.data.cache import read_arrays, write_arrays
@@ -33,6 +32,7 @@ from convexinit.molecules.tokens import (
     learn_vocabulary,
     split_symbols,
 )
+from convexinit.progress import counted
 
 _FORMAT = 2  # to be raised when tokens, spellings, recombination or standardisation change
 # Molecules that the vocabulary is learned from, half of them in random spelling.
@@ -180,7 +180,7 @@ def make_corpus(
         new = sorted(
             {
                 text
-                for part in tqdm(made, "recombining", len(chunks), disable=None)
+                for part in counted(made, "recombining", len(chunks), "chunks")
                 for text in part
                 if text not in known and not is_held_out(text)
             }
@@ -194,7 +194,7 @@ def make_corpus(
             [seed + start for start in starts],
         )
         texts, properties = [], []
-        for part, values in tqdm(spelled, "spelling", len(starts), disable=None):
+        for part, values in counted(spelled, "spelling", len(starts), "chunks"):
             texts += part
             properties.append(values)
     sample = texts[: len(real)][:: max(2 * len(real) // VOCABULARY_SAMPLE, 1)]
@@ -226,7 +226,7 @@ def _molecules(
     results = pool.map(standardise_all, chunks)
     molecules: set[str] = set()
     reasons: Counter[str] = Counter()
-    for part in tqdm(results, f"reading {source}", len(chunks), disable=None):
+    for part in counted(results, f"reading {source}", len(chunks), "chunks"):
         for result in part:
             if result.smiles is None:
                 reasons[str(result.reason)] += 1

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from convexinit.data.archives import Listing, list_files, read_files
 from convexinit.data.cache import read_arrays, write_arrays
 from convexinit.data.files import DataError
 from convexinit.data.images import ImageData
+from convexinit.progress import counted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -226,7 +226,7 @@ def _read(source: Path, layout: Layout, size: int | None) -> dict[str, np.ndarra
     labels = {path: label for split in layout.labels.values() for path, label in split.items()}
     images: dict[PurePosixPath, np.ndarray] = {}
     contents = read_files(source, set(labels))
-    for path, content in tqdm(contents, source.name, len(labels), unit=" images", disable=None):
+    for path, content in counted(contents, source.name, len(labels), "images"):
         try:
             images[path] = decode(content, size)
         except ValueError as error:

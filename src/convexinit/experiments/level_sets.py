@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ from convexinit.level_sets import ConvexFunction, LevelSetError, walk_level_set
 from convexinit.molecules.chemistry import canonical
 from convexinit.molecules.codec import Codec
 from convexinit.nn import seed_dropout_, unstack_network
+from convexinit.progress import counted
 from convexinit.runs import COLUMNS, Outcome
 from convexinit.training import TrainerSettings, device_name, prepare_process, seeded_generator
 
@@ -177,24 +179,23 @@ def run(config: dict[str, Any]) -> Outcome:
     trajectories, points = [], []
     when = (config["trainer"]["epochs"], history.batch_losses.shape[1])
     seed_dropout_(stack, [])  # generators cannot be copied, and are of no more use
-    for index, seed in enumerate(seeds):
-        if final[seed]["status"] != "finished":
-            continue
-        network = unstack_network(stack, index).cpu().double().eval()
-        for task in tasks:
-            f = prediction(network, data, data.tasks.index(task))
-            values = f(library.codes)
-            walks = walk(f, values, library, codec, settings, seed, task)
-            walked, judged = judge(f, walks, library, codec, settings)
-            _, low = low_window(values, settings.low_toxicity)
-            summary = {
-                "at_bottom": float(at_bottom(values).double().mean()),
-                **summarise(walked, judged, low),
-            }
-            rows += [(seed, *when, task, metric, value) for metric, value in summary.items()]
-            final[seed] |= {f"{task}_{metric}": value for metric, value in summary.items()}
-            trajectories.append(walked.assign(seed=seed, task=task))
-            points.append(judged.assign(seed=seed, task=task))
+    finished = [seed for seed in seeds if final[seed]["status"] == "finished"]
+    pairs = list(product(finished, tasks))
+    for seed, task in counted(pairs, "walks", len(pairs), "pairs of seed and task"):
+        network = unstack_network(stack, seeds.index(seed)).cpu().double().eval()
+        f = prediction(network, data, data.tasks.index(task))
+        values = f(library.codes)
+        walks = walk(f, values, library, codec, settings, seed, task)
+        walked, judged = judge(f, walks, library, codec, settings)
+        _, low = low_window(values, settings.low_toxicity)
+        summary = {
+            "at_bottom": float(at_bottom(values).double().mean()),
+            **summarise(walked, judged, low),
+        }
+        rows += [(seed, *when, task, metric, value) for metric, value in summary.items()]
+        final[seed] |= {f"{task}_{metric}": value for metric, value in summary.items()}
+        trajectories.append(walked.assign(seed=seed, task=task))
+        points.append(judged.assign(seed=seed, task=task))
     trainer = checked(TrainerSettings, config["trainer"], "trainer")
     return Outcome(
         pd.DataFrame(rows, columns=COLUMNS),
