@@ -13,21 +13,22 @@ from convexinit.figures.select import TITLES, Panel, Selection, title_of
 from convexinit.runs import Run
 
 METRICS = ("train_loss", "validation_loss", "test_loss", "test_accuracy")
-# Five layers of 64 units: too narrow for the paper's initialisation, unless biases are random.
-DEEP_DIGITS = [
-    Panel("digits", "digits, 5 hidden layers", {name: {"model.num_hidden": 5} for name in TITLES}),
+# Too deep for the paper's initialisation, unless biases are random.
+TOO_DEEP = [
     Panel(
-        "digits",
-        "digits, 5 hidden layers",
-        {RANDOM_BIAS: {**VARIANTS[RANDOM_BIAS], "model.num_hidden": 5}},
-    ),
+        experiment,
+        f"{experiment_title}, {depth} hidden layers",
+        {name: {**options, "model.num_hidden": depth} for name, options in compared.items()},
+    )
+    for experiment, experiment_title, depth in (("digits", "digits", 5), ("mnist", "MNIST", 7))
+    for compared in ({name: {} for name in TITLES}, {RANDOM_BIAS: VARIANTS[RANDOM_BIAS]})
 ]
 
 
 def panels(scale: str) -> list[Panel]:
-    """The panels of all figures of training losses; at paper scale also :data:`DEEP_DIGITS`."""
+    """The panels of all figures of training losses; at paper scale also :data:`TOO_DEEP`."""
     drawn = [panel for figure in FIGURES.values() for panel in figure.panels(scale)]
-    return drawn + (DEEP_DIGITS if scale == "paper" else [])
+    return drawn + (TOO_DEEP if scale == "paper" else [])
 
 
 def table(selections: Sequence[Selection]) -> pd.DataFrame:
