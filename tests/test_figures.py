@@ -594,6 +594,8 @@ def test_summary_counts_diverged_seeds_as_the_worst(root):
     assert (row["test_accuracy_min"], row["test_accuracy_max"]) == (0.1, 0.9)
     text = training_summary.markdown(pd.DataFrame([row]))
     assert "| digits | ICNN | 4 | 2 | 1.600 (0.100 to inf) |" in text
+    large = training_summary.markdown(pd.DataFrame([row | {"train_loss_median": 1234567.8}]))
+    assert "| 1.2e+06 (0.100 to inf) |" in large
 
 
 # --- Figure 1 --------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from convexinit.figures.loss_figures import FIGURES, RANDOM_BIAS, VARIANTS
 from convexinit.figures.select import TITLES, Panel, Selection, title_of
 from convexinit.runs import Run
 
+LARGE = 1000.0  # from here on in powers of ten
 METRICS = ("train_loss", "validation_loss", "test_loss", "test_accuracy")
 # Too deep for the paper's initialisation, unless biases are random.
 TOO_DEEP = [
@@ -94,8 +95,9 @@ def markdown(numbers: pd.DataFrame) -> str:
     lines = [header, ["---"] * len(header)]
     for row in numbers.to_dict("records"):
         cells = [
-            f"{row[f'{metric}_median']:.3f} ({row[f'{metric}_min']:.3f} to "
-            f"{row[f'{metric}_max']:.3f})"
+            "{} ({} to {})".format(
+                *(_number(row[f"{metric}_{name}"]) for name in ("median", "min", "max"))
+            )
             for metric in ("train_loss", "test_loss", "test_accuracy")
         ]
         dataset = row["dataset"]
@@ -103,3 +105,7 @@ def markdown(numbers: pd.DataFrame) -> str:
             dataset += f", {row['precision']}"
         lines.append([dataset, row["model"], str(row["seeds"]), str(row["epochs"]), *cells])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if value < LARGE else f"{value:.1e}"
