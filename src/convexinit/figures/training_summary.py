@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from convexinit.figures.loss_figures import FIGURES, RANDOM_BIAS, VARIANTS
+from convexinit.figures.loss_figures import FIGURES, RANDOM_BIAS, variants
 from convexinit.figures.select import TITLES, Panel, Selection, title_of
 from convexinit.runs import Run
 
@@ -18,11 +18,11 @@ METRICS = ("train_loss", "validation_loss", "test_loss", "test_accuracy")
 TOO_DEEP = [
     Panel(
         experiment,
-        f"{experiment_title}, {depth} hidden layers",
+        f"{title}, {depth} hidden layers",
         {name: {**options, "model.num_hidden": depth} for name, options in compared.items()},
     )
-    for experiment, experiment_title, depth in (("digits", "digits", 5), ("mnist", "MNIST", 7))
-    for compared in ({name: {} for name in TITLES}, {RANDOM_BIAS: VARIANTS[RANDOM_BIAS]})
+    for experiment, title, depth in (("digits", "digits", 5), ("mnist", "MNIST", 7))
+    for compared in (variants(*TITLES), variants(RANDOM_BIAS))
 ]
 
 
