@@ -80,6 +80,19 @@ def test_an_interrupted_training_gives_the_same_numbers(tmp_path, states):
     assert expected.earlier == {}
 
 
+def test_a_checkpoint_of_another_version_is_set_aside(tmp_path):
+    _, expected = run()
+    with pytest.raises(KilledError):
+        run(DyingCheckpoint(tmp_path / "a.pt", 3))
+    checkpoint = Checkpoint(tmp_path / "a.pt", 0)
+    state = checkpoint.load()
+    del state["spent"]
+    checkpoint.save(state)
+    with pytest.warns(UserWarning, match="another version"):
+        _, history = run(Checkpoint(tmp_path / "a.pt", 0))
+    assert torch.equal(history.batch_losses, expected.batch_losses)
+
+
 def test_an_interruption_can_be_interrupted(tmp_path, monkeypatch):
     _, expected = run()
     for revision, states in (("first", 3), ("second", 9), ("first", 5)):
@@ -147,7 +160,7 @@ def test_a_bit_that_was_flipped_is_noticed(tmp_path):
 @pytest.mark.parametrize("state", [{"step": 3}, {"step": 3, "network": {}, "losses": None}])
 def test_a_checkpoint_of_another_network_is_set_aside(tmp_path, state):
     Checkpoint(tmp_path / "a.pt", 0).save(state)
-    with pytest.warns(UserWarning, match="another network or other data; it is set aside"):
+    with pytest.warns(UserWarning, match="another network, other data or another version; it is"):
         _, history = run(Checkpoint(tmp_path / "a.pt", 1000))
     assert torch.equal(history.batch_losses, run()[1].batch_losses)
     assert (tmp_path / "a.pt.damaged").exists()

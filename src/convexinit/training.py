@@ -296,7 +296,7 @@ def train(
     orders = [generator.get_state() for generator in generators]
     state = checkpoint.load() if checkpoint else None
     if checkpoint and state is not None and not _fits(state, network, history):
-        checkpoint.set_aside("is of another network or other data")
+        checkpoint.set_aside("is of another network, other data or another version")
         state = None
     if state is not None:
         done, orders = state["step"], state["orders"]
@@ -372,12 +372,19 @@ def _added(*parts: Mapping[str, float]) -> dict[str, float]:
 
 
 def _fits(state: dict[str, Any], network: nn.Module, history: History) -> bool:
-    """Whether a state was taken from such a network, in a training of as many steps."""
+    """Whether a state was taken from such a network, in a training of as many steps.
+
+    And by code that saves what this one does.
+    """
     expected = {**network.state_dict(), "losses": history.batch_losses}
     found = {**state.get("network", {}), "losses": state.get("losses")}
-    return expected.keys() == found.keys() and all(
-        isinstance(found[name], Tensor) and found[name].shape == tensor.shape
-        for name, tensor in expected.items()
+    return (
+        "spent" in state
+        and expected.keys() == found.keys()
+        and all(
+            isinstance(found[name], Tensor) and found[name].shape == tensor.shape
+            for name, tensor in expected.items()
+        )
     )
 
 
