@@ -160,7 +160,8 @@ def test_a_bit_that_was_flipped_is_noticed(tmp_path):
 @pytest.mark.parametrize("state", [{"step": 3}, {"step": 3, "network": {}, "losses": None}])
 def test_a_checkpoint_of_another_network_is_set_aside(tmp_path, state):
     Checkpoint(tmp_path / "a.pt", 0).save(state)
-    with pytest.warns(UserWarning, match="another network, other data or another version; it is"):
+    reason = "another network, other data or another version; it is set aside"
+    with pytest.warns(UserWarning, match=reason):
         _, history = run(Checkpoint(tmp_path / "a.pt", 1000))
     assert torch.equal(history.batch_losses, run()[1].batch_losses)
     assert (tmp_path / "a.pt.damaged").exists()

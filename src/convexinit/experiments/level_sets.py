@@ -179,11 +179,14 @@ def run(config: dict[str, Any]) -> Outcome:
     trajectories, points = [], []
     when = (config["trainer"]["epochs"], history.batch_losses.shape[1])
     seed_dropout_(stack, [])  # generators cannot be copied, and are of no more use
-    finished = [seed for seed in seeds if final[seed]["status"] == "finished"]
-    pairs = list(product(finished, tasks))
+    networks = {
+        seed: unstack_network(stack, index).cpu().double().eval()
+        for index, seed in enumerate(seeds)
+        if final[seed]["status"] == "finished"
+    }
+    pairs = list(product(networks, tasks))
     for seed, task in counted(pairs, "walks", len(pairs), "pairs of seed and task"):
-        network = unstack_network(stack, seeds.index(seed)).cpu().double().eval()
-        f = prediction(network, data, data.tasks.index(task))
+        f = prediction(networks[seed], data, data.tasks.index(task))
         values = f(library.codes)
         walks = walk(f, values, library, codec, settings, seed, task)
         walked, judged = judge(f, walks, library, codec, settings)
