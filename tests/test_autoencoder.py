@@ -51,7 +51,7 @@ from convexinit.molecules.autoencoder import (
 )
 from convexinit.molecules.chemistry import canonical, standardise
 from convexinit.molecules.tokens import END, PADDING, SPECIAL, START, SYMBOLS, Vocabulary
-from convexinit.runs import read_run
+from convexinit.runs import git_revision, read_run
 
 SMALL = Sizes(dimensions=6, embedding=5, encoder=7, decoder=8, context=4)
 VOCABULARY = Vocabulary([*SPECIAL, *SYMBOLS, "CC", "C(=O)"])
@@ -395,7 +395,8 @@ def test_training_goes_on_from_its_checkpoint_with_the_same_numbers(
     stand_in, tmp_path, monkeypatch
 ):
     _, corpus = stand_in
-    whole, history, seconds = train(corpus, SMALL, OPTIONS, 0, Checkpoint(tmp_path / "whole.pt", 0))
+    whole, history = train(corpus, SMALL, OPTIONS, 0, Checkpoint(tmp_path / "whole.pt", 0))
+    assert len(history.rows()) == OPTIONS.steps + len(history.measured)
 
     class KilledError(Exception):
         pass
@@ -409,16 +410,24 @@ def test_training_goes_on_from_its_checkpoint_with_the_same_numbers(
     with pytest.raises(KilledError):
         train(corpus, SMALL, OPTIONS, 0, Checkpoint(tmp_path / "part.pt", 0))
     monkeypatch.undo()
-    resumed, again, both = train(corpus, SMALL, OPTIONS, 0, Checkpoint(tmp_path / "part.pt", 0))
-    assert again == history
-    assert seconds > 0
-    assert both > 0
+    part = torch.load(tmp_path / "part.pt", weights_only=True)
+    torch.save({**part, "spent": {"another revision": 5.0}}, tmp_path / "part.pt")
+    resumed, again = train(corpus, SMALL, OPTIONS, 0, Checkpoint(tmp_path / "part.pt", 0))
+    assert again.rows() == history.rows()
+    assert history.earlier == {}
+    assert again.earlier == {"another revision": 5.0}
+    assert again.spent.keys() == {"another revision", git_revision()}
+    assert 0 < history.spent[git_revision()] < 100
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
     (tmp_path / "part.pt").write_bytes(b"damaged")
     with pytest.warns(UserWarning, match=r"part\.pt is damaged"):
-        _, anew, _ = train(corpus, SMALL, OPTIONS, 0, Checkpoint(tmp_path / "part.pt", 0))
-    assert anew == history
+        _, anew = train(corpus, SMALL, OPTIONS, 0, Checkpoint(tmp_path / "part.pt", 0))
+    assert anew.rows() == history.rows()
+    torch.save({"step": 6}, tmp_path / "part.pt")
+    with pytest.warns(UserWarning, match=r"part\.pt is of another version"):
+        _, anew = train(corpus, SMALL, OPTIONS, 0, Checkpoint(tmp_path / "part.pt", 0))
+    assert anew.rows() == history.rows()
 
 
 def test_training_does_not_depend_on_the_number_of_workers(stand_in, tmp_path):
@@ -428,14 +437,12 @@ def test_training_does_not_depend_on_the_number_of_workers(stand_in, tmp_path):
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
-            _, history, _ = train(
-                corpus, SMALL, OPTIONS, 0, Checkpoint(tmp_path / f"{threads}.pt", 0)
-            )
+            _, history = train(corpus, SMALL, OPTIONS, 0, Checkpoint(tmp_path / f"{threads}.pt", 0))
         finally:
             torch.set_num_threads(before)
-        losses.append([row[-1] for row in history if row[3] == "batch_loss"])
+        losses.append(history.losses)
     assert np.allclose(*losses, rtol=1e-4)
-    assert len(set(losses[0])) == OPTIONS.steps
+    assert len(set(losses[0].tolist())) == OPTIONS.steps
 
 
 def test_learning_rate_rises_then_falls_to_zero():
@@ -546,6 +553,7 @@ def test_a_killed_training_goes_on_when_asked_again(tmp_path):
     assert not list((tmp_path / "results/runs").glob("*/*/summary.json"))
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     run = read_run(tmp_path / again.stdout.splitlines()[-1])
+    assert run.summary["earlier_revisions"] == [run.summary["git_revision"]]
     losses = run.metrics[run.metrics["metric"] == "batch_loss"]["value"]
     assert not list((tmp_path / "results").glob("checkpoints/autoencoder/*"))
     assert len(losses) == 400

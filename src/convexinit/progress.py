@@ -36,6 +36,12 @@ class Throttle:
         return True
 
 
+def write_line(text: str) -> None:
+    """Write one line to stderr, at once even if that is a file."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
 def counted(items: Iterable[Item], description: str, total: int, unit: str) -> Iterator[Item]:
     """The same items; how many were worked off is shown on stderr.
 
@@ -56,8 +62,7 @@ def counted(items: Iterable[Item], description: str, total: int, unit: str) -> I
     for done, item in enumerate(bar, start=1):
         yield item
         if bar.disable and done < total and throttle.due():
-            sys.stderr.write(f"{description}: {done} of {total} {unit}\n")
-            sys.stderr.flush()
+            write_line(f"{description}: {done} of {total} {unit}")
 
 
 class TrainingProgress:
@@ -95,8 +100,7 @@ class TrainingProgress:
         self._bar.update()
         if self._bar.disable:
             if self._throttle.due():
-                sys.stderr.write(self._line(_typical(losses)) + "\n")
-                sys.stderr.flush()
+                write_line(self._line(_typical(losses)))
         elif self.done % self.steps_per_epoch == 0:
             self._bar.set_postfix(loss=_typical(losses))
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from convexinit.experiments import prepared
 from convexinit.failures import failure_log, read_failure
-from convexinit.progress import Throttle
+from convexinit.progress import Throttle, write_line
 from convexinit.runs import is_intact, is_stored, run_folder
 
 POLL_SECONDS = 0.5
@@ -114,8 +114,7 @@ def progress(cells: Sequence[Cell]) -> Iterator[None]:
         state += f", {failed} failed" if failed else ""
         if bar.disable and state != told and waiting and throttle.due():
             told = state
-            sys.stderr.write(f"sweep: {state}\n")
-            sys.stderr.flush()
+            write_line(f"sweep: {state}")
 
     def watch() -> None:
         while not finished.wait(POLL_SECONDS):

@@ -179,7 +179,7 @@ def joined(histories: Sequence[History]) -> History:
         histories[0].steps_per_epoch,
         measurements,
         [step for history in histories for step in history.diverged_at],
-        _added(*(history.earlier for history in histories)),
+        added(*(history.earlier for history in histories)),
     )
 
 
@@ -305,7 +305,7 @@ def train(
 
     def save() -> None:
         if checkpoint:
-            spent = _added(history.earlier, {git_revision(): time.perf_counter() - begin})
+            spent = added(history.earlier, {git_revision(): time.perf_counter() - begin})
             checkpoint.save(
                 _state(network, optimiser, history, spent) | {"step": done, "orders": orders}
             )
@@ -360,11 +360,11 @@ def _state(
     }
 
 
-def _added(*parts: Mapping[str, float]) -> dict[str, float]:
+def added(*parts: Mapping[str, float]) -> dict[str, float]:
     """Sum of numbers by name.
 
     Example:
-        >>> _added({"a": 1.0}, {"a": 2.0, "b": 4.0})
+        >>> added({"a": 1.0}, {"a": 2.0, "b": 4.0})
         {'a': 3.0, 'b': 4.0}
     """
     names = dict.fromkeys(name for part in parts for name in part)

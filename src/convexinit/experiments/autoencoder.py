@@ -33,8 +33,9 @@ from convexinit.molecules.autoencoder import (
 )
 from convexinit.molecules.chemistry import canonical
 from convexinit.molecules.tokens import Vocabulary
-from convexinit.runs import COLUMNS, Outcome
+from convexinit.runs import COLUMNS, Outcome, git_revision
 from convexinit.training import (
+    added,
     check_device,
     device_name,
     prepare_process,
@@ -134,9 +135,13 @@ def run(config: dict[str, Any]) -> Outcome:
     corpus = load_corpus(
         corpus_settings, config["data_dir"], seeds[0], Path(config["results_dir"]) / "cache"
     )
-    network, history, seconds = train(corpus, sizes, settings, seeds[0], checkpoint_of(config))
+    network, history = train(corpus, sizes, settings, seeds[0], checkpoint_of(config))
     report = assess(network, corpus, seeds[0])
-    rows = [(seeds[0], *row) for row in history]
+    per_epoch = math.ceil(len(corpus.starts) / settings.batch_size)
+    rows = [
+        (seeds[0], (step - 1) // per_epoch + 1, step, split, name, value)
+        for step, split, name, value in history.rows()
+    ]
     rows += [
         (seeds[0], 0, settings.steps, split, name, value)
         for split, metrics in report.items()
@@ -159,34 +164,33 @@ def run(config: dict[str, Any]) -> Outcome:
         device=device_name(settings.torch_device()),
         arrays=to_arrays(network, corpus.vocabulary),
         notes={
-            "training_seconds": round(seconds, 1),
+            "training_seconds": round(sum(history.spent.values()), 1),
             "molecules": len(corpus.starts),
             "sources": corpus.sources,
         },
+        earlier=history.earlier,
     )
 
 
 def train(
     corpus: Corpus, sizes: Sizes, settings: AutoencoderSettings, seed: int, checkpoint: Checkpoint
-) -> tuple[Autoencoder, list[tuple[int, int, str, str, float]], float]:
-    """Train, and write a checkpoint every now and then.
-
-    Returns:
-        The network, rows (epoch, step, split, metric, value) of what was measured, and the seconds
-        that training took.
-    """
+) -> tuple[Autoencoder, Progress]:
+    """Train, and write a checkpoint every now and then; returns the network on the CPU."""
     device = settings.torch_device()
     torch.manual_seed(seed)
     network = Autoencoder(sizes, len(corpus.vocabulary), corpus.properties.shape[1]).to(device)
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
     history = Progress(torch.zeros(settings.steps))
     saved = checkpoint.load()
+    if saved is not None and "spent" not in saved:
+        checkpoint.set_aside("is of another version")
+        saved = None
     if saved is not None:
         network.load_state_dict(saved["network"])
         optimiser.load_state_dict(saved["optimiser"])
         measured = [tuple(row) for row in saved["measured"]]
-        history = Progress(saved["losses"], saved["step"], measured, saved["seconds"])
-    before, begin = history.seconds, time.perf_counter()
+        history = Progress(saved["losses"], saved["step"], measured, saved["spent"])
+    history.earlier, begin = history.spent, time.perf_counter()
     watched = _watched(corpus, settings.evaluated)
     bar = tqdm(
         total=settings.steps, initial=history.step, desc="autoencoder", unit="step", disable=None
@@ -216,26 +220,21 @@ def train(
                 metrics = reconstruct(network, corpus.vocabulary, watched)
                 metrics["property_error"] = float(error)
                 history.measured += [(history.step, name, metrics[name]) for name in metrics]
-                history.seconds = before + time.perf_counter() - begin
+                now = {git_revision(): time.perf_counter() - begin}
+                history.spent = added(history.earlier, now)
                 checkpoint.save(
                     {
                         "network": network.state_dict(),
                         "optimiser": optimiser.state_dict(),
-                        **vars(history),
+                        "losses": history.losses,
+                        "step": history.step,
+                        "measured": history.measured,
+                        "spent": history.spent,
                     }
                 )
                 _report(history, metrics)
     bar.close()
-    per_epoch = math.ceil(len(corpus.starts) / settings.batch_size)
-    rows_of_losses = [
-        ((step - 1) // per_epoch + 1, step, "train", "batch_loss", loss)
-        for step, loss in enumerate(history.losses.tolist(), start=1)
-    ]
-    rows_of_metrics = [
-        ((step - 1) // per_epoch + 1, step, "held_out", name, value)
-        for step, name, value in history.measured
-    ]
-    return network.cpu().eval(), rows_of_losses + rows_of_metrics, history.seconds
+    return network.cpu().eval(), history
 
 
 @contextlib.contextmanager
@@ -309,13 +308,23 @@ class Progress:
         losses: ``[steps]`` of every batch, 0 for those to come.
         step: steps that are done.
         measured: (step, metric, value) on held-out molecules.
-        seconds: time spent so far, in all processes that worked on it.
+        spent: seconds up to the last checkpoint, by the revision of the code that trained.
+        earlier: the part of them that other processes spent, which this one goes on from.
     """
 
     losses: Tensor
     step: int = 0
     measured: list[tuple[int, str, float]] = field(default_factory=list)
-    seconds: float = 0.0
+    spent: dict[str, float] = field(default_factory=dict)
+    earlier: dict[str, float] = field(default_factory=dict)
+
+    def rows(self) -> list[tuple[int, str, str, float]]:
+        """All that was measured: step, split, metric, value."""
+        losses = [
+            (step, "train", "batch_loss", loss)
+            for step, loss in enumerate(self.losses.tolist(), start=1)
+        ]
+        return losses + [(step, "held_out", name, value) for step, name, value in self.measured]
 
 
 def learning_rate(step: int, settings: AutoencoderSettings) -> float:
