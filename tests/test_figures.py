@@ -533,6 +533,18 @@ def test_the_frame_of_what_is_zoomed_stays_clear_of_the_inset(root):
     assert 0 < top < training_loss.INSET_BOX[1] - 0.1
 
 
+def test_the_last_tick_label_fits_into_the_figure(root):
+    for experiment in ("mnist", "cifar10_jpeg"):  # the second panel reaches the right border
+        store_training(root, "icnn", batch_losses(7040, 2), experiment)
+    selections = [select(panel, runs_in(root)) for panel in FIGURE_2.panels("paper")]
+    with style.paper():
+        drawn = FIGURE_2.draw(selections, FIGURE_2.table(selections))
+        renderer = FigureCanvasAgg(drawn).get_renderer()
+        drawn.draw(renderer)
+        label = next(text for text in drawn.axes[1].get_xticklabels() if text.get_text() == "7000")
+        assert label.get_window_extent(renderer).x1 <= drawn.bbox.x1
+
+
 def test_remarks_fit_into_the_figure(root):
     losses = batch_losses(20, 3)
     losses[1, 15:] = np.nan

@@ -149,7 +149,7 @@ class LossFigure:
             squeeze=False,
             gridspec_kw={
                 "left": 0.46 / style.TEXT_WIDTH,
-                "right": (panels_width - 0.08) / style.TEXT_WIDTH,
+                "right": (panels_width - 0.12) / style.TEXT_WIDTH,
                 "top": 1 - (title_height + 0.07) / height,
                 "bottom": (footer + 0.36) / height,
                 "hspace": (title_height + 0.42) / (PANEL_HEIGHT - 0.42),
