@@ -4,7 +4,7 @@
 
 The same loop as in ``convexinit.training.train``, with a clock between its parts (CPU only). The
 products of a step on their own, on data that stays in the cache, are the ceiling. All rows are
-measured in turns; numbers are medians over the rounds.
+measured in turns with it; numbers are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
 import torch
 from torch import Tensor
 
-from benchmark import MNIST, Shape, ceiling, network_of, seconds
+from benchmark import DIGITS, MNIST, Shape, ceiling, network_of, seconds
 from convexinit import nn as layers
 from convexinit.nn import clamp_negative_, projected_weights, stack_networks
 from convexinit.training import Split, cross_entropy, device_name, prepare_process
@@ -89,24 +90,42 @@ def autograd_backward() -> Iterator[None]:
         yield
 
 
-# Name, shape, seeds, precision, fused Adam, own backward.
-ROWS: list[tuple[str, Shape, int, str, bool, bool]] = [
-    ("MNIST, 1 seed", MNIST, 1, "float32", True, True),
-    ("MNIST, 10 seeds", MNIST, 10, "float32", True, True),
-    ("MNIST, 10 seeds, bfloat16", MNIST, 10, "bfloat16", True, True),
-    ("MNIST, 10 seeds, without own backward", MNIST, 10, "float32", True, False),
-    ("MNIST, 10 seeds, without fused Adam", MNIST, 10, "float32", False, True),
-    ("CIFAR, 1 seed", CIFAR, 1, "float32", True, True),
-    ("CIFAR, 1 seed, bfloat16", CIFAR, 1, "bfloat16", True, True),
+@dataclass(frozen=True)
+class Row:
+    """One way to train, as a row of the table."""
+
+    name: str
+    shape: Shape
+    seeds: int
+    precision: str = "float32"
+    fused: bool = True
+    own_backward: bool = True
+    compiled: bool = False
+
+
+ROWS = [
+    Row("MNIST, 1 seed", MNIST, 1),
+    Row("MNIST, 1 seed, torch.compile", MNIST, 1, compiled=True),
+    Row("MNIST, 10 seeds", MNIST, 10),
+    Row("MNIST, 10 seeds, torch.compile", MNIST, 10, compiled=True),
+    Row("MNIST, 10 seeds, bfloat16", MNIST, 10, "bfloat16"),
+    Row("MNIST, 10 seeds, without own backward", MNIST, 10, own_backward=False),
+    Row("MNIST, 10 seeds, without fused Adam", MNIST, 10, fused=False),
+    Row("digits, 10 seeds", DIGITS, 10),
+    Row("digits, 10 seeds, torch.compile", DIGITS, 10, compiled=True),
+    Row("CIFAR, 1 seed", CIFAR, 1),
+    Row("CIFAR, 1 seed, bfloat16", CIFAR, 1, "bfloat16"),
 ]
 
 
 def measure(rounds: int) -> Iterator[tuple[str, float, float, list[float]]]:
     """Name, milliseconds a step and seed, share of the ceiling, and shares of the parts."""
-    for name, shape, seeds, precision, fused, own in ROWS:
-        step = Step(shape, seeds, precision, fused)
-        products = ceiling(Shape(shape.widths, shape.batch, shape.batch * STEPS))
-        with nullcontext() if own else autograd_backward():
+    for row in ROWS:
+        step = Step(row.shape, row.seeds, row.precision, row.fused)
+        if row.compiled:
+            step.network.compile()
+        products = ceiling(Shape(row.shape.widths, row.shape.batch, row.shape.batch * STEPS))
+        with nullcontext() if row.own_backward else autograd_backward():
             step.run()
             products()
             measured, bound = [], []
@@ -116,13 +135,13 @@ def measure(rounds: int) -> Iterator[tuple[str, float, float, list[float]]]:
         del step
         totals = [sum(parts) for parts in measured]
         share = statistics.median(
-            seeds * floor / total for floor, total in zip(bound, totals, strict=True)
+            row.seeds * floor / total for floor, total in zip(bound, totals, strict=True)
         )
         parts = [
-            statistics.median(row[index] / sum(row) for row in measured)
-            for index in range(len(PARTS))
+            statistics.median(part / total for part, total in zip(column, totals, strict=True))
+            for column in zip(*measured, strict=True)
         ]
-        yield name, 1000 * statistics.median(totals) / STEPS / seeds, share, parts
+        yield row.name, 1000 * statistics.median(totals) / STEPS / row.seeds, share, parts
 
 
 def without_prepared_process(rounds: int) -> float:
