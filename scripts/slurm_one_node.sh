@@ -114,6 +114,10 @@ start() {
         echo "Slurm runs already in $folder" >&2
     else
         configure
+        for number in "$port" $((port + 1)); do
+            ! (exec 3<>"/dev/tcp/127.0.0.1/$number") 2>/dev/null \
+                || fail "port $number is taken, perhaps by another Slurm; stop it or set SLURM_PORT"
+        done
         export SLURM_CONF=$folder/slurm.conf
         process munged >/dev/null || munged --key-file="$folder/munge.key" \
             --socket="$folder/run/munge.socket" --pid-file="$folder/run/munged.pid" \

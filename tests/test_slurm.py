@@ -4,9 +4,11 @@ States of jobs come from the script's stand-in for ``sacct``, as there is no acc
 """
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -24,11 +26,21 @@ SCRIPT = ROOT / "scripts" / "slurm_one_node.sh"
 SMALL = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1")
 
 
-def script(*arguments):
-    variables = {**os.environ, "SLURM_PORT": "27917"}
+def run_script(port, *arguments):
+    variables = {**os.environ, "SLURM_PORT": str(port)}
     return subprocess.run(
         [SCRIPT, *arguments], capture_output=True, text=True, env=variables, check=False, timeout=60
     )
+
+
+def free_port():
+    """A port that is free together with the one after it."""
+    for port in range(27917, 28917, 2):
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for number in (port, port + 1):
+                stack.enter_context(socket.create_server(("127.0.0.1", number)))
+            return port
+    raise AssertionError("no free ports")
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +52,7 @@ def slurm():
         pytest.skip("needs two cores, for two jobs at a time")
     if shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin") is None:
         pytest.skip("Slurm is not installed; scripts/slurm_one_node.sh install")
+    script = functools.partial(run_script, free_port())
     folder = tempfile.mkdtemp(prefix="slurm-")
     started = script("start", folder)
     try:
@@ -58,6 +71,15 @@ def slurm():
         assert "runs as" not in script("status", folder).stdout
         assert processes_of(folder) == []
         shutil.rmtree(folder)
+
+
+def test_a_port_that_is_taken_is_named(slurm, tmp_path):
+    first = free_port()
+    with socket.create_server(("127.0.0.1", first + 1)):
+        started = run_script(first, "start", tmp_path)
+    assert started.returncode == 1
+    assert f"error: port {first + 1} is taken" in started.stderr
+    assert processes_of(tmp_path) == []
 
 
 def processes_of(folder, *variables):
