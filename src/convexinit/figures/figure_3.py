@@ -201,7 +201,7 @@ def _draw_curves(axes: Axes, points: pd.DataFrame, metric: str, colours: Mapping
     axes.set_ylim(low, high)
     last = points[points["epoch"] == points["epoch"].max()].set_index("model")
     remarks = [
-        f"not in view: {title_of(str(model))}, at last {row['median']:.3f}"
+        f"not in view: {title_of(str(model))}, at last {row['median']:.3g}"
         for model, row in last.iterrows()
         if not low <= row["median"] <= high and row["seeds"] > 0
     ]
@@ -210,6 +210,7 @@ def _draw_curves(axes: Axes, points: pd.DataFrame, metric: str, colours: Mapping
     axes.text(
         0.98, 0.03 if rises else 0.97, "\n".join(remarks), transform=axes.transAxes,
         ha="right", va="bottom" if rises else "top", fontsize=5.5, color=style.MUTED,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.0},
     )  # fmt: skip
 
 
