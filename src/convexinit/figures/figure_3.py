@@ -201,7 +201,7 @@ def _draw_curves(axes: Axes, points: pd.DataFrame, metric: str, colours: Mapping
     axes.set_ylim(low, high)
     last = points[points["epoch"] == points["epoch"].max()].set_index("model")
     remarks = [
-        f"not in view: {title_of(str(model))}, at last {row['median']:.3g}"
+        f"not in view: {title_of(str(model))}, at last {row['median']:.4g}"
         for model, row in last.iterrows()
         if not low <= row["median"] <= high and row["seeds"] > 0
     ]
