@@ -46,15 +46,6 @@ TARGETS = {
 }
 
 
-class Settings(TrainerSettings):
-    """Settings for a device that this machine need not have."""
-
-    chosen = torch.device("cpu")
-
-    def torch_device(self):
-        return self.chosen
-
-
 def stack_of(name):
     """A small stack of networks, with generators for its dropout."""
     torch.manual_seed(0)
@@ -67,10 +58,11 @@ def trained(stack, targets, precision, device):
     objective, draw = TARGETS[targets]
     rows = torch.arange(SAMPLES).expand(len(SEEDS), -1)
     data = Split(torch.rand(SAMPLES, FEATURES), draw(), rows)
-    settings = Settings(2, 8, 1e-3, 0.0, precision, "cpu")
-    object.__setattr__(settings, "chosen", torch.device(device))
+    settings = TrainerSettings(2, 8, 1e-3, 0.0, precision, "cpu")
     generators = [seeded_generator(seed, "batches") for seed in SEEDS]
-    return train(stack, data, {"test": data}, generators, settings, objective)
+    # The settings would refuse a device that this machine does not have.
+    with mock.patch.object(TrainerSettings, "torch_device", return_value=torch.device(device)):
+        return train(stack, data, {"test": data}, generators, settings, objective)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
