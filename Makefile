@@ -54,10 +54,10 @@ paper-figures: install
 		trainer.epochs=10 results_dir=results/demo
 	$(RUN) run.py -m experiment=generalisation_final dataset=digits search.grid=demo \
 		model=$(VARIANTS) trainer.epochs=10 seeds=3 results_dir=results/demo
-	$(RUN) -m convexinit.figures --scale demo
+	$(RUN) -m convexinit_paper.figures --scale demo
 else ifeq ($(SCALE),paper)
 paper-figures: install
-	$(RUN) -m convexinit.figures
+	$(RUN) -m convexinit_paper.figures
 else
 paper-figures:
 	@echo "SCALE must be paper or demo; got $(SCALE)" >&2; exit 2

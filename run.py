@@ -8,13 +8,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from convexinit.command import end_with_parent, install_error_reports, multirun_first
+from convexinit_paper.request.command import end_with_parent, install_error_reports, multirun_first
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> None:
     """Run one experiment and print the folder of its run; in a sweep, the sweeper prints it."""
-    from convexinit.experiments import run_experiment
+    from convexinit_paper.experiments import run_experiment
 
     end_with_parent()
     resolved = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))

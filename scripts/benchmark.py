@@ -31,23 +31,22 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from tqdm import tqdm
 
-from convexinit.data.structural_alerts import load_structural_alerts
-from convexinit.init import init_icnn_
+from convexinit.dropout import seed_dropout_
+from convexinit.init_network import init_icnn_
+from convexinit.layers import ConvexLinear, project_
 from convexinit.level_sets import walk_level_set
 from convexinit.molecules.autoencoder import Autoencoder, AutoencoderCodec
 from convexinit.molecules.cddd import CDDDNetwork
 from convexinit.molecules.cddd import tokenise as tokenise_cddd
 from convexinit.molecules.ecfp import ECFPCodec
-from convexinit.nn import MLP, ConvexLinear, project_, seed_dropout_, stack_networks
-from convexinit.training import (
-    Objective,
-    Split,
-    TrainerSettings,
-    masked_binary_cross_entropy,
-    prepare_process,
-    seeded_generator,
-    train,
-)
+from convexinit.networks import MLP
+from convexinit.stacking import stack_networks
+from convexinit_paper.data.structural_alerts import load_structural_alerts
+from convexinit_paper.training.loop import Split, train
+from convexinit_paper.training.machine import prepare_process
+from convexinit_paper.training.objectives import Objective, masked_binary_cross_entropy
+from convexinit_paper.training.randomness import seeded_generator
+from convexinit_paper.training.settings import TrainerSettings
 
 ROOT = Path(__file__).parents[1]
 

@@ -31,11 +31,12 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from convexinit.data.cifar import CIFAR, read_cifar
-from convexinit.data.compat import import_torchvision
-from convexinit.data.files import DataError, DataFile, find_fault
-from convexinit.data.images import FASHION_MNIST_FILES, MNIST_FILES
-from convexinit.data.tox21 import (
+from convexinit.molecules.cddd import PATH, URL, find_weights_fault
+from convexinit_paper.data.cifar import CIFAR, read_cifar
+from convexinit_paper.data.compat import import_torchvision
+from convexinit_paper.data.files import DataError, DataFile, find_fault
+from convexinit_paper.data.images import FASHION_MNIST_FILES, MNIST_FILES
+from convexinit_paper.data.tox21 import (
     MAX_SDF_BYTES,
     TEST_FILES,
     TRAIN_SDF,
@@ -45,7 +46,6 @@ from convexinit.data.tox21 import (
     find_train_sdf_fault,
     unzip_sdf,
 )
-from convexinit.molecules.cddd import PATH, URL, find_weights_fault
 
 MAX_WEIGHTS_BYTES = 250_000_000
 TIMEOUT = 30  # seconds without an answer

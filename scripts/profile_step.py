@@ -2,8 +2,8 @@
 
     python scripts/profile_step.py > docs/performance-table.md
 
-The same loop as in ``convexinit.training.train``, with a clock between its parts (CPU only). The
-products of a step on their own, on data that stays in the cache, are the ceiling. All rows are
+The same loop as in ``convexinit_paper.training.loop.train``, with a clock between its parts (CPU
+only). The products of a step on their own, on data that stays in the cache, are the ceiling. All rows are
 measured in turns with it; numbers are medians over the rounds.
 """
 
@@ -24,9 +24,12 @@ import torch
 from torch import Tensor
 
 from benchmark import DIGITS, MNIST, Shape, ceiling, network_of, seconds
-from convexinit import nn as layers
-from convexinit.nn import clamp_negative_, projected_weights, stack_networks
-from convexinit.training import Split, cross_entropy, device_name, prepare_process
+from convexinit import layers
+from convexinit.layers import clamp_negative_, projected_weights
+from convexinit.stacking import stack_networks
+from convexinit_paper.training.loop import Split
+from convexinit_paper.training.machine import device_name, prepare_process
+from convexinit_paper.training.objectives import cross_entropy
 
 CIFAR = Shape([3072] * 6 + [10], 64, 64 * 8)
 PARTS = ("batch", "forward", "loss", "backward", "Adam", "projection")
@@ -149,7 +152,7 @@ def without_prepared_process(rounds: int) -> float:
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import statistics, torch\n"
-        "from convexinit.training import prepare_process\n"
+        "from convexinit_paper.training.loop import prepare_process\n"
         "if sys.argv[1] == 'yes': prepare_process()\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n"
         "from profile_step import MNIST, Step\n"

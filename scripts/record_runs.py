@@ -22,10 +22,13 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
-from convexinit.figures import loss_figures
-from convexinit.figures.training_loss import FEWEST_POINTS, drawn_steps
-from convexinit.grid_search import CELLS, FINAL
-from convexinit.runs import Run, RunError, identity, read_runs, replace, run_folder, staging
+from convexinit_paper.figures import loss_figures
+from convexinit_paper.figures.training_loss import FEWEST_POINTS, drawn_steps
+from convexinit_paper.store.errors import RunError
+from convexinit_paper.store.identity import identity, run_folder
+from convexinit_paper.store.locks import replace, staging
+from convexinit_paper.store.runs import Run, read_runs
+from convexinit_paper.sweeps.grid_search import CELLS, FINAL
 
 # Epochs whose held-out metrics are recorded, about.
 MOST_EPOCHS = 30

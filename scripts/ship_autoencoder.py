@@ -14,9 +14,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from convexinit.config import CONF
-from convexinit.data.files import DataError
 from convexinit.molecules.autoencoder import WEIGHTS, AutoencoderCodec
+from convexinit_paper.data.files import DataError
+from convexinit_paper.request.config import CONF
 
 LARGEST = 12_000_000  # bytes that the package may carry
 

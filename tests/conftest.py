@@ -1,7 +1,6 @@
 """What several tests share."""
 
 import importlib.util
-import os
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -12,7 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[1]
+from support.data import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -69,20 +68,3 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
         yield f"http://127.0.0.1:{instance.server_port}", folder
         instance.shutdown()
         thread.join()
-
-
-def real_data_dir() -> Path:
-    """Folder of real data: CONVEXINIT_DATA, or ``shared/data`` beside the checkout."""
-    return Path(os.environ.get("CONVEXINIT_DATA", ROOT.parent / "shared" / "data"))
-
-
-needs_mnist = pytest.mark.skipif(
-    not (real_data_dir() / "MNIST" / "raw").is_dir(),
-    reason=f"MNIST is not in {real_data_dir()}; set CONVEXINIT_DATA to its folder",
-)
-
-JPEG_COPY = Path("cifar10_jpeg") / "cifar10_jpeg.tar.xz"
-needs_jpeg_copy = pytest.mark.skipif(
-    not (real_data_dir() / JPEG_COPY).is_file(),
-    reason=f"{JPEG_COPY} is not in {real_data_dir()}; set CONVEXINIT_DATA to its folder",
-)

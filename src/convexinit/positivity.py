@@ -40,7 +40,7 @@ class Positivity:
         inverse: raw values for given non-negative weights, so that an initialisation of the
             weights carries over to the raw values.
         projects: whether negative raw values have to be set to zero after every optimiser step
-            (:func:`convexinit.nn.project_`); ``forward`` is the identity in that case.
+            (:func:`convexinit.layers.project_`); ``forward`` is the identity in that case.
     """
 
     name: str

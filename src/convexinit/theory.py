@@ -15,16 +15,10 @@ from numbers import Integral
 
 import torch
 
-from convexinit.activations import (
-    Activation,
-    ActivationMoments,
-    LeakyReLU,
-    Quadrature,
-    activation_moments,
-    at_gaussian,
-    check_number,
-    resolve_activation,
-)
+from convexinit.activations import Activation, resolve_activation
+from convexinit.checks import check_number
+from convexinit.moments import ActivationMoments, LeakyReLU, activation_moments, at_gaussian
+from convexinit.quadrature import Quadrature
 
 __all__ = [
     "Activation",

@@ -12,8 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from convexinit.molecules.cache import encode_cached
 from convexinit.molecules.codec import Codec, NoDecoderError
+from convexinit_paper.data.codes import encode_cached
 
 __all__ = ["Codec", "NoDecoderError", "encode_cached", "load_codec"]
 
@@ -37,7 +37,7 @@ def load_codec(name: str, weights: str | Path | None = None, **options: Any) -> 
 
     Raises:
         ValueError: if there is no codec of that name.
-        convexinit.data.files.DataError: if the weights are missing or damaged.
+        convexinit_paper.data.files.DataError: if the weights are missing or damaged.
     """
     if name not in _CODECS:
         raise ValueError(f"no codec {name!r}; there are {', '.join(_CODECS)}")

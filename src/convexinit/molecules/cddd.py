@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
-from convexinit.data.files import DataError
 from convexinit.molecules.codec import Codec, check_codes, check_count
 from convexinit.molecules.tokens import split_symbols
+from convexinit_paper.data.files import DataError
 
 # The converted weights, about 200 MB.
 URL = (

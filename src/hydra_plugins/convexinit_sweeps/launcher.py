@@ -96,7 +96,7 @@ def _result(job: Any) -> JobReturn:
     """What a job returned, or a failure if it ended without a word."""
     from submitit.core.utils import FailedJobError, UncompletedJobError
 
-    from convexinit.failures import LostJobError
+    from convexinit_paper.store.failures import LostJobError
 
     try:
         return job.results()[0]
@@ -129,8 +129,8 @@ class SlurmLauncher(_AllJobs):
             ConfigError: if the time limit leaves no time to run.
             LostJobError: if this machine cannot submit jobs.
         """
-        from convexinit.config import require
-        from convexinit.failures import LostJobError
+        from convexinit_paper.request.config import require
+        from convexinit_paper.store.failures import LostJobError
 
         # Slurm warns up to a minute too early; a job that is warned as it starts, dies.
         least = math.ceil(self.params["signal_delay_s"] / 60) + 2

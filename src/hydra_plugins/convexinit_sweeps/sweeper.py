@@ -26,8 +26,8 @@ class MissingRunsSweeper(BasicSweeper):
         Raises:
             SystemExit: with code 1, if a run failed.
         """
-        from convexinit.failures import one_line
-        from convexinit.sweep import cells_of, progress, summary, unfinished
+        from convexinit_paper.store.failures import one_line
+        from convexinit_paper.sweeps.sweep import cells_of, progress, summary, unfinished
 
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)

@@ -1,1 +1,0 @@
-"""Figures and tables of the paper from stored runs: ``python -m convexinit.figures --help``."""

@@ -1,0 +1,251 @@
+"""Convex layers and the networks of the experiments.
+
+All layers here also compute many networks at once: when their parameters carry a leading
+dimension of ``networks`` (see :func:`stack_networks`), inputs and outputs carry it too.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convexinit.init import lognormal_init_
+from convexinit.positivity import positivity_of, resolve_positivity
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def affine(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Affine map of one network or of many.
+
+    Args:
+        inputs: ``[..., in]``, or ``[networks, batch, in]`` for stacked weights.
+        weight: ``[out, in]`` or ``[networks, out, in]``.
+        bias: ``[out]`` or ``[networks, out]``, or None.
+
+    Returns:
+        ``[..., out]`` or ``[networks, batch, out]``.
+    """
+    if weight.ndim == 2:
+        return F.linear(inputs, weight, bias)
+    kind = inputs.device.type
+    if torch.is_autocast_enabled(kind):
+        # Autocast does not see the products inside of _StackedAffine.
+        dtype = torch.get_autocast_dtype(kind)
+        inputs, weight = inputs.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    return _StackedAffine.apply(inputs, weight, bias)
+
+
+class _StackedAffine(torch.autograd.Function):
+    """Batched affine map whose weight gradient has the memory layout of the weight.
+
+    Differentiating ``torch.baddbmm`` gives a transposed gradient, which autograd then copies into
+    place at the cost of about a third of a training step on the CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        if bias is None:
+            return torch.bmm(inputs, weight.mT)
+        return torch.baddbmm(bias.unsqueeze(1), inputs, weight.mT)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        inputs, weight = ctx.saved_tensors
+        needs_inputs, needs_weight, needs_bias = ctx.needs_input_grad
+        return (
+            torch.bmm(gradient, weight) if needs_inputs else None,
+            torch.bmm(gradient.mT, inputs) if needs_weight else None,
+            gradient.sum(1) if needs_bias else None,
+        )
+
+
+class Linear(nn.Linear):
+    """Unconstrained affine layer, ``torch.nn.Linear`` for one network or many."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map ``[..., in]`` to ``[..., out]``, see :func:`affine`."""
+        return affine(input, self.weight, self.bias)
+
+
+class ConvexLinear(Linear):
+    """Affine layer with non-negative weights: convex and non-decreasing in its input.
+
+    ``weight`` holds the raw values; :attr:`nonnegative_weight` is what the forward pass uses.
+    A new layer is initialised for ReLU (:func:`convexinit.lognormal_init_`); use
+    :func:`convexinit.init_icnn_` for other activations.
+
+    Args:
+        in_features: size of each input, the fan-in.
+        out_features: size of each output.
+        bias: whether the layer has a bias, which is never constrained.
+        positivity: how weights are kept non-negative, a name in
+            :data:`convexinit.positivity.POSITIVITY`. The default "projection" needs a call of
+            :func:`project_` after every optimiser step.
+        device: of the parameters.
+        dtype: of the parameters.
+
+    Raises:
+        ValueError: if ``positivity`` is unknown.
+
+    Example:
+        >>> layer = ConvexLinear(3, 2, positivity="softplus")
+        >>> layer(torch.zeros(5, 3)).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        positivity: str = "projection",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.positivity = resolve_positivity(positivity)
+        super().__init__(in_features, out_features, bias, device, dtype)
+
+    @property
+    def nonnegative_weight(self) -> Tensor:
+        """Weights that the forward pass uses, ``[out, in]``, all at least 0."""
+        return self.positivity.forward(self.weight)
+
+    def reset_parameters(self) -> None:
+        """Initialise for ReLU, see :func:`convexinit.lognormal_init_`."""
+        _reset_convex_layer_(self)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map ``[..., in]`` to ``[..., out]``, see :func:`affine`."""
+        return affine(input, self.nonnegative_weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """Arguments of the layer, for printing."""
+        return f"{super().extra_repr()}, positivity={self.positivity.name}"
+
+
+class Conv2d(nn.Conv2d):
+    """Unconstrained convolution, ``torch.nn.Conv2d`` for one network or many."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map ``[batch, in, height, width]`` to ``[batch, out, height', width']``.
+
+        A stack maps ``[networks, batch, in, height, width]``.
+        """
+        return self._convolve(input, self.weight)
+
+    def _convolve(self, inputs: Tensor, weight: Tensor) -> Tensor:
+        if weight.ndim == 4:
+            return self._conv_forward(inputs, weight, self.bias)
+        # One convolution for each network: a grouped convolution of the whole stack takes up to
+        # twice the time on a CPU.
+        biases = [None] * len(weight) if self.bias is None else self.bias
+        return torch.stack(
+            [self._conv_forward(*one) for one in zip(inputs, weight, biases, strict=True)]
+        )
+
+
+class ConvexConv2d(Conv2d):
+    """Two-dimensional convolution with non-negative weights (paper, appendix A.5).
+
+    As neighbouring positions are correlated, the fully-connected fixed point is an approximation
+    here.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: side of the kernel, or (height, width).
+        stride: see ``torch.nn.Conv2d``.
+        padding: see ``torch.nn.Conv2d``.
+        dilation: see ``torch.nn.Conv2d``.
+        groups: see ``torch.nn.Conv2d``.
+        bias: whether the layer has a bias, which is never constrained.
+        padding_mode: see ``torch.nn.Conv2d``.
+        positivity: see :class:`ConvexLinear`.
+        device: of the parameters.
+        dtype: of the parameters.
+
+    Raises:
+        ValueError: if ``positivity`` is unknown.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        positivity: str = "projection",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.positivity = resolve_positivity(positivity)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+            padding_mode, device, dtype,
+        )  # fmt: skip
+
+    @property
+    def nonnegative_weight(self) -> Tensor:
+        """Weights that the forward pass uses, ``[out, in / groups, *kernel]``, all at least 0."""
+        return self.positivity.forward(self.weight)
+
+    def reset_parameters(self) -> None:
+        """Initialise for ReLU, see :func:`convexinit.lognormal_init_`."""
+        _reset_convex_layer_(self)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map images as :class:`Conv2d` does."""
+        return self._convolve(input, self.nonnegative_weight)
+
+    def extra_repr(self) -> str:
+        """Arguments of the layer, for printing."""
+        return f"{super().extra_repr()}, positivity={self.positivity.name}"
+
+
+@torch.no_grad()
+def _reset_convex_layer_(layer: ConvexLinear | ConvexConv2d) -> None:
+    lognormal_init_(layer.weight, layer.bias)
+    layer.weight.copy_(layer.positivity.inverse(layer.weight))
+
+
+def projected_weights(model: nn.Module) -> list[Tensor]:
+    """Raw weights that have to be projected after every optimiser step (without gradient)."""
+    return [
+        cast("Tensor", module.weight).detach()
+        for module in model.modules()
+        if (positivity := positivity_of(module)) is not None and positivity.projects
+    ]
+
+
+def project_(model: Network) -> Network:
+    """Set the negative weights of convex layers to zero, in place (Amos et al. 2017).
+
+    Does nothing for layers that are non-negative by their forward pass.
+
+    Example:
+        >>> network = MLP([2, 16, 1])
+        >>> optimiser = torch.optim.Adam(network.parameters())
+        >>> network(torch.ones(4, 2)).sum().backward()
+        >>> optimiser.step()
+        >>> network = project_(network)
+    """
+    clamp_negative_(projected_weights(model))
+    return model
+
+
+def clamp_negative_(weights: list[Tensor]) -> None:
+    """Set negative entries to zero, in place."""
+    if weights:
+        torch._foreach_clamp_min_(weights, 0.0)

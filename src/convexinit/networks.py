@@ -1,0 +1,191 @@
+"""Input-convex networks, fully-connected and convolutional."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor, nn
+
+from convexinit.activations import Activation, check_convex_activation, resolve_activation
+from convexinit.dropout import Dropout
+from convexinit.layers import Conv2d, ConvexConv2d, ConvexLinear, Linear
+
+
+class MLP(nn.Module):
+    """Fully-connected network, input-convex if ``convex`` (Amos et al. 2017).
+
+    The first layer is unconstrained; in a convex network all later layers are
+    :class:`ConvexLinear`. With ``skip``, an unconstrained linear map of the network's input,
+    without bias, is added to the pre-activation of every layer after the first.
+
+    Args:
+        widths: ``[inputs, hidden ..., outputs]``.
+        activation: elementwise; in a convex network it has to be convex and non-decreasing.
+        convex: whether weights after the first layer are non-negative.
+        positivity: see :class:`ConvexLinear`; unused in a network that is not convex.
+        skip: whether to add skip connections from the input.
+        input_dropout: dropout probability of the inputs, in [0, 1). Skip connections see the same
+            inputs as the first layer.
+        hidden_dropout: dropout probability after every activation, in [0, 1).
+
+    Raises:
+        ValueError: for fewer than two widths, widths below 1, an unknown activation or positivity,
+            an activation that would break convexity, or a probability out of range.
+
+    Example:
+        >>> network = MLP([2, 16, 16, 1])
+        >>> network(torch.zeros(5, 2)).shape
+        torch.Size([5, 1])
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        activation: Activation = "relu",
+        convex: bool = True,
+        positivity: str = "projection",
+        skip: bool = False,
+        input_dropout: float = 0.0,
+        hidden_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if len(widths) < 2 or min(widths) < 1:
+            raise ValueError(f"widths must be at least two positive integers; got {list(widths)}")
+        self.activation = resolve_activation(activation)
+        if convex:
+            check_convex_activation(activation)
+        first, *later = pairwise(widths)
+        self.layers = nn.ModuleList(
+            [
+                Linear(*first),
+                *(
+                    ConvexLinear(*size, positivity=positivity) if convex else Linear(*size)
+                    for size in later
+                ),
+            ]
+        )
+        self.skips = nn.ModuleList(
+            Linear(widths[0], width, bias=False) for _, width in later if skip
+        )
+        self.input_dropout = Dropout(input_dropout)
+        self.hidden_dropout = Dropout(hidden_dropout)
+
+    def pre_activations(self, inputs: Tensor) -> list[Tensor]:
+        """Pre-activations of every layer, the output last; shapes as in :meth:`forward`."""
+        inputs = self.input_dropout(inputs)
+        signals = [self.layers[0](inputs)]
+        for index, layer in enumerate(self.layers[1:]):
+            signal = layer(self.hidden_dropout(self.activation(signals[-1])))
+            if self.skips:
+                signal = signal + self.skips[index](inputs)
+            signals.append(signal)
+        return signals
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map ``[batch, inputs]`` to ``[batch, outputs]``.
+
+        A stack of networks maps ``[networks, batch, inputs]`` to ``[networks, batch, outputs]``.
+        """
+        return self.pre_activations(inputs)[-1]
+
+
+class CNN(nn.Module):
+    """Convolutional network, input-convex if ``convex`` (appendix A.5 of the paper).
+
+    Convolutions with kernels of 3 x 3, of which every second one, from the first on, has stride 2;
+    then one fully-connected layer. The first convolution is unconstrained; in a convex network all
+    later layers are :class:`ConvexConv2d` and :class:`ConvexLinear`.
+
+    At the border the outermost pixels are repeated. Zeros would leave fewer summands there, and
+    biases that centre a full sum of non-negative terms would push these positions far below zero.
+
+    Args:
+        image_shape: (channels, height, width) of the inputs.
+        channels: output channels of every convolution, at least one.
+        outputs: number of outputs.
+        activation: see :class:`MLP`.
+        convex: see :class:`MLP`.
+        positivity: see :class:`ConvexLinear`.
+
+    Raises:
+        ValueError: for sizes below 1, no convolution, an unknown activation or positivity, or an
+            activation that would break convexity.
+
+    Example:
+        >>> network = CNN((1, 8, 8), [16, 16, 16], 10)
+        >>> network(torch.zeros(5, 64)).shape
+        torch.Size([5, 10])
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        channels: Sequence[int],
+        outputs: int,
+        activation: Activation = "relu",
+        convex: bool = True,
+        positivity: str = "projection",
+    ) -> None:
+        super().__init__()
+        if len(image_shape) != 3 or not channels or min(*image_shape, *channels, outputs) < 1:
+            raise ValueError(
+                "image_shape must be (channels, height, width), and channels at least one number; "
+                f"all positive: got {image_shape}, {list(channels)} and outputs={outputs}"
+            )
+        self.image_shape = tuple(image_shape)
+        self.activation = resolve_activation(activation)
+        if convex:
+            check_convex_activation(activation)
+        layers: list[nn.Module] = []
+        height, width = image_shape[1:]
+        for index, size in enumerate(pairwise([image_shape[0], *channels])):
+            stride = 2 if index % 2 == 0 else 1
+            # 3 x 3 pixels with a border of one
+            height, width = (math.ceil(side / stride) for side in (height, width))
+            options: dict[str, Any] = {
+                "kernel_size": 3, "stride": stride, "padding": 1, "padding_mode": "replicate"
+            }  # fmt: skip
+            if convex and index > 0:
+                layers.append(ConvexConv2d(*size, **options, positivity=positivity))
+            else:
+                layers.append(Conv2d(*size, **options))
+        fan_in = channels[-1] * height * width
+        layers.append(
+            ConvexLinear(fan_in, outputs, positivity=positivity)
+            if convex
+            else Linear(fan_in, outputs)
+        )
+        self.layers = nn.ModuleList(layers)
+
+    def pre_activations(self, inputs: Tensor) -> list[Tensor]:
+        """Pre-activations of every layer, the output last.
+
+        Args:
+            inputs: as in :meth:`forward`.
+
+        Returns:
+            ``[..., batch, channels, height, width]`` for convolutions, ``[..., batch, outputs]``.
+        """
+        return list(self._signals(inputs))
+
+    def _signals(self, inputs: Tensor) -> Iterator[Tensor]:
+        *convolutions, last = self.layers
+        signal = inputs.unflatten(-1, self.image_shape)
+        for layer in convolutions:
+            signal = layer(signal)
+            yield signal
+            signal = self.activation(signal)
+        yield last(signal.flatten(-3))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map ``[batch, inputs]``, flattened images, to ``[batch, outputs]``.
+
+        A stack of networks maps ``[networks, batch, inputs]`` to ``[networks, batch, outputs]``.
+        """
+        # One at a time, so that without gradients only the last is kept.
+        for signal in self._signals(inputs):
+            output = signal
+        return output

@@ -1,0 +1,1 @@
+"""Reproduces the paper from raw data to figures; works from a checkout of the project."""

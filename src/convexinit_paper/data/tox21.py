@@ -1,0 +1,601 @@
+"""The Tox21 challenge data (NIH, 2014): twelve assays, official splits, as published.
+
+All files are in ``data_dir/tox21``:
+
+- Training set, 11,764 samples, in one of two forms. The twelve per-assay files ``train/*.smiles``
+  (SMILES, sample ID, label) are read if they are complete and intact, because their digests are
+  known. Otherwise the SDF ``tox21_10k_data_all.sdf`` is read, bare or as the ZIP archive of the
+  official download. No digest of it is known, so what can be counted is checked: one SDF, complete
+  records, a distinct ID for each, 11,764 of them, and no label but 0, 1 and missing.
+- Leaderboard set, 296 samples ("test" in the file names): the validation set. The SDF holds both
+  structures and labels and is the only source. The SMILES file that is published beside it adds no
+  label, gives the same structures (but for the stereochemistry of one) and would be one more file
+  to fetch.
+- Final evaluation set, 647 samples ("score" in the file names): the test set.
+
+A molecule that was measured in several batches has one sample for each, with an ID of its own and
+labels that may differ; they stay separate samples, as published. Rows with the same ID are one
+sample. Where they contradict each other on a label, that label becomes missing, because neither
+row is known to be the better one; the published files have no such case. In an SDF, a structure
+that RDKit cannot read becomes the empty SMILES and keeps its labels, so that the sample is counted
+with the molecules that cannot be encoded, and not lost.
+"""
+
+import hashlib
+import io
+import shlex
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from convexinit_paper.data.files import DataError, DataFile, check_files, find_fault
+from convexinit_paper.data.multitask import MoleculeSet, MultitaskData
+
+# The names and the order of the paper's table 1 (there, the last but one has a Greek gamma). With
+# hyphens for dots they are the names in the published files.
+TASKS = (
+    "NR.AhR",
+    "NR.AR",
+    "NR.AR.LBD",
+    "NR.Aromatase",
+    "NR.ER",
+    "NR.ER.LBD",
+    "SR.ATAD5",
+    "SR.HSE",
+    "SR.MMP",
+    "SR.p53",
+    "NR.PPAR.gamma",
+    "SR.ARE",
+)
+_COLUMNS = {task.replace(".", "-"): column for column, task in enumerate(TASKS)}
+_LABELS = {"0": 0.0, "1": 1.0, "x": np.nan, "": np.nan}
+
+TRAIN_SIZE, VALIDATION_SIZE, TEST_SIZE = 11_764, 296, 647
+
+# One file for each task, in the order of TASKS.
+ASSAY_FILES = (
+    DataFile(
+        "tox21/train/nr-ahr.smiles",
+        472_354,
+        "8b57bcfec402bbe76ac008a5e243341de5b4c92f891324b34351c5534827aebb",
+    ),
+    DataFile(
+        "tox21/train/nr-ar.smiles",
+        547_819,
+        "500659a727640a3f724dec2baaf372361bf5b47248736b25ba72211f0cbdf796",
+    ),
+    DataFile(
+        "tox21/train/nr-ar-lbd.smiles",
+        490_611,
+        "e2cc1b983a8d82decc0ee37b2888fd656c35988d4be9e070d0ffc437c6160794",
+    ),
+    DataFile(
+        "tox21/train/nr-aromatase.smiles",
+        405_949,
+        "ead6133b5b88c71537a4d7e387e5378b427a5146fd9b68e894b849d896496583",
+    ),
+    DataFile(
+        "tox21/train/nr-er.smiles",
+        435_821,
+        "11c00153d4cd8c68ce25432d960796963c55681b35b98eb2a65def023a399d70",
+    ),
+    DataFile(
+        "tox21/train/nr-er-lbd.smiles",
+        505_603,
+        "8deb96ec74235eb2442ee6367a115d9e27a6b74808fdb9d09e80a77586b512e0",
+    ),
+    DataFile(
+        "tox21/train/sr-atad5.smiles",
+        520_487,
+        "720df91bedc0f909ee231614f5c6cb6e8112cf86f6ca9763e215eca32b3106a4",
+    ),
+    DataFile(
+        "tox21/train/sr-hse.smiles",
+        438_565,
+        "99216c1c22068c6ce537f870e4820937e1006b0ecfc6401da8386b69add7b41f",
+    ),
+    DataFile(
+        "tox21/train/sr-mmp.smiles",
+        414_765,
+        "3c49070dd4c73861bb6dd2bc4a249780ee993d0c098e937268a05b5eaafca1b8",
+    ),
+    DataFile(
+        "tox21/train/sr-p53.smiles",
+        494_124,
+        "1fa72a15760a228c9b649b9b90675556f205b101445936181980a9ad87792052",
+    ),
+    DataFile(
+        "tox21/train/nr-ppar-gamma.smiles",
+        455_392,
+        "d9962585e65b170f2423dd13c3384ae8fcb33434b5bbf2a3800357441c5ea28f",
+    ),
+    DataFile(
+        "tox21/train/sr-are.smiles",
+        376_444,
+        "a28559984b7a36a4a9f9e80eee5d3de97a39b7df1d7e9742d6ed8477c42b70fb",
+    ),
+)
+TRAIN_SDF = "tox21/tox21_10k_data_all.sdf"
+VALIDATION_FILE = DataFile(
+    "tox21/tox21_10k_challenge_test.sdf",
+    718_068,
+    "98ef9e89a030962ec27c5b437d6daf415234a45479dc4c86c72006f9e3b9b4db",
+)
+TEST_FILES = (
+    DataFile(
+        "tox21/tox21_10k_challenge_score.smiles",
+        34_889,
+        "57e4fef6d42f7867486967fe6c1a9e98c42aaed43023745c460ff0d102ce5786",
+    ),
+    DataFile(
+        "tox21/tox21_10k_challenge_score.txt",
+        25_993,
+        "f1c38159ee253120f94747a8153bb19ddbe332107603cc01e5da3bffde1a73d2",
+    ),
+)
+
+# Far above the 50 MB or so of the largest SDF: more is not Tox21, and would fill the memory.
+MAX_SDF_BYTES = 500_000_000
+
+
+class FormatError(ValueError):
+    """The content of a file is not what it should be; the message says so in a few words."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one row of a file says about a sample.
+
+    Attributes:
+        sample_id: the sample, e.g. "NCGC00261443-01".
+        smiles: its structure; empty if it cannot be read.
+        labels: pairs of a column of TASKS and a label that is not missing, 0 or 1.
+    """
+
+    sample_id: str
+    smiles: str
+    labels: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Rows brought together by sample ID.
+
+    Attributes:
+        samples: one row a sample, in the order of first appearance.
+        repeated: labels given again for a sample and task that had one already.
+        conflicting: pairs of sample and task with both labels; they count as missing.
+        renamed: rows whose SMILES differs from that of the first row of the same sample, which
+            is kept.
+    """
+
+    samples: MoleculeSet
+    repeated: int
+    conflicting: int
+    renamed: int
+
+
+def load_tox21(data_dir: Path) -> MultitaskData:
+    """Read the official splits into memory.
+
+    The training samples are sorted by ID: both published forms give the same rows in the same
+    order. The other two sets keep the order of their files.
+
+    Args:
+        data_dir: the folder that holds the folder ``tox21``. Nothing is written to it.
+
+    Raises:
+        DataError: a file is missing or damaged; at most ten lines.
+
+    Example:
+        >>> data = load_tox21(Path("data"))  # doctest: +SKIP
+        >>> len(data.train), len(data.validation), len(data.test)  # doctest: +SKIP
+        (11764, 296, 647)
+    """
+    # All files are found and checked before the first one is parsed, which takes longer.
+    train_sdf = _find_train(data_dir)
+    validation_sdf = _find_validation(data_dir)
+    check_files("tox21", TEST_FILES, data_dir)
+    train = _load_assays(data_dir) if train_sdf is None else _load_train_sdf(train_sdf, data_dir)
+    records = _records(validation_sdf, data_dir, VALIDATION_SIZE, VALIDATION_FILE)
+    validation = merge(read_structures(records))
+    smiles_file, label_file = [data_dir / file.path for file in TEST_FILES]
+    test = merge(read_final(smiles_file.read_bytes(), label_file.read_bytes()))
+    notes: dict[str, int | str] = {
+        "train_source": f"{len(TASKS)} files train/*.smiles"
+        if train_sdf is None
+        else train_sdf.name
+    }
+    for name, part in (("train", train), ("validation", validation), ("test", test)):
+        notes |= {f"{name}_{key}": value for key, value in _count(part).items()}
+    return MultitaskData(
+        title="Tox21",
+        tasks=TASKS,
+        train=train.samples,
+        validation=validation.samples,
+        test=test.samples,
+        notes=notes,
+    )
+
+
+def find_train_fault(data_dir: Path) -> str | None:
+    """What is wrong with the training set; None if it is there and intact in either form.
+
+    Structures are not read, so this is quick and needs no RDKit.
+    """
+    if _assays_intact(data_dir):
+        return None
+    path = _find_sdf(data_dir, TRAIN_SDF)
+    return "missing" if path is None else find_train_sdf_fault(path)
+
+
+def find_train_sdf_fault(path: Path) -> str | None:
+    """Compare a file with what can be known about the SDF of the training set.
+
+    Args:
+        path: an SDF, or a ZIP archive of one.
+
+    Returns:
+        What is wrong with it, in a few words; None if nothing is.
+    """
+    try:
+        records = parse_sdf(read_sdf(path))
+    except FormatError as error:
+        return str(error)
+    except OSError as error:
+        return f"not readable: {error.strerror or error}"
+    return _size_fault(len({record.sample_id for record in records}), TRAIN_SIZE)
+
+
+# --- From files to rows --------------------------------------------------------------------------
+
+
+def read_assay(content: bytes, task: int) -> Iterator[Row]:
+    r"""Rows of one per-assay file: SMILES, sample ID and label, separated by tabs.
+
+    Args:
+        content: the file, without a header line.
+        task: the column of TASKS that its labels belong to.
+
+    Raises:
+        FormatError: a line that is not of this form; names the line.
+
+    Example:
+        >>> list(read_assay(b"CCO\tS-1\t1", task=0))
+        [Row(sample_id='S-1', smiles='CCO', labels=((0, 1.0),))]
+    """
+    for number, (smiles, sample_id, label) in _table(content, width=3, first=1):
+        yield Row(sample_id, smiles, _label(task, label, f"line {number}"))
+
+
+def read_final(smiles_content: bytes, label_content: bytes) -> Iterator[Row]:
+    r"""Rows of the final evaluation set: a table of structures and a table of labels.
+
+    The two are joined by sample ID. Both start with a header line; the order of the tasks is
+    taken from it, and "x" is a missing label.
+
+    Raises:
+        FormatError: a table is not of this form, or the two are about different samples.
+
+    Example:
+        >>> header = "\t".join(["Sample ID", *(task.replace(".", "-") for task in TASKS)])
+        >>> labels = f"{header}\nS-1\t0" + 11 * "\tx"
+        >>> list(read_final(b"#SMILES\tSample ID\nCCO\tS-1", labels.encode()))
+        [Row(sample_id='S-1', smiles='CCO', labels=((0, 0.0),))]
+    """
+    header = _text(label_content).split("\n", 1)[0].rstrip("\r").split("\t")
+    if header[0] != "Sample ID" or set(header[1:]) != set(_COLUMNS) or len(header) != 13:
+        raise FormatError("the header of the labels does not name the sample ID and all 12 tasks")
+    columns = [_COLUMNS[name] for name in header[1:]]
+    labels = {}
+    for number, (sample_id, *values) in _table(label_content, width=13, first=2):
+        if sample_id in labels:
+            raise FormatError(f"line {number} of the labels: {sample_id!r} for the second time")
+        pairs = zip(columns, values, strict=True)
+        where = f"line {number} of the labels"
+        labels[sample_id] = sum((_label(column, value, where) for column, value in pairs), ())
+    structures = [values for _, values in _table(smiles_content, width=2, first=2)]
+    if {sample_id for _, sample_id in structures} != labels.keys():
+        raise FormatError("the structures and the labels are not about the same samples")
+    for smiles, sample_id in structures:
+        yield Row(sample_id, smiles, labels[sample_id])
+
+
+@dataclass(frozen=True)
+class Record:
+    """One molecule of an SDF, its structure not yet read.
+
+    Attributes:
+        sample_id: the property "Compound Batch ID" where there is one, else the title line.
+        mol_block: the structure, as a connection table.
+        labels: as in :class:`Row`.
+    """
+
+    sample_id: str
+    mol_block: str
+    labels: tuple[tuple[int, float], ...]
+
+
+def read_sdf(path: Path) -> bytes:
+    """Content of an SDF, bare or the only one in a ZIP archive, whatever the file's name.
+
+    Raises:
+        FormatError: the archive is damaged, too large, or does not hold exactly one SDF.
+        OSError: the file cannot be read.
+    """
+    if path.stat().st_size > MAX_SDF_BYTES:
+        raise FormatError(f"more than {MAX_SDF_BYTES:,} bytes")
+    content = path.read_bytes()
+    return unzip_sdf(content) if content.startswith(b"PK") else content
+
+
+def unzip_sdf(content: bytes) -> bytes:
+    """The only SDF in a ZIP archive, checked by the archive's checksum.
+
+    Nothing is written, and the name inside the archive serves only to tell that it is an SDF.
+
+    Raises:
+        FormatError: the archive is damaged, too large, or does not hold exactly one SDF.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = [
+                member
+                for member in archive.infolist()
+                if member.filename.lower().endswith(".sdf")
+                and not member.filename.startswith("__MACOSX/")  # notes of the Finder
+            ]
+            if len(members) != 1:
+                raise FormatError(f"a ZIP archive with {len(members)} SDF files instead of one")
+            with archive.open(members[0]) as stream:
+                # Not the size that the archive claims: it may claim anything.
+                result = stream.read(MAX_SDF_BYTES + 1)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, FormatError):
+            raise
+        # RuntimeError: encrypted, or compressed in a way that Python does not know.
+        raise FormatError(f"not a readable ZIP archive: {error}") from error
+    if len(result) > MAX_SDF_BYTES:
+        raise FormatError(f"an SDF of more than {MAX_SDF_BYTES:,} bytes")
+    return result
+
+
+def parse_sdf(content: bytes) -> list[Record]:
+    r"""Records of an SDF; the structures are not read.
+
+    RDKit's own reader drops the properties of a structure that it cannot read, so the properties
+    are read here.
+
+    Raises:
+        FormatError: no record, an incomplete one, one without sample ID, or a label that is
+            neither 0 nor 1 nor missing.
+
+    Example:
+        >>> parse_sdf(b"S-1\n\n\n  0  0\nM  END\n> <NR-AR>\n1\n\n$$$$\n")[0].labels
+        ((1, 1.0),)
+    """
+    lines = _text(content).splitlines()
+    records: list[Record] = []
+    start = 0
+    for end, line in enumerate(lines):
+        if line.startswith("$$$$"):
+            records.append(_parse_record(lines[start:end], number=len(records) + 1))
+            start = end + 1
+    if any(line.strip() for line in lines[start:]):
+        raise FormatError(f"truncated or not an SDF: no end of record {len(records) + 1:,}")
+    if not records:
+        raise FormatError("no records")
+    return records
+
+
+def read_structures(records: Iterable[Record]) -> Iterator[Row]:
+    """Rows of an SDF: SMILES by RDKit, the empty one for a structure that it cannot read."""
+    from rdkit import Chem, rdBase
+
+    for record in records:
+        with rdBase.BlockLogs():  # unreadable structures are counted instead
+            molecule = Chem.MolFromMolBlock(record.mol_block)
+        smiles = "" if molecule is None else Chem.MolToSmiles(molecule)
+        yield Row(record.sample_id, smiles, record.labels)
+
+
+def merge(rows: Iterable[Row]) -> Merged:
+    """Bring the rows of each sample together; contradictory labels become missing.
+
+    Example:
+        >>> rows = [Row("S-1", "CCO", ((0, 1.0), (2, 0.0))), Row("S-1", "CCO", ((0, 0.0),))]
+        >>> merged = merge(rows)
+        >>> merged.samples.labels[0, :3], merged.conflicting
+        (array([nan, nan,  0.], dtype=float32), 1)
+    """
+    smiles: dict[str, str] = {}
+    votes: dict[str, dict[int, set[float]]] = {}
+    repeated = renamed = 0
+    for row in rows:
+        renamed += smiles.setdefault(row.sample_id, row.smiles) != row.smiles
+        seen = votes.setdefault(row.sample_id, {})
+        for task, label in row.labels:
+            repeated += task in seen
+            seen.setdefault(task, set()).add(label)
+    labels = np.full((len(smiles), len(TASKS)), np.nan, dtype=np.float32)
+    conflicting = 0
+    for index, seen in enumerate(votes.values()):
+        for task, values in seen.items():
+            if len(values) == 1:
+                (labels[index, task],) = values
+            else:
+                conflicting += 1
+    samples = MoleculeSet(list(smiles.values()), list(smiles), labels)
+    return Merged(samples, repeated, conflicting, renamed)
+
+
+def _parse_record(lines: list[str], number: int) -> Record:
+    where = f"record {number:,}"
+    end = next((i for i, line in enumerate(lines) if line.startswith("M  END")), None)
+    if end is None:
+        raise FormatError(f"{where}: no structure")
+    sample_id = lines[0].strip()
+    labels: tuple[tuple[int, float], ...] = ()
+    for i, line in enumerate(lines[end + 1 :], end + 1):
+        # "> <name>", perhaps with more around the name; the value is on the next line.
+        if not line.startswith(">"):
+            continue
+        name = line[line.find("<") + 1 : line.rfind(">")]
+        value = lines[i + 1].strip() if i + 1 < len(lines) else ""
+        if name in _COLUMNS:
+            labels += _label(_COLUMNS[name], value, f"{where}, {name}")
+        elif name == "Compound Batch ID":
+            sample_id = value
+    if not sample_id:
+        raise FormatError(f"{where}: no sample ID")
+    return Record(sample_id, "\n".join([*lines[: end + 1], ""]), labels)
+
+
+def _table(content: bytes, width: int, first: int) -> Iterator[tuple[int, list[str]]]:
+    """Line number and fields of every line from line ``first`` on that is not blank."""
+    for number, line in enumerate(_text(content).splitlines(), 1):
+        if number < first or not line.strip():
+            continue
+        fields = line.split("\t")
+        if len(fields) != width or not all(fields):
+            raise FormatError(f"line {number} does not consist of {width} fields between tabs")
+        yield number, fields
+
+
+def _label(task: int, value: str, where: str) -> tuple[tuple[int, float], ...]:
+    """The pair of task and label, or nothing if the label is missing."""
+    if value not in _LABELS:
+        raise FormatError(f"{where}: the label {value[:20]!r} is neither 0 nor 1 nor missing")
+    return () if np.isnan(_LABELS[value]) else ((task, _LABELS[value]),)
+
+
+def _text(content: bytes) -> str:
+    # The files are ASCII. Latin-1 reads any bytes, and foreign ones then fail where they matter.
+    return content.decode("latin-1")
+
+
+# --- From the data folder to splits --------------------------------------------------------------
+
+
+def _find_train(data_dir: Path) -> Path | None:
+    """The SDF of the training set, or None if the per-assay files are to be read.
+
+    Raises:
+        DataError: neither form is there, or the per-assay files are not intact and no SDF is there.
+    """
+    if _assays_intact(data_dir):
+        return None
+    path = _find_sdf(data_dir, TRAIN_SDF)
+    if path is None:
+        # Where some of the assay files are there, or all of them just above the data folder, the
+        # error is about these; else about the SDF, which is what the download script fetches.
+        near = (data_dir, *data_dir.resolve().parents[:2])
+        if any((folder / file.path).exists() for folder in near for file in ASSAY_FILES):
+            check_files("tox21", ASSAY_FILES, data_dir)
+        else:
+            check_files("tox21", [DataFile(TRAIN_SDF, 0, "")], data_dir)
+    return path
+
+
+def _load_assays(data_dir: Path) -> Merged:
+    rows = (
+        row
+        for task, file in enumerate(ASSAY_FILES)
+        for row in read_assay((data_dir / file.path).read_bytes(), task)
+    )
+    return merge(sorted(rows, key=lambda row: row.sample_id))
+
+
+def _load_train_sdf(path: Path, data_dir: Path) -> Merged:
+    records = _records(path, data_dir, TRAIN_SIZE)
+    return merge(read_structures(sorted(records, key=lambda record: record.sample_id)))
+
+
+def _find_validation(data_dir: Path) -> Path:
+    path = _find_sdf(data_dir, VALIDATION_FILE.path)
+    bare = data_dir / VALIDATION_FILE.path
+    if path is None or path == bare:
+        check_files("tox21", [VALIDATION_FILE], data_dir)
+    return path or bare
+
+
+def _records(path: Path, data_dir: Path, size: int, file: DataFile | None = None) -> list[Record]:
+    """Records of an SDF with ``size`` samples, which is ``file`` once unpacked, if that is known.
+
+    Raises:
+        DataError: the file is not that.
+    """
+    try:
+        content = read_sdf(path)
+        if file is not None and hashlib.sha256(content).hexdigest() != file.digest:
+            raise FormatError("damaged: the SDF in it does not have the expected sha256")
+        records = parse_sdf(content)
+        fault = _size_fault(len({record.sample_id for record in records}), size)
+    except FormatError as error:
+        fault = str(error)
+    except OSError as error:
+        fault = f"not readable: {error.strerror or error}"
+    if fault is not None:
+        raise DataError(_message(path, data_dir.resolve(), fault))
+    return records
+
+
+def _assays_intact(data_dir: Path) -> bool:
+    return all(find_fault(data_dir / file.path, file) is None for file in ASSAY_FILES)
+
+
+def _find_sdf(data_dir: Path, name: str) -> Path | None:
+    """An SDF under its own name, or the archive of it under any of the names it is saved as."""
+    path = data_dir / name
+    stem = path.with_suffix("").name
+    names = [path.name, f"{stem}sdf", f"{stem}sdf.zip", f"{stem}.sdf.zip", f"{stem}.zip"]
+    return next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
+
+
+def _size_fault(size: int, expected: int) -> str | None:
+    return None if size == expected else f"{size:,} distinct samples, expected {expected:,}"
+
+
+def _message(path: Path, data_dir: Path, fault: str) -> str:
+    command = f"python scripts/download_data.py tox21 --data-dir {shlex.quote(str(data_dir))}"
+    return "\n".join(
+        [
+            "The data set tox21 cannot be used because of one file.",
+            f"  file:  {path.resolve()}",
+            f"  fault: {fault}",
+            f"To download it again:  {command}",
+            "To use another folder:  data_dir=<folder>, or the environment variable "
+            "CONVEXINIT_DATA",
+        ]
+    )
+
+
+def _count(merged: Merged) -> dict[str, int]:
+    """What is worth recording about a split; see the keys."""
+    samples = merged.samples
+    readable = [
+        (text, row) for text, row in zip(samples.smiles, samples.labels, strict=True) if text
+    ]
+    groups: dict[str, list[np.ndarray]] = {}
+    for text, row in readable:
+        groups.setdefault(text, []).append(row)
+    between = 0
+    for rows in groups.values():
+        stacked = np.stack(rows)
+        between += int(((stacked == 0).any(0) & (stacked == 1).any(0)).sum())
+    return {
+        "samples": len(samples),
+        "distinct_smiles": len(groups),
+        "unreadable_records": len(samples) - len(readable),
+        "labels": int(np.isfinite(samples.labels).sum()),
+        "positive_labels": int((samples.labels == 1).sum()),
+        "repeated_labels": merged.repeated,
+        "conflicting_labels": merged.conflicting,
+        "sample_ids_with_two_smiles": merged.renamed,
+        # Pairs of a SMILES and a task on which its samples disagree: kept as they are.
+        "labels_in_conflict_between_samples": between,
+    }

@@ -1,0 +1,1 @@
+"""Figures and tables from stored runs: ``python -m convexinit_paper.figures --help``."""

@@ -1,0 +1,221 @@
+"""Draw the figures and tables from stored runs: ``python -m convexinit_paper.figures --help``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from convexinit_paper.figures import (
+    autoencoder,
+    claims,
+    figure_1,
+    figure_3,
+    figure_4,
+    figure_6,
+    figure_11,
+    grid_search,
+    level_sets,
+    loss_figures,
+    precision,
+    style,
+    table_1,
+    training_summary,
+)
+from convexinit_paper.figures.select import Selection, select, title_of
+from convexinit_paper.store.errors import RunError
+from convexinit_paper.store.runs import Run, read_runs
+
+# Each offers panels(scale), or selections(scale, runs) where a panel is not a run per variant, and
+# table(selections); figures also draw(selections, table), tables for people markdown(table), and
+# what has more files of its own more_files(selections, table): texts and tables by the end of the
+# file's name. FOLDER is where tables go, if not to tables/; is_shown(selection) tells whether there
+# is something to draw, if one run is not enough for that.
+FIGURES: dict[str, Any] = {
+    "figure-1": figure_1,
+    **loss_figures.FIGURES,
+    "figure-6": figure_6,
+    "training-summary": training_summary,
+    "precision": precision,
+    "autoencoder": autoencoder,
+    "table-1": table_1,
+    "figure-3": figure_3,
+    "figure-11": figure_11,
+    "grid-search": grid_search,
+    "figure-4": figure_4,
+    "level-sets": level_sets,
+    "claims": claims,
+}
+# Where runs are read from, and where figures and tables go.
+FOLDERS = {
+    "paper": (Path("results/recorded"), Path("results")),
+    "demo": (Path("results/demo/runs"), Path("results/demo")),
+}
+EPILOG = """\
+Each figure NAME becomes OUT/figures/NAME.pdf, .png and OUT/tables/NAME.csv, the numbers in it;
+a table becomes OUT/tables/NAME.csv and .md; table-1 also .tex, and its sign tests in two files.
+claims becomes OUT/claims.md and .csv: the paper's claims, checked on the stored runs.
+What is missing is printed with the command that produces it; such runs go to results/runs:
+  python -m convexinit_paper.figures --runs results/runs
+
+Which runs are used: those made with exactly the options that the figure's protocol fixes (model,
+batch size, learning rate, ...). The variants in a panel share all other options too (seeds, epochs,
+device, ...), but for those that a search chose for each variant (figure-3, figure-11). Of several
+such sets, the one with the most variants is drawn, then the one with the most seeds x epochs, then
+the one of the highest precision. The runs used are printed.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="python -m convexinit_paper.figures",
+        description="Draw figures and their tables from stored runs.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"figures to draw: {', '.join(FIGURES)} (default: all that have runs)",
+    )
+    result.add_argument(
+        "--scale",
+        choices=FOLDERS,
+        default="paper",
+        help="demo: only what trains on built-in data; paper: all panels (default)",
+    )
+    result.add_argument(
+        "--runs",
+        type=Path,
+        metavar="FOLDER",
+        help="holds one folder of runs per experiment (default: "
+        + ", ".join(f"{runs} at scale {scale}" for scale, (runs, _) in FOLDERS.items())
+        + ")",
+    )
+    result.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="where figures/ and tables/ are written (default: "
+        + ", ".join(f"{out} at scale {scale}" for scale, (_, out) in FOLDERS.items())
+        + ")",
+    )
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exits with code 1 and one message if nothing asked for can be drawn."""
+    command_line = parser()
+    options = command_line.parse_args(arguments)
+    for name in options.names:
+        if name not in FIGURES:
+            command_line.error(f"unknown figure {name!r}; choose from {', '.join(FIGURES)}")
+    default_runs, default_out = FOLDERS[options.scale]
+    root = options.runs or default_runs
+    drawn: dict[str, bool] = {}
+    reported: set[str] = set()
+    failures: list[str] = []
+    try:
+        runs = read_runs(root)
+        for name in options.names or FIGURES:
+            try:
+                drawn[name] = draw(
+                    name, runs, options.scale, root, options.out or default_out, reported
+                )
+            except RunError as error:
+                failures.append(f"error: {name}: {error}")
+    except RunError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {error.filename}: {error.strerror}")
+    if failures:
+        sys.exit("\n".join(failures))
+    if not drawn or not (all if options.names else any)(drawn.values()):
+        undrawn = ", ".join(name for name, done in drawn.items() if not done)
+        sys.exit(
+            f"error: no runs for {undrawn} in {root}. Run the commands above, or choose another "
+            "folder with --runs."
+        )
+
+
+def draw(name: str, runs: list[Run], scale: str, root: Path, out: Path, reported: set[str]) -> bool:
+    """Draw one figure and write its table; report what was used, written and missing.
+
+    Args:
+        name: a name in :data:`FIGURES`.
+        runs: all stored runs.
+        scale: "paper" or "demo".
+        root: the folder that the runs were read from.
+        out: the folder for ``figures/`` and ``tables/``.
+        reported: what was said for other figures, which is not said again.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    figure = FIGURES[name]
+    if hasattr(figure, "selections"):
+        selections = figure.selections(scale, runs)
+    else:
+        selections = [select(panel, runs) for panel in figure.panels(scale)]
+    for selection in selections:
+        for line in report(selection, root):
+            if line not in reported:
+                print(f"{name}: {line}")
+                reported.add(line)
+    is_shown = getattr(figure, "is_shown", lambda selection: bool(selection.runs))
+    if not any(map(is_shown, selections)):
+        return False
+    numbers = figure.table(selections)
+    tables = out / getattr(figure, "FOLDER", "tables")
+    files = [style.save_table(numbers, tables / f"{name}.csv")]
+    if hasattr(figure, "draw"):
+        with style.paper():
+            files += style.save(figure.draw(selections, numbers), out / "figures" / name)
+    if hasattr(figure, "markdown"):
+        text = figure.markdown(numbers).encode()
+        files.append(style.write(tables / f"{name}.md", text))
+    if hasattr(figure, "more_files"):
+        for end, content in figure.more_files(selections, numbers).items():
+            place = tables / f"{name}{end}"
+            if isinstance(content, str):
+                files.append(style.write(place, content.encode()))
+            else:
+                files.append(style.save_table(content, place))
+    for path in files:
+        print(f"{name}: wrote {path}")
+    return True
+
+
+def report(selection: Selection, root: Path) -> list[str]:
+    """Lines that say which runs a panel uses, which are missing, and how to produce those.
+
+    Args:
+        selection: the runs of the panel.
+        root: the folder that runs were read from.
+    """
+    title = selection.panel.title
+    lines = []
+    if selection.runs:
+        seeds = len(selection.common["seeds"])
+        extent = "1 seed" if seeds == 1 else f"{seeds} seeds"
+        if "trainer.epochs" in selection.common:
+            extent += f" x {selection.common['trainer.epochs']} epochs"
+        folders = ", ".join(run.folder.name for run in selection.runs.values())
+        lines.append(f"{title}: {extent}; runs {folders}")
+    for part in selection.incomplete:
+        missing = ", ".join(map(title_of, part.missing))
+        lines.append(f"{part.panel.title}: missing {missing}")
+        lines += [
+            f"  stored, but not of this set: {run.folder.name} ({difference})"
+            for run, difference in part.unused
+        ]
+        lines += [f"  to produce: {command}" for command in part.commands(root)]
+    return lines
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,324 @@
+"""Which stored runs a figure is drawn from.
+
+The rule: a panel belongs to an experiment of ``conf/``, and a run belongs to the panel only if its
+options are those of that experiment and variant. Only the options in :data:`FREE` may differ, but
+all variants in a panel must share them. If there are several such sets of runs, the one with the
+most variants is taken, and among these the one with the most seeds x epochs, and among these the
+one of the highest precision; two equally good sets are an error. Which runs were used is always
+reported.
+
+Runs that follow a search for hyper-parameters may also differ in what it chose for each variant.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from convexinit_paper.request.config import composed, option_text
+from convexinit_paper.store.errors import RunError
+from convexinit_paper.store.identity import PLACES
+from convexinit_paper.store.runs import Run
+
+# Titles of the model variants, in the order of legends.
+TITLES = {
+    "nonconvex": "non-convex",
+    "icnn": "ICNN",
+    "icnn_skip": "ICNN + skip",
+    "icnn_init": "ICNN + init",
+}
+# Options that decide how far and on what a run was trained or searched for, not what was trained.
+FREE = ("seeds", "trainer.epochs", "trainer.precision", "trainer.device", "search.grid")
+# From the lowest to the highest.
+PRECISIONS = ("bfloat16", "tf32", "float32")
+# Runs that differ in these are of another panel, and are not reported as nearly fitting.
+KINDS = ("dataset.name", "codec.name")
+# Options that name a run without changing its numbers.
+LABELS = ("name", "task", "model.name", "model.title", *PLACES)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The runs that one panel of a figure compares.
+
+    Attributes:
+        experiment: name of the experiment.
+        title: what is written above the panel.
+        variants: what is compared, by name; each with the options in which it departs from the
+            experiment, such as ``{"model.num_hidden": 3}``. The option "model" chooses the model
+            variant of ``conf/``, if the name is not that of one.
+        groups: choices of configuration groups other than the experiment's own, such as
+            ``{"codec": "ecfp"}``.
+        chosen: options that a search chose for every variant on its own, so that they may differ
+            between the variants.
+        instead: what is shown if there are no runs at all.
+    """
+
+    experiment: str
+    title: str
+    variants: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=lambda: {name: {} for name in TITLES}
+    )
+    groups: Mapping[str, str] = field(default_factory=dict)
+    chosen: Collection[str] = ()
+    instead: Panel | None = None
+
+    def model(self, variant: str) -> str:
+        """The model variant of ``conf/`` behind a name in this panel."""
+        return self.variants[variant].get("model", variant)
+
+    def changes(self, variant: str) -> dict[str, Any]:
+        """The options in which a variant departs from those of ``conf/``."""
+        return {name: value for name, value in self.variants[variant].items() if name != "model"}
+
+    def defaults(self, variant: str) -> dict[str, Any]:
+        """The options of ``conf/`` for the model of a variant."""
+        choices = tuple(f"{group}={choice}" for group, choice in self.groups.items())
+        return _options_of(self.experiment, self.model(variant), choices)
+
+    def options(self, variant: str) -> dict[str, Any]:
+        """All options that are fixed for a variant."""
+        options = {**self.defaults(variant), **self.changes(variant)}
+        return {name: value for name, value in options.items() if name not in self.chosen}
+
+    def fits(self, variant: str, options: Mapping[str, Any]) -> bool:
+        """Whether a run with these options is one of a variant.
+
+        An option that a run does not have is younger than the run, which was made with what is now
+        the default.
+        """
+        defaults = self.defaults(variant)
+        return all(
+            options.get(name, defaults.get(name)) == value
+            for name, value in self.options(variant).items()
+        )
+
+
+@cache
+def _options_of(experiment: str, variant: str, choices: tuple[str, ...]) -> dict[str, Any]:
+    """Options of an experiment and a variant in ``conf/`` by dotted name, but for free ones."""
+    options = flatten(composed(f"experiment={experiment}", f"model={variant}", *choices))
+    return {name: value for name, value in options.items() if name not in FREE}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The stored runs for a panel.
+
+    Attributes:
+        panel: what was looked for.
+        runs: the run of every variant that was found, in the order of the panel.
+        common: the options that these runs share beyond the fixed ones.
+        unused: runs of variants that were not found, with what they do differently.
+        replaced: the panel without runs that this one is shown instead of; None if it is itself
+            what was asked for.
+    """
+
+    panel: Panel
+    runs: dict[str, Run]
+    common: dict[str, Any]
+    unused: list[tuple[Run, str]]
+    replaced: Panel | None = field(default=None, kw_only=True)
+
+    @property
+    def missing(self) -> list[str]:
+        """Variants without a run."""
+        return [variant for variant in self.panel.variants if variant not in self.runs]
+
+    @property
+    def incomplete(self) -> list[Selection]:
+        """Of this selection and the panel that it replaces those that lack runs."""
+        replaced = [] if self.replaced is None else [Selection(self.replaced, {}, {}, [])]
+        return [*([self] if self.missing else []), *replaced]
+
+    def commands(self, root: Path) -> list[str]:
+        """Commands that produce the missing runs.
+
+        Args:
+            root: the folder that runs are read from.
+        """
+        return commands([self], root)
+
+    def requests(self, root: Path) -> list[dict[str, str]]:
+        """The missing runs: for each, its options as text.
+
+        Args:
+            root: the folder that runs are read from.
+        """
+        # What was found is to be completed, so its free options are asked for again.
+        free = {name: value for name, value in self.common.items() if name in FREE}
+        place = {}
+        if root.name == "runs" and root.parent != Path("results"):
+            place = {"results_dir": str(root.parent)}
+        panel = self.panel
+        return [
+            {"experiment": panel.experiment, "model": panel.model(variant)}
+            | {
+                name: _text(name, value)
+                for name, value in {
+                    **panel.groups,
+                    **panel.changes(variant),
+                    **free,
+                    **place,
+                }.items()
+            }
+            for variant in self.missing
+        ]
+
+
+def title_of(variant: str) -> str:
+    """The name of a variant for people."""
+    return TITLES.get(variant, variant)
+
+
+def commands(selections: Iterable[Selection], root: Path) -> list[str]:
+    """Commands that produce the missing runs of several panels, as few as sweeps allow.
+
+    Args:
+        selections: the runs of the panels.
+        root: the folder that runs are read from.
+    """
+    requests = [request for selection in selections for request in selection.requests(root)]
+    sweeps: list[dict[str, tuple[str, ...]]] = [
+        {name: (value,) for name, value in request.items()}
+        for index, request in enumerate(requests)
+        if request not in requests[:index]
+    ]
+    # Requests that differ in one option alone are one sweep over that option.
+    for name in dict.fromkeys(name for sweep in sweeps for name in sweep):
+        joined: dict[str, dict[str, tuple[str, ...]]] = {}
+        for sweep in sweeps:
+            others = repr([name in sweep, sorted((sweep | {name: ()}).items())])
+            if others in joined and name in sweep:
+                joined[others][name] += sweep[name]
+            else:
+                joined[others] = dict(sweep)
+        sweeps = list(joined.values())
+    return [
+        "python run.py -m "
+        + " ".join(shlex.quote(f"{name}={','.join(values)}") for name, values in sweep.items())
+        for sweep in sweeps
+    ]
+
+
+def select(panel: Panel, runs: list[Run]) -> Selection:
+    """Find the runs for a panel, by the rule at the top of this module.
+
+    Args:
+        panel: what to look for.
+        runs: stored runs of any experiments.
+
+    Raises:
+        RunError: if two sets of runs fit equally well.
+    """
+    candidates = [
+        (variant, run, flatten(run.config))
+        for run in runs
+        if run.config["name"] == panel.experiment
+        for variant in panel.variants
+        if run.config["model"]["name"] == panel.model(variant)
+    ]
+    sets: dict[str, dict[str, Run]] = {}
+    for variant, run, options in candidates:
+        if panel.fits(variant, options):
+            shared = {*options} - {*panel.options(variant)} - {*panel.chosen}
+            key = json.dumps({name: options[name] for name in shared}, sort_keys=True)
+            rival = sets.setdefault(key, {}).setdefault(variant, run)
+            _check_same_choice(panel, rival, run)
+    if not sets and panel.instead is not None:
+        instead = select(panel.instead, runs)
+        if instead.runs:
+            return replace(instead, replaced=panel)
+    best = _best(panel, sets)
+    found = sets.get(best, {})
+    common = json.loads(best)
+    unused = [
+        (run, _differences(options, {**common, **panel.options(variant)}))
+        for variant, run, options in candidates
+        if variant not in found
+        and all(options.get(kind) == panel.options(variant).get(kind) for kind in KINDS)
+        # What sets a variant apart is not a small difference.
+        and all(options.get(name) == value for name, value in panel.changes(variant).items())
+    ]
+    ordered = {variant: found[variant] for variant in panel.variants if variant in found}
+    return Selection(panel, ordered, common, unused)
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Options of a configuration by their dotted names, without :data:`LABELS`.
+
+    Example:
+        >>> flatten({"seeds": [0, 1], "model": {"rho": 0.5}, "data_dir": "data"})
+        {'seeds': [0, 1], 'model.rho': 0.5}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if name in LABELS:
+            continue
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = value
+    return flat
+
+
+def _best(panel: Panel, sets: dict[str, dict[str, Run]]) -> str:
+    """Key of the set of runs to use, ``"{}"`` if there is none."""
+
+    def merit(key: str) -> tuple[int, int, int]:
+        common = json.loads(key)
+        precision = common.get("trainer.precision", PRECISIONS[-1])
+        return (
+            len(sets[key]),
+            len(common["seeds"]) * common.get("trainer.epochs", 1),
+            PRECISIONS.index(precision),
+        )
+
+    ranked = sorted(sets, key=merit, reverse=True)
+    if not ranked:
+        return "{}"
+    if len(ranked) > 1 and merit(ranked[0]) == merit(ranked[1]):
+        first, second = (json.loads(key) for key in ranked[:2])
+        names = sorted(n for n in first | second if first.get(n) != second.get(n))
+        folders = [str(next(iter(sets[key].values())).folder) for key in ranked[:2]]
+        raise RunError(
+            f"two sets of runs fit the panel {panel.title} equally well; they differ in "
+            f"{', '.join(names)}.\n"
+            f"One holds {folders[0]},\nthe other {folders[1]}.\n"
+            "Move one set to another folder."
+        )
+    return ranked[0]
+
+
+def _check_same_choice(panel: Panel, first: Run, second: Run) -> None:
+    """Raise RunError if two runs of a variant differ in what a search chose for them."""
+    one, other = flatten(first.config), flatten(second.config)
+    differing = [name for name in panel.chosen if one.get(name) != other.get(name)]
+    if differing:
+        raise RunError(
+            f"two runs of {panel.title} fit equally well; they differ in the choice of "
+            f"{', '.join(differing)}:\n{first.folder} and\n{second.folder}.\n"
+            "Move the one that is out of date to another folder."
+        )
+
+
+def _differences(options: dict[str, Any], reference: dict[str, Any]) -> str:
+    """The options whose values are not those of a reference, as ``name=value instead of value``."""
+    return ", ".join(
+        f"{name}={options[name]} instead of {reference[name]}"
+        for name in reference
+        if name in options and options[name] != reference[name]
+    )
+
+
+def _text(name: str, value: Any) -> str:
+    """The value of an option as ``run.py`` reads it."""
+    if name == "seeds" and value == list(range(len(value))):
+        value = len(value)
+    return option_text(value)

@@ -1,0 +1,125 @@
+"""Make a stored run again from its ``config.yaml`` alone, and compare the numbers.
+
+    python -m convexinit_paper.repeat results/runs/digits/icnn_init-0123456789
+
+On the same type of machine, with the same package versions, number of threads and revision, the
+numbers are identical. Recorded runs (``results/recorded``) keep six digits of some of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from convexinit_paper.experiments import run_experiment
+from convexinit_paper.request.command import message_of
+from convexinit_paper.request.config import composed
+from convexinit_paper.store.identity import PLACES, Config, identity
+from convexinit_paper.store.runs import COLUMNS, Run, read_run
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exits with code 1 if the numbers differ."""
+    parser = argparse.ArgumentParser(
+        prog="python -m convexinit_paper.repeat",
+        description="Make a stored run again from its config.yaml, and compare the numbers.",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="of the stored run")
+    parser.add_argument(
+        "--results-dir",
+        default="results/repeated",
+        metavar="FOLDER",
+        help="where the new run goes (default: %(default)s)",
+    )
+    parser.add_argument("--data-dir", metavar="FOLDER", help="raw data (default: as for run.py)")
+    options = parser.parse_args(arguments)
+    try:
+        stored = read_run(options.folder)
+        again = read_run(repeat(stored, options.results_dir, options.data_dir))
+    except Exception as error:
+        sys.exit(f"error: {message_of(error)}")
+    print(f"run: {again.folder}")
+    verdict, is_equal = compare(stored.metrics, again.metrics)
+    print(verdict)
+    if not is_equal:
+        print(f"stored:   {made_with(stored)}\nrepeated: {made_with(again)}")
+        sys.exit(1)
+
+
+def repeat(stored: Run, results_dir: str, data_dir: str | None = None) -> Path:
+    """Make a run again, below another folder of results.
+
+    Args:
+        stored: the run; only its configuration is used.
+        results_dir: where the new run is stored, in place of a run that is there.
+        data_dir: folder of raw data, None for the default of ``conf/config.yaml``.
+    """
+    config = stored.config
+    defaults = composed(f"experiment={config['name']}", f"model={config['model']['name']}")
+    places = {name: defaults[name] for name in PLACES}
+    places |= {"results_dir": results_dir, "force": True}
+    if data_dir is not None:
+        places["data_dir"] = data_dir
+    return run_experiment({**with_younger_options(identity(config), defaults), **places})
+
+
+def with_younger_options(config: Config, defaults: Config) -> Config:
+    """A configuration with the options that did not exist yet when it was stored.
+
+    Args:
+        config: of a stored run, made with what is now the default of such options.
+        defaults: of the same experiment and model.
+    """
+    sections = {
+        name: {**defaults[name], **section}
+        for name, section in config.items()
+        # Of another data set or codec than the default one, the options are others.
+        if isinstance(section, dict)
+        and isinstance(defaults.get(name), dict)
+        and section.get("name") == defaults[name].get("name")
+    }
+    return {**config, **sections}
+
+
+def compare(stored: pd.DataFrame, again: pd.DataFrame) -> tuple[str, bool]:
+    """What is to be said of two tables of metrics, and whether they agree.
+
+    Args:
+        stored: rows that are compared.
+        again: may have more rows than these, as recorded runs are thinned.
+    """
+    keys = COLUMNS[:-1]
+    pairs = stored.merge(again, on=keys, how="left", suffixes=("", "_again"), indicator=True)
+    absent = int((pairs["_merge"] == "left_only").sum())
+    if absent:
+        return f"different: {absent} of {len(stored)} measurements are not there", False
+    one, other = pairs["value"].to_numpy(), pairs["value_again"].to_numpy()
+    same = (one == other) | (np.isnan(one) & np.isnan(other))
+    if same.all():
+        return f"identical: all {len(stored)} measurements", True
+    rounded = [f"{a:.6g}" == f"{b:.6g}" for a, b in zip(one, other, strict=True)]
+    if all(rounded):
+        return f"identical to six digits: all {len(stored)} measurements", True
+    with np.errstate(all="ignore"):
+        largest = np.nanmax(np.abs(one - other) / np.maximum(np.abs(one), np.abs(other)))
+    return (
+        f"different: {len(stored) - sum(rounded)} of {len(stored)} measurements, by a factor of up "
+        f"to 1 + {largest:.2g}",
+        False,
+    )
+
+
+def made_with(run: Run) -> str:
+    """Machine, versions and revision of a run in one line."""
+    summary = run.summary
+    versions = ", ".join(f"{name} {version}" for name, version in summary["packages"].items())
+    return f"{summary['device']}; {versions}; revision {summary['git_revision']}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""What a run is known by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+# What does not change the numbers of a run, and so does not count when a stored run is looked up.
+PLACES = ("data_dir", "results_dir", "logger", "force", "checkpoint_minutes", "seeds_at_once")
+
+FILES = ("config.yaml", "metrics.csv", "summary.json")
+
+Config = dict[str, Any]
+
+
+def identity(config: Config) -> Config:
+    """The part of a configuration that decides the numbers of a run."""
+    return {key: value for key, value in config.items() if key not in PLACES}
+
+
+def run_folder(config: Config) -> Path:
+    """Folder in which the run of this configuration is stored, whether it exists or not."""
+    text = json.dumps(plain(identity(config)), sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+    name = f"{config['model']['name']}-{digest}"
+    return Path(config["results_dir"]) / "runs" / config["name"] / name
+
+
+def plain(value: Any) -> Any:
+    """Numbers as floats, so that 0 and 0.0 are the same request; None for those not finite."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def is_stored(folder: Path) -> bool:
+    """Whether a complete run lies in ``folder``."""
+    return all((folder / name).is_file() for name in FILES)

@@ -1,0 +1,30 @@
+"""Which code and packages made a run."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import cache
+from pathlib import Path
+
+PACKAGES = ("convexinit", "torch", "numpy", "pandas", "hydra-core", "scikit-learn", "rdkit")
+
+
+@cache
+def git_revision() -> str:
+    """Revision of the source tree, with "-dirty" if it was changed, or "unknown".
+
+    Changes are those of files that git knows, and files in ``src`` and ``conf`` that it does not.
+    Asked once in a process, so that it is the revision at the time of the first call.
+    """
+    try:
+        revision = _git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty")
+        added = _git("ls-files", "--others", "--exclude-standard", "--", ":/src", ":/conf")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return f"{revision}-dirty" if added and not revision.endswith("-dirty") else revision
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    return result.stdout.strip()

@@ -1,0 +1,228 @@
+"""Where finished runs are stored, and how runs are read back as one table.
+
+A run is a folder ``<results>/runs/<experiment>/<model>-<digest>`` with
+
+- ``config.yaml``: the resolved configuration,
+- ``metrics.csv``: ``seed,epoch,step,split,metric,value``, one measurement a row,
+- ``summary.json``: final metrics per seed, wall time, device, package versions, git revision, and
+  the checksums of the other files,
+- ``arrays.npz``: larger arrays, for experiments that have them.
+
+The digest is that of the configuration, so that the same request finds the same folder. A folder
+is written under a hidden name and renamed when it is complete. Whoever works on a run holds a lock
+beside its folder, so that others wait instead of doing the same work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from convexinit_paper.store.errors import ARCHIVE_ERRORS, RunError, unreadable
+from convexinit_paper.store.files import flush
+from convexinit_paper.store.identity import Config, is_stored, plain
+from convexinit_paper.store.locks import replace
+from convexinit_paper.store.provenance import PACKAGES, git_revision
+
+COLUMNS = ["seed", "epoch", "step", "split", "metric", "value"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an experiment measured, before it is stored.
+
+    Attributes:
+        metrics: table with the columns :data:`COLUMNS`.
+        seeds: per seed, its final metrics and its status ("finished" or "diverged").
+        device: what it ran on.
+        arrays: larger arrays by name.
+        notes: whatever else the summary should say, by name.
+        earlier: seconds spent by earlier processes, from whose checkpoints the run went on, by the
+            revision of their code.
+    """
+
+    metrics: pd.DataFrame
+    seeds: dict[int, dict[str, Any]]
+    device: str
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    earlier: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A stored run."""
+
+    folder: Path
+    config: Config
+    summary: dict[str, Any]
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """Table with the columns :data:`COLUMNS`.
+
+        Raises:
+            RunError: if the file is damaged.
+        """
+        path = self.folder / "metrics.csv"
+        try:
+            with path.open("rb") as file:
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":  # half a row would be read as a row
+                    raise ValueError("metrics.csv is cut off")
+            return pd.read_csv(path, dtype={"value": float})[COLUMNS]
+        except (OSError, ValueError, KeyError) as error:
+            raise unreadable(self.folder, error) from error
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Larger arrays of the run by name; empty if it has none.
+
+        Raises:
+            RunError: if the file is damaged.
+        """
+        path = self.folder / "arrays.npz"
+        if not path.exists():
+            return {}
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return dict(archive)
+        except (OSError, EOFError, ValueError, RuntimeError, *ARCHIVE_ERRORS) as error:
+            raise unreadable(self.folder, error) from error
+
+
+def is_intact(folder: Path) -> bool:
+    """Whether a complete run lies in ``folder`` and every file of it can be read.
+
+    The files must also be as they were written, unless the run is too old to have their checksums.
+    """
+    try:
+        run = read_run(folder)
+        _ = run.metrics, run.arrays
+        written = run.summary.get("sha256", {})
+        return all(_sha256(folder / name) == digest for name, digest in written.items())
+    except (OSError, RunError):
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def store(place: Path, folder: Path, config: Config, outcome: Outcome, wall_time: float) -> None:
+    """Write a run into ``place`` and rename it to ``folder``.
+
+    A run that lies in ``folder`` already is replaced. If another process stored the same run in
+    the meantime, one of the two stays.
+
+    Args:
+        place: from :func:`staging`.
+        folder: from :func:`run_folder`.
+        config: the resolved configuration.
+        outcome: what was measured.
+        wall_time: duration of the run in this process in seconds.
+
+    Raises:
+        RunError: if the disk is full or cannot be written to.
+    """
+    earlier_seconds = sum(outcome.earlier.values())
+    summary = {
+        "seeds": {str(seed): plain(values) for seed, values in outcome.seeds.items()},
+        **outcome.notes,
+        "wall_time_seconds": round(earlier_seconds + wall_time, 3),
+        # The part of it before the checkpoint from which this process went on.
+        "earlier_seconds": round(earlier_seconds, 3),
+        "earlier_revisions": list(outcome.earlier),
+        "device": outcome.device,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "git_revision": git_revision(),
+    }
+    try:
+        (place / "config.yaml").write_text(OmegaConf.to_yaml(config))
+        outcome.metrics[COLUMNS].to_csv(place / "metrics.csv", index=False, float_format="%.9g")
+        if outcome.arrays:
+            with (place / "arrays.npz").open("wb") as file:
+                np.savez_compressed(file, **outcome.arrays)  # type: ignore[arg-type]
+        summary["sha256"] = {path.name: _sha256(path) for path in sorted(place.iterdir())}
+        (place / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        place.chmod(0o755)
+        for path in [*place.iterdir(), place]:
+            flush(path)
+        replace(place, folder)
+        flush(folder.parent)
+    except OSError as error:
+        raise RunError(
+            f"cannot store the run in {folder}: {error.strerror}.\n"
+            "Free some space or choose another place with results_dir=..., then ask again."
+        ) from error
+
+
+def read_run(folder: Path) -> Run:
+    """Read a stored run.
+
+    Raises:
+        RunError: if the folder does not hold a complete, readable run.
+    """
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+        summary = json.loads((folder / "summary.json").read_text())
+        if not is_stored(folder):
+            raise FileNotFoundError(f"{folder / 'metrics.csv'} is missing")
+        if not isinstance(config, dict) or not {"name", "seeds", "model"} <= set(config):
+            raise ValueError("config.yaml is not that of a run")
+        if not isinstance(summary, dict) or "seeds" not in summary:
+            raise ValueError("summary.json is not that of a run")
+        return Run(folder, cast("Config", config), summary)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise unreadable(folder, error) from error
+
+
+def read_runs(root: Path, experiment: str | None = None) -> list[Run]:
+    """All complete runs below ``root``, sorted by folder.
+
+    Args:
+        root: folder that holds one folder per experiment, such as ``results/runs``.
+        experiment: only runs of this experiment.
+    """
+    pattern = f"{experiment or '*'}/*/summary.json"
+    folders = (path.parent for path in sorted(root.glob(pattern)))
+    return [
+        read_run(folder)
+        for folder in folders
+        if not folder.name.startswith(".") and is_stored(folder)
+    ]
+
+
+def tidy_table(runs: list[Run]) -> pd.DataFrame:
+    """Metrics of many runs as one table.
+
+    Returns:
+        Table with the columns ``run, experiment, dataset, model`` and :data:`COLUMNS`.
+    """
+    parts = [
+        run.metrics.assign(
+            run=run.folder.name,
+            experiment=run.config["name"],
+            dataset=run.config.get("dataset", {}).get("name", ""),
+            model=run.config["model"]["name"],
+        )
+        for run in runs
+    ]
+    columns = ["run", "experiment", "dataset", "model", *COLUMNS]
+    return pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns)

@@ -1,0 +1,162 @@
+"""The runs of a sweep: which are stored already, how far it is, and how it ended.
+
+All of it is read from the stored runs and the recorded failures, so it is the same whether the runs
+were made one after the other, in parallel, or on a cluster.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from convexinit_paper.experiments import prepared
+from convexinit_paper.progress import Throttle, write_line
+from convexinit_paper.store.failures import failure_log, read_failure
+from convexinit_paper.store.identity import is_stored, run_folder
+from convexinit_paper.store.runs import is_intact
+
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep.
+
+    Attributes:
+        overrides: options as the launcher takes them, such as ``("model=icnn", "seeds=2")``.
+        title: the options in which this run differs from the others of the sweep.
+        folder: where the run is stored, whether it exists or not.
+        stamp: identity of what was stored there when the sweep began, None for nothing.
+        missing: whether it is to be run.
+    """
+
+    overrides: tuple[str, ...]
+    title: str
+    folder: Path
+    stamp: tuple[int, int] | None
+    missing: bool
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run is stored: by this sweep, or before it if that was all that is needed."""
+        return not self.missing or (is_stored(self.folder) and stamp(self.folder) != self.stamp)
+
+
+def stamp(folder: Path) -> tuple[int, int] | None:
+    """What tells a run from a later one in the same folder; None if there is none."""
+    try:
+        status = (folder / "summary.json").stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def cells_of(overrides: Sequence[Sequence[str]], configs: Sequence[dict[str, Any]]) -> list[Cell]:
+    """The runs of a sweep, each once.
+
+    Failures that an earlier sweep recorded for runs that are to be repeated are removed.
+
+    Args:
+        overrides: options of every run.
+        configs: resolved configurations of these runs.
+
+    Raises:
+        ConfigError: if a configuration has a wrong option; nothing was run then.
+    """
+    common = set.intersection(*(set(options) for options in overrides))
+    cells: dict[Path, Cell] = {}
+    for options, config in zip(overrides, map(prepared, configs), strict=True):
+        folder = run_folder(config)
+        title = " ".join(option for option in options if option not in common)
+        missing = config["force"] or not is_intact(folder)
+        cell = Cell(tuple(options), title or folder.name, folder, stamp(folder), missing)
+        cells.setdefault(folder, cell)
+    for cell in cells.values():
+        if cell.missing and failure_log(cell.folder).exists():
+            failure_log(cell.folder).unlink(missing_ok=True)
+    return list(cells.values())
+
+
+@contextmanager
+def progress(cells: Sequence[Cell]) -> Iterator[None]:
+    """Print ``run: <folder>`` for every run as soon as it is stored, above a bar in terminals.
+
+    Where stderr is no terminal, a line there says how many are done: when there is something new,
+    but at most once a minute, so that short sweeps print none.
+    """
+    waiting = list(cells)
+    finished = threading.Event()
+    bar = tqdm(total=len(cells), desc="sweep", unit="run", disable=None)
+    throttle = Throttle()
+    told = ""
+
+    def update() -> None:
+        nonlocal told
+        for cell in [cell for cell in waiting if cell.is_done]:
+            waiting.remove(cell)
+            try:
+                bar.write(f"run: {cell.folder}")
+                sys.stdout.flush()  # for those who watch a file
+            except OSError:  # nobody reads any more (a pipe to head); the sweep goes on
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            bar.update()
+        failed = sum(failure_log(cell.folder).exists() for cell in waiting)
+        if failed:
+            bar.set_postfix(failed=failed)
+        state = f"{len(cells) - len(waiting)} of {len(cells)} runs done"
+        state += f", {failed} failed" if failed else ""
+        if bar.disable and state != told and waiting and throttle.due():
+            told = state
+            write_line(f"sweep: {state}")
+
+    def watch() -> None:
+        while not finished.wait(POLL_SECONDS):
+            update()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    update()
+    watcher.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        watcher.join()
+        update()
+        bar.close()
+
+
+def unfinished(cells: Sequence[Cell], reasons: Mapping[Path, str]) -> dict[Cell, str]:
+    """The runs that are not stored, with the reason in one line and the log, if there is one.
+
+    Args:
+        cells: the runs of the sweep.
+        reasons: what the launcher knows of runs that left no record of their own, by folder.
+    """
+    result = {}
+    for cell in cells:
+        if not cell.is_done:
+            recorded = read_failure(cell.folder)
+            if recorded is not None:
+                result[cell] = f"{recorded} ({failure_log(cell.folder)})"
+            else:
+                result[cell] = reasons.get(cell.folder, "ended without a result; ask again")
+    return result
+
+
+def summary(cells: Sequence[Cell], failed: Mapping[Cell, str]) -> str:
+    """How the sweep ended: one line with counts, and one for every run that failed."""
+    ran = sum(cell.missing and cell not in failed for cell in cells)
+    before = sum(not cell.missing for cell in cells)
+    counts = [f"{ran} ran", f"{before} stored before", f"{len(failed)} failed"]
+    shown = [count for count in counts if not count.startswith("0 ")] or ["nothing to do"]
+    lines = [f"sweep of {len(cells)} runs: {', '.join(shown)}"]
+    lines += [f"failed: {cell.title}: {reason}" for cell, reason in failed.items()]
+    return "\n".join(lines)

@@ -1,0 +1,199 @@
+"""Stored runs, figures and tables in Weights & Biases.
+
+``logger=wandb`` sends a run there when it is stored, so that no fault of wandb or of the network
+can cost a run. What is stored already, and figures, are sent by hand:
+
+    python -m convexinit_paper.tracking results/runs/digits/*
+    python -m convexinit_paper.tracking --mode online results/runs/mnist/*
+
+The first command writes ``wandb/offline-run-...`` below the current folder, which
+``wandb sync wandb/offline-run-*`` uploads later. Nothing but ``--mode online`` (or
+``logger.mode=online``) touches the network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from convexinit_paper.request.config import CONF, ConfigError, checked, require
+from convexinit_paper.store.errors import RunError
+from convexinit_paper.store.identity import identity
+from convexinit_paper.store.runs import Run, read_run
+
+MODES = ("online", "offline", "disabled")
+IMAGES = (".png", ".jpg", ".jpeg", ".svg")
+
+
+@dataclass(frozen=True)
+class WandbSettings:
+    """How wandb is used; defaults live in ``conf/logger/wandb.yaml``.
+
+    Attributes:
+        mode: "online", "offline" (files that ``wandb sync`` uploads) or "disabled".
+        project: name of the project.
+        entity: user or team, None for the user's own default.
+        folder: where the subfolder ``wandb`` with the local files is made.
+    """
+
+    mode: str
+    project: str
+    entity: str | None
+    folder: str
+
+    def __post_init__(self) -> None:
+        require(self.mode in MODES, "logger.mode", f"one of {', '.join(MODES)}", self.mode)
+
+
+def logger_settings(config: dict[str, Any]) -> WandbSettings | None:
+    """The checked options of ``logger=wandb``, or None for ``logger=csv``.
+
+    Raises:
+        ConfigError: if an option of the section ``logger`` has a wrong name or value.
+    """
+    options = config.get("logger", {"name": "csv"})  # recorded runs have no logger
+    name = options.get("name") if isinstance(options, dict) else options
+    require(name in ("csv", "wandb"), "logger", "csv or wandb", name)
+    if name == "csv":
+        return None
+    return checked(WandbSettings, options, "logger")
+
+
+def log_run(folder: Path) -> None:
+    """Send a stored run to its logger; whatever goes wrong is a warning on stderr."""
+    mode = ""
+    try:
+        run = read_run(folder)
+        settings = logger_settings(run.config)
+        if settings is not None:
+            mode = f"--mode {settings.mode} "
+            send_run(run, settings)
+    except Exception as error:
+        sys.stderr.write(
+            f"warning: the run is stored, but was not logged ({type(error).__name__}: {error}).\n"
+            f"python -m convexinit_paper.tracking {mode}{shlex.quote(str(folder))} tries again.\n"
+        )
+
+
+def send_run(run: Run, settings: WandbSettings) -> None:
+    """Log the configuration, metrics and summary of one run.
+
+    Runs are grouped by experiment and named by variant. The history has one row for every epoch and
+    step of metrics.csv, with the keys ``epoch``, ``step`` and ``seed_<seed>/<split>/<metric>``.
+    Sending a run again replaces it.
+    """
+    experiment, variant = run.config["name"], run.config["model"]["name"]
+    with _wandb_run(
+        settings,
+        id=f"{experiment}-{run.folder.name}",
+        name=variant,
+        group=experiment,
+        config=identity(run.config),
+    ) as logged:
+        logged.define_metric("*", step_metric="step")
+        for row in history(run):
+            logged.log(row)
+        logged.summary.update(
+            {
+                **{name: value for name, value in run.summary.items() if name != "seeds"},
+                **{f"seed_{seed}": values for seed, values in run.summary["seeds"].items()},
+                "folder": str(run.folder),
+            }
+        )
+
+
+def history(run: Run) -> Iterator[dict[str, float]]:
+    """Rows of the history of a run, in the order of training.
+
+    Yields:
+        ``epoch``, ``step``, and a value for every seed, split and metric that was measured there.
+    """
+    table = run.metrics
+    keys = (
+        "seed_" + table["seed"].astype(str) + "/" + table["split"] + "/" + table["metric"]
+    ).to_numpy()
+    values = table["value"].to_numpy()
+    for (step, epoch), rows in table.groupby(["step", "epoch"], sort=True).indices.items():
+        measured = zip(keys[rows].tolist(), values[rows].tolist(), strict=True)
+        yield {"epoch": int(epoch), "step": int(step), **dict(measured)}
+
+
+def send_figures(paths: Sequence[Path], settings: WandbSettings) -> None:
+    """Log images, by the name of their file, as one run of the group "figures"."""
+    import wandb
+
+    with _wandb_run(settings, name="figures", group="figures", job_type="figures") as logged:
+        logged.log({path.stem: wandb.Image(str(path)) for path in paths})
+
+
+@contextmanager
+def _wandb_run(settings: WandbSettings, **description: Any) -> Iterator[Any]:
+    """A run of wandb, silent, without measurements of the machine, and on the disk at the end."""
+    if settings.mode != "online":
+        os.environ["WANDB_ERROR_REPORTING"] = "false"  # wandb reports its own errors to its makers
+    import wandb
+
+    Path(settings.folder).mkdir(parents=True, exist_ok=True)
+    quiet = wandb.Settings(
+        silent=True, console="off", x_disable_stats=True, disable_git=True, disable_code=True
+    )
+    try:
+        with wandb.init(
+            mode=settings.mode,  # type: ignore[arg-type]
+            project=settings.project,
+            entity=settings.entity,
+            dir=settings.folder,
+            settings=quiet,
+            **description,
+        ) as logged:
+            yield logged
+    finally:
+        wandb.teardown()  # its service writes in the background, also after a run is finished
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m convexinit_paper.tracking",
+        description="Send stored runs and figures to Weights & Biases.",
+    )
+    parser.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH", help="folders of runs, and images"
+    )
+    defaults = OmegaConf.load(CONF / "logger" / "wandb.yaml")
+    parser.add_argument("--mode", choices=MODES, default=defaults.mode, help="default: %(default)s")
+    parser.add_argument("--project", default=defaults.project, help="default: %(default)s")
+    parser.add_argument("--entity", default=defaults.entity, help="user or team")
+    parser.add_argument(
+        "--folder", default=".", help="where the folder wandb is made (default: here)"
+    )
+    options = vars(parser.parse_args(arguments))
+    paths = options.pop("paths")
+    images = [path for path in paths if path.suffix in IMAGES]
+    try:
+        settings = WandbSettings(**options)
+        runs = [read_run(path) for path in paths if path not in images]
+        missing = [path for path in images if not path.is_file()]
+        if missing:
+            sys.exit(f"error: there is no file {missing[0]}")
+        for run in runs:
+            send_run(run, settings)
+            print(f"logged: {run.folder}")
+        if images:
+            send_figures(images, settings)
+            print(f"logged: {', '.join(map(str, images))}")
+    except (RunError, ConfigError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

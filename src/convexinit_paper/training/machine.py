@@ -1,0 +1,63 @@
+"""Numerics, threads and the name of the device."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from convexinit_paper.training.settings import TrainerSettings
+
+
+@contextlib.contextmanager
+def numerics(
+    settings: TrainerSettings, device: torch.device
+) -> Iterator[Callable[[], contextlib.AbstractContextManager]]:
+    """Set the precision of matrix products for the time of a training; yields autocast."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if settings.precision == "tf32" else "highest")
+    try:
+        yield lambda: torch.autocast(
+            device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"
+        )
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def prepare_process() -> None:
+    """Settings of the whole process that make training on a CPU faster.
+
+    To be called before torch has started its threads, which inherit the first of them:
+
+    - Denormal numbers count as zero: units that stopped learning leave moments of Adam that shrink
+      into that range, where arithmetic is slow.
+    - glibc keeps large freed blocks: gradients are freed and allocated again in every step, and
+      Linux would map and clear their pages each time.
+    """
+    torch.set_flush_denormal(True)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: serve blocks below 1 GiB from the heap
+            mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: keep up to 2 GiB of free heap
+
+
+def device_name(device: torch.device) -> str:
+    """Name of the processor, and the number of threads that torch uses on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

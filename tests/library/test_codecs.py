@@ -1,0 +1,448 @@
+"""What all codecs share, fingerprints, and the cache of codes."""
+
+import errno
+import itertools
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rdkit import Chem, DataStructs
+from rdkit.Chem import rdFingerprintGenerator
+
+from convexinit.molecules import Codec, NoDecoderError, encode_cached, load_codec
+from convexinit.molecules.codec import batches_by_length, check_codes
+from convexinit_paper.data.codes import cache_file
+
+MOLECULES = ["CCCCO", "c1ccccc1C", "CC(=O)Oc1ccccc1C(=O)O", "CCN(CC)CC", "CC(C)Cc1ccccc1"]
+
+
+class LetterCodec(Codec):
+    """Counts letters. Remembers what it was asked for."""
+
+    name = "letters"
+    dimensions = 3
+    digest = "letters-1"
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+
+    def _encode_canonical(self, canonical):
+        self.batches.append(canonical)
+        return np.array([[text.count(letter) for letter in "CcO"] for text in canonical])
+
+    def _refusal(self, canonical):
+        return "with a sulphur atom" if "S" in canonical else None
+
+
+def letters(canonical):
+    return [canonical.count(letter) for letter in "CcO"]
+
+
+@pytest.fixture(autouse=True)
+def _warnings_are_errors():
+    """A test that expects a warning says so."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+# --- encode ---------------------------------------------------------------------------------------
+
+
+def test_codes_come_in_the_order_of_the_molecules():
+    smiles = ["CCCCO", "Cc1ccccc1", "CC(=O)Oc1ccccc1C(=O)O", "CCOCC"]  # canonical, of all lengths
+    codes = LetterCodec().encode(smiles)
+    assert codes.dtype == np.float32
+    np.testing.assert_array_equal(codes, [letters(text) for text in smiles])
+    np.testing.assert_array_equal(LetterCodec().encode(smiles[::-1]), codes[::-1])
+    np.testing.assert_array_equal(LetterCodec().encode(np.array(smiles)), codes)
+
+
+def test_each_distinct_molecule_is_encoded_once():
+    codec = LetterCodec()
+    # The same molecule: another order of atoms, a salt, a stereo isomer, the same again.
+    smiles = ["CC(N)C(=O)O", "OC(=O)C(C)N", "CC(N)C(=O)O.Cl", "C[C@H](N)C(=O)O", "CC(N)C(=O)O"]
+    codes = codec.encode([*smiles, "CCCCO"])
+    assert sorted(text for batch in codec.batches for text in batch) == ["CC(N)C(=O)O", "CCCCO"]
+    np.testing.assert_array_equal(codes, [letters("CC(N)C(=O)O")] * 5 + [letters("CCCCO")])
+
+
+def test_one_warning_counts_what_cannot_be_encoded():
+    codec = LetterCodec()
+    bad = ["C", "CC", "C", "not a molecule", "CCCSCC", "\ud800"]
+    with pytest.warns(UserWarning) as caught:  # noqa: PT030
+        codes = codec.encode([bad[0], "CCCCO", *bad[1:], "CCOCC"])
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    message = str(caught[0].message)
+    assert "6 of 8 molecules cannot be encoded by letters" in message
+    assert (
+        "(3 fewer than 4 heavy atoms; 2 not readable as SMILES; 1 with a sulphur atom)" in message
+    )
+    assert message.endswith("for example 'C', 'CC', 'not a molecule'")
+    missing = np.isnan(codes)
+    np.testing.assert_array_equal(missing.all(axis=1), [1, 0, 1, 1, 1, 1, 1, 0])
+    np.testing.assert_array_equal(missing.any(axis=1), missing.all(axis=1))
+    np.testing.assert_array_equal(codes[[1, 7]], [letters("CCCCO"), letters("CCOCC")])
+    assert codec.batches == [["CCCCO", "CCOCC"]]
+
+
+def test_nothing_to_encode():
+    codec = LetterCodec()
+    codes = codec.encode([])
+    assert codes.shape == (0, 3)
+    assert codes.dtype == np.float32
+    with pytest.warns(UserWarning, match="1 of 1 molecules"):
+        assert np.isnan(codec.encode(["?"])).all()
+    assert codec.batches == []
+
+
+def test_reasons_can_be_had():
+    prepared = LetterCodec().prepare(["OCCCC", "CC", "CCCSCC"])
+    assert [item.smiles for item in prepared] == ["CCCCO", None, None]
+    assert [item.reason for item in prepared] == [
+        None,
+        "fewer than 4 heavy atoms",
+        "with a sulphur atom",
+    ]
+
+
+@pytest.mark.parametrize("function", ["encode", "prepare"])
+def test_one_string_is_not_a_list(function):
+    with pytest.raises(TypeError, match=r"write \['CCCCO'\]"):
+        getattr(LetterCodec(), function)("CCCCO")
+    with pytest.raises(TypeError, match=r"item 1 is nan \(float\)"):
+        getattr(LetterCodec(), function)(["CCCCO", float("nan")])
+
+
+def test_batches_are_bounded_and_complete():
+    texts = ["C" * length for length in (5, 1, 9, 3, 3, 30, 2)]
+    batches = list(batches_by_length(texts, limit=10))
+    assert sorted(text for batch in batches for text in batch) == sorted(texts)
+    lengths = [[len(text) for text in batch] for batch in batches]
+    assert lengths == [[30], [9], [5, 3], [3, 2, 1]]
+    assert list(batches_by_length([])) == []
+
+
+def test_many_batches_are_put_together():
+    codec = LetterCodec()
+    sizes = itertools.product(range(1, 8), repeat=3)
+    smiles = [f"{'C' * a}O{'C' * b}OC(=O)C(=O)N{'C' * c}C(=O)N" for a, b, c in sizes]
+    codes = codec.encode(smiles)
+    assert len(codec.batches) > 1
+    canonical = [item.smiles for item in codec.prepare(smiles)]
+    np.testing.assert_array_equal(codes, [letters(text) for text in canonical])
+    codes = LetterCodec().encode(smiles * 3)
+    np.testing.assert_array_equal(codes, [letters(text) for text in canonical * 3])
+
+
+def test_check_codes_takes_lists_and_other_types():
+    assert check_codes([[1, 2]], 2).dtype == np.float32
+    assert check_codes(np.zeros((0, 2)), 2).shape == (0, 2)
+    rows = np.zeros((30, 2))
+    rows[::2] = np.nan
+    with pytest.raises(ValueError, match=r"15 of 30 rows are not: 0, 2, .*18, \.\.\."):
+        check_codes(rows, 2)
+
+
+@pytest.mark.parametrize("wrong", [np.ones((1, 2)) * 1j, np.array([["a", "b"]]), [[None, 1.0]]])
+def test_check_codes_refuses_what_is_no_number(wrong):
+    with pytest.raises(ValueError, match="real numbers"):
+        check_codes(wrong, 2)
+
+
+# --- load_codec -----------------------------------------------------------------------------------
+
+
+def test_unknown_codec():
+    with pytest.raises(ValueError, match="'mol2vec'; there are autoencoder, cddd, ecfp"):
+        load_codec("mol2vec")
+
+
+def test_package_is_light():
+    code = (
+        "import sys, convexinit.molecules; "
+        "sys.exit(', '.join({'torch', 'rdkit', 'pandas'} & sys.modules.keys()) or None)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+# --- fingerprints ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dimensions", "radius"), [(2048, 2), (1024, 2), (512, 3)])
+def test_fingerprints_are_those_of_rdkit(dimensions, radius):
+    codec = load_codec("ecfp", dimensions=dimensions, radius=radius)
+    codes = codec.encode(MOLECULES)
+    assert codes.shape == (5, dimensions)
+    assert codes.dtype == np.float32
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=dimensions)
+    for smiles, code in zip(MOLECULES, codes, strict=True):
+        on = generator.GetFingerprint(Chem.MolFromSmiles(smiles)).GetOnBits()
+        np.testing.assert_array_equal(np.flatnonzero(code), list(on))
+        assert set(code) == {0.0, 1.0}
+
+
+def test_defaults_of_fingerprints():
+    codec = load_codec("ecfp")
+    assert (codec.name, codec.dimensions) == ("ecfp", 2048)
+    digests = {
+        load_codec("ecfp", **options).digest
+        for options in ({}, {"radius": 3}, {"dimensions": 1024}, {"radius": 2})
+    }
+    assert len(digests) == 3
+
+
+def test_similar_molecules_have_similar_fingerprints():
+    smiles = ["CCCCCO", "CCCCCCO", "Brc1ccc2ccccc2c1"]
+    codes = load_codec("ecfp").encode(smiles)
+
+    def tanimoto(a, b):
+        return (a * b).sum() / np.maximum(a, b).sum()
+
+    assert tanimoto(codes[0], codes[0]) == 1
+    assert tanimoto(codes[0], codes[1]) > 0.5 > 0.2 > tanimoto(codes[0], codes[2])
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
+    bits = [generator.GetFingerprint(Chem.MolFromSmiles(text)) for text in smiles]
+    expected = DataStructs.TanimotoSimilarity(bits[0], bits[1])
+    assert tanimoto(codes[0], codes[1]) == pytest.approx(expected)
+
+
+def test_fingerprint_of_a_salt_is_that_of_the_parent():
+    codes = load_codec("ecfp").encode(["CC(N)C(=O)O", "C[C@H](N)C(=O)O.Cl"])
+    np.testing.assert_array_equal(codes[0], codes[1])
+
+
+def test_fingerprints_cannot_be_decoded():
+    with pytest.raises(NoDecoderError, match="ecfp codes cannot be decoded"):
+        load_codec("ecfp").decode(np.zeros((1, 2048)))
+    assert issubclass(NoDecoderError, NotImplementedError)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": "some.npz"}, "ecfp has no weights"),
+        ({"dimensions": 0}, "at least 1"),
+        ({"radius": -1}, "at least 0"),
+    ],
+)
+def test_fingerprint_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        load_codec("ecfp", **options)
+
+
+# --- cache ----------------------------------------------------------------------------------------
+
+
+def test_second_time_nothing_is_encoded(tmp_path):
+    codec = LetterCodec()
+    folder = tmp_path / "a" / "b"
+    first = encode_cached(codec, MOLECULES, folder)
+    asked = len(codec.batches)
+    assert asked == 1
+    second = encode_cached(codec, tuple(MOLECULES), str(folder))
+    assert len(codec.batches) == asked
+    np.testing.assert_array_equal(first, second)
+    assert second.dtype == np.float32
+    second[0] = 7  # belongs to the caller
+    np.testing.assert_array_equal(encode_cached(codec, MOLECULES, folder), first)
+    assert [path.name for path in folder.iterdir()] == [cache_file(codec, MOLECULES, folder).name]
+
+
+def test_other_molecules_or_another_codec_are_encoded(tmp_path):
+    for smiles in (
+        MOLECULES,
+        MOLECULES[::-1],
+        MOLECULES[:4],
+        [MOLECULES[0] + MOLECULES[1], *MOLECULES[2:]],
+        [],
+    ):
+        codec = LetterCodec()
+        np.testing.assert_array_equal(encode_cached(codec, smiles, tmp_path), codec.encode(smiles))
+        assert len(codec.batches) == (2 if smiles else 0)
+    codec.digest = "letters-2"
+    encode_cached(codec, MOLECULES, tmp_path)
+    assert len(codec.batches) == 1
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_warning_about_molecules_is_repeated(tmp_path):
+    codec = LetterCodec()
+    smiles = ["CC", "CCCCO", "CCCSCC", "CC"]
+    messages = []
+    for _ in range(2):
+        with pytest.warns(UserWarning) as caught:  # noqa: PT030
+            codes = encode_cached(codec, smiles, tmp_path)
+        messages += [str(warning.message) for warning in caught]
+        np.testing.assert_array_equal(np.isnan(codes).all(axis=1), [1, 0, 1, 1])
+    assert len(codec.batches) == 1
+    assert len(messages) == 2
+    assert messages[0] == messages[1]
+    assert "3 of 4 molecules" in messages[0]
+
+
+def damage(kind: str, path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    if kind == "truncated":
+        path.write_bytes(content[:-40])
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "one bit":
+        place = content.index(np.float32(4).tobytes())  # in the codes themselves
+        content[place] ^= 1
+        path.write_bytes(content)
+    elif kind == "other shape":
+        np.savez(path, codes=np.zeros((2, 3), np.float32))
+    elif kind == "other type":
+        np.savez(path, codes=np.zeros((5, 3)))
+    elif kind == "other name":
+        np.savez(path, vectors=np.zeros((5, 3), np.float32))
+    elif kind == "objects":
+        np.savez(path, codes=np.array([{}], dtype=object))
+    elif kind == "not an archive":
+        with path.open("wb") as stream:
+            np.save(stream, np.zeros((5, 3), np.float32))
+    elif kind == "folder":
+        path.unlink()
+        path.mkdir()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "truncated",
+        "empty",
+        "one bit",
+        "other shape",
+        "other type",
+        "other name",
+        "objects",
+        "not an archive",
+    ],
+)
+def test_damaged_file_is_replaced(tmp_path, kind):
+    codec = LetterCodec()
+    expected = encode_cached(codec, MOLECULES, tmp_path)
+    path = cache_file(codec, MOLECULES, tmp_path)
+    damage(kind, path)
+    with pytest.warns(UserWarning, match="cannot be used") as caught:
+        codes = encode_cached(codec, MOLECULES, tmp_path)
+    assert len(caught) == 1
+    assert str(path) in str(caught[0].message)
+    np.testing.assert_array_equal(codes, expected)
+    assert len(codec.batches) == 2
+    encode_cached(codec, MOLECULES, tmp_path)
+    assert len(codec.batches) == 2
+
+
+def test_folder_in_place_of_the_file(tmp_path):
+    codec = LetterCodec()
+    expected = encode_cached(codec, MOLECULES, tmp_path)
+    damage("folder", cache_file(codec, MOLECULES, tmp_path))
+    with pytest.warns(UserWarning):  # noqa: PT030
+        codes = encode_cached(codec, MOLECULES, tmp_path)
+    np.testing.assert_array_equal(codes, expected)
+
+
+def not_cached(folder: Path) -> None:
+    codec = LetterCodec()
+    with pytest.warns(UserWarning, match="cannot be cached") as caught:
+        codes = encode_cached(codec, MOLECULES, folder)
+    assert len(caught) == 1
+    assert str(folder) in str(caught[0].message)
+    np.testing.assert_array_equal(codes, codec.encode(MOLECULES))
+
+
+def test_cache_below_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    not_cached(tmp_path / "file")
+    not_cached(tmp_path / "file" / "folder")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
+def test_read_only_folder(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        not_cached(tmp_path)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize("step", ["open", "write", "rename"])
+def test_disk_that_is_full_or_read_only(tmp_path, monkeypatch, step):
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    open_ = Path.open
+    if step == "write":
+        monkeypatch.setattr(np, "savez", fail)
+    elif step == "rename":
+        monkeypatch.setattr(Path, "replace", fail)
+    else:
+        monkeypatch.setattr(
+            Path,
+            "open",
+            lambda path, mode="r", **options: (
+                fail() if "x" in mode else open_(path, mode, **options)
+            ),
+        )
+    not_cached(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupt_leaves_nothing_behind(tmp_path, monkeypatch):
+    def interrupt(stream, **_):
+        stream.write(b"half of it")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        encode_cached(LetterCodec(), MOLECULES, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+WRITER = """
+import sys
+from pathlib import Path
+import numpy as np
+from convexinit.molecules import encode_cached, load_codec
+from convexinit_paper.data.codes import cache_file
+
+folder, codec, smiles = Path(sys.argv[1]), load_codec("ecfp", dimensions=20000), sys.argv[2:]
+expected = codec.encode(smiles)
+for _ in range(60):
+    assert np.array_equal(encode_cached(codec, smiles, folder), expected)
+    cache_file(codec, smiles, folder).unlink(missing_ok=True)
+encode_cached(codec, smiles, folder)
+"""
+
+
+def test_several_writers_at_once(tmp_path):
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", WRITER, str(tmp_path), *MOLECULES],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    for writer in writers:
+        _, errors = writer.communicate(timeout=120)
+        assert writer.returncode == 0, errors
+    codec = load_codec("ecfp", dimensions=20000)
+    path = cache_file(codec, MOLECULES, tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+    np.testing.assert_array_equal(
+        encode_cached(codec, MOLECULES, tmp_path), codec.encode(MOLECULES)
+    )
+
+
+def test_cache_takes_a_list(tmp_path):
+    with pytest.raises(TypeError, match="list of SMILES"):
+        encode_cached(LetterCodec(), "CCCCO", tmp_path)

@@ -1,0 +1,613 @@
+"""Tests of convexinit.theory against scipy, closed forms and simulated layers."""
+
+import doctest
+import functools
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import integrate
+from torch import Tensor, nn
+
+from convexinit import theory
+from convexinit.activations import resolve_activation
+from convexinit.moments import activation_moments
+from convexinit.theory import (
+    LayerMoments,
+    SignalMoments,
+    admissible_rho,
+    correlation_map,
+    fixed_point_stability,
+    propagate,
+    solve_init,
+)
+
+NAMES = ["relu", "leaky_relu", "softplus", "elu", "squared_relu", "exp", "identity"]
+
+
+def plain_relu(s):
+    """ReLU that is not recognised, and therefore integrated."""
+    return s.clamp(min=0)
+
+
+def close(value, expected, rel=1e-10):
+    assert value == pytest.approx(expected, rel=rel, abs=0)
+
+
+# --- Moments of an activation: against closed forms and scipy -------------------------------------
+
+
+def relu_cross(r):
+    """Eq. 7 at unit variance."""
+    return (math.sqrt(1 - r**2) + r * math.acos(-r)) / (2 * math.pi)
+
+
+def normal_tail(h):
+    return math.erfc(h / math.sqrt(2)) / 2
+
+
+def relu_moments(mean, variance, r):
+    """Mean, variance and covariance of ReLU at any mean, from Price's theorem applied twice.
+
+    d^2/dt^2 of the covariance of relu(x1 - h) and relu(x2 - h) is the joint density at (h, h).
+    """
+    std = math.sqrt(variance)
+    h = -mean / std
+    first = math.exp(-(h**2) / 2) / math.sqrt(2 * math.pi) - h * normal_tail(h)
+    second = (1 + h**2) * normal_tail(h) - h * math.exp(-(h**2) / 2) / math.sqrt(2 * math.pi)
+
+    def density(angle):  # t = sin(angle) takes away the singularity at t = 1
+        t = math.sin(angle)
+        return (r - t) * math.exp(-(h**2) / (1 + t)) / (2 * math.pi)
+
+    tail, _ = integrate.quad(density, 0, math.asin(r), epsabs=0, epsrel=1e-12)
+    covariance = r * normal_tail(h) ** 2 + tail
+    return std * first, variance * (second - first**2), variance * covariance
+
+
+def scipy_moments(phi, mean, variance, r):
+    """Mean, variance and covariance by scipy, over quadrants, with kinks at zero allowed."""
+    std = math.sqrt(variance)
+    density = 1 / (2 * math.pi * math.sqrt(1 - r**2))
+
+    def moment(power):
+        def integrand(x):
+            return phi(mean + std * x) ** power * math.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+
+        kink = -mean / std
+        parts = [
+            integrate.quad(integrand, *ends, epsabs=1e-15, epsrel=1e-13, limit=200)[0]
+            for ends in ((-13, kink), (kink, 13))
+        ]
+        return sum(parts)
+
+    def joint(y, x):
+        exponent = (x**2 - 2 * r * x * y + y**2) / (2 * (1 - r**2))
+        return phi(mean + std * x) * phi(mean + std * y) * density * math.exp(-exponent)
+
+    kink, cross = -mean / std, 0.0
+    for x in ((-9, kink), (kink, 9)):
+        for y in ((-9, kink), (kink, 9)):
+            cross += integrate.dblquad(joint, *x, *y, epsabs=1e-12, epsrel=1e-11)[0]
+    first = moment(1)
+    return first, moment(2) - first**2, cross - first**2
+
+
+MATH_ACTIVATIONS = {
+    "softplus": lambda s: max(s, 0) + math.log1p(math.exp(-abs(s))),
+    "elu": lambda s: s if s > 0 else math.expm1(s),
+    "leaky_relu": lambda s: s if s > 0 else 0.01 * s,
+}
+
+
+@pytest.mark.parametrize("name", MATH_ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("mean", "variance", "r"), [(0.0, 1.0, 0.5), (-0.7, 2.5, 0.3), (0.4, 0.3, -0.6)]
+)
+def test_moments_match_scipy(name, mean, variance, r):
+    moments = activation_moments(name, mean=mean, variance=variance, correlation=r)
+    first, var, cov = scipy_moments(MATH_ACTIVATIONS[name], mean, variance, r)
+    close(moments.mean, first)
+    close(moments.variance, var)
+    close(moments.covariance, cov, rel=1e-9)  # what dblquad reaches
+    close(moments.second_moment, var + first**2)
+    close(moments.cross_moment, cov + first**2)
+
+
+@pytest.mark.parametrize(
+    "r", [-1.0, -0.999, -0.3, -1e-6, 0.0, 1e-6, 0.01, 0.5, 0.99, 1 - 1e-6, 1.0]
+)
+@pytest.mark.parametrize("variance", [1e-6, 1.0, 1e6])
+def test_relu_moments_are_eq_7(r, variance):
+    for activation in ("relu", plain_relu):
+        moments = activation_moments(activation, variance=variance, correlation=r)
+        close(moments.mean, math.sqrt(variance / (2 * math.pi)))
+        close(moments.second_moment, variance / 2)
+        assert moments.cross_moment == pytest.approx(
+            variance * relu_cross(r), rel=1e-10, abs=1e-15 * variance
+        )
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.01, 0.3, 1.0])
+@pytest.mark.parametrize("r", [-0.4, 1e-6, 0.5, 1 - 1e-6])
+def test_leaky_relu_closed_form_and_quadrature_agree(slope, r):
+    closed = activation_moments(nn.LeakyReLU(slope), variance=3.0, correlation=r)
+    numeric = activation_moments(lambda s: F.leaky_relu(s, slope), variance=3.0, correlation=r)
+    assert closed.mean == pytest.approx(numeric.mean, rel=1e-11, abs=1e-14)
+    close(closed.variance, numeric.variance, rel=1e-11)
+    close(closed.covariance, numeric.covariance, rel=1e-11)
+    # Reference, section 2.
+    cross = slope**2 * r + slope * (1 - slope) * r + (1 - slope) ** 2 * relu_cross(r)
+    assert closed.cross_moment == pytest.approx(3 * cross, rel=1e-12, abs=1e-15)
+    close(closed.second_moment, 3 * (1 + slope**2) / 2, rel=1e-14)
+
+
+@pytest.mark.parametrize("mean", [-3.0, -0.5, 0.2, 4.0])
+@pytest.mark.parametrize("r", [1e-6, 0.5, 0.999, 1 - 1e-6])
+@pytest.mark.parametrize("variance", [0.25, 9.0])
+def test_relu_moments_at_nonzero_mean(mean, r, variance):
+    moments = activation_moments("relu", mean=mean, variance=variance, correlation=r)
+    expected = relu_moments(mean, variance, r)
+    for value, reference in zip(
+        (moments.mean, moments.variance, moments.covariance), expected, strict=True
+    ):
+        close(value, reference, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("kink", "variance"),
+    [(0.3, 0.01), (0.3, 1.0), (0.3, 1e6), (-1.0, 4.0), (2.0, 1.0), (-6.0, 1e6)],
+)
+@pytest.mark.parametrize("r", [1e-6, 0.5, 1 - 1e-6])
+def test_kinks_away_from_zero(kink, variance, r):
+    moments = activation_moments(lambda s: F.relu(s - kink), variance=variance, correlation=r)
+    expected = relu_moments(-kink, variance, r)
+    for value, reference in zip(
+        (moments.mean, moments.variance, moments.covariance), expected, strict=True
+    ):
+        close(value, reference, rel=1e-9)
+
+
+@pytest.mark.parametrize("r", [-0.5, 1e-6, 0.3, 1 - 1e-6])
+def test_closed_forms_of_other_activations(r):
+    mean, variance = 0.3, 2.0
+    moments = activation_moments("exp", mean=mean, variance=variance, correlation=r)
+    close(moments.mean, math.exp(mean + variance / 2))
+    close(moments.variance, math.exp(2 * mean + variance) * math.expm1(variance))
+    close(moments.covariance, math.exp(2 * mean + variance) * math.expm1(variance * r))
+
+    moments = activation_moments("squared_relu", variance=variance, correlation=r)
+    angle = math.acos(r)  # arc-cosine kernel of order 2 (Cho and Saul, 2009)
+    kernel = 3 * math.sin(angle) * r + (math.pi - angle) * (1 + 2 * r**2)
+    close(moments.mean, variance / 2)
+    close(moments.second_moment, 1.5 * variance**2)
+    close(moments.cross_moment, variance**2 * kernel / (2 * math.pi))
+
+    moments = activation_moments(torch.abs, variance=variance, correlation=r)
+    close(moments.mean, math.sqrt(2 * variance / math.pi))
+    cross = math.sqrt(1 - r**2) + r * math.asin(r)
+    close(moments.cross_moment, 2 * variance / math.pi * cross)
+
+    moments = activation_moments(torch.erf, variance=variance, correlation=r)
+    assert moments.mean == pytest.approx(0, abs=1e-14)
+    close(moments.covariance, 2 / math.pi * math.asin(2 * variance * r / (1 + 2 * variance)))
+
+    moments = activation_moments(lambda s: (s > 0).double(), variance=variance, correlation=r)
+    close(moments.covariance, math.asin(r) / (2 * math.pi))
+
+    moments = activation_moments("identity", mean=mean, variance=variance, correlation=r)
+    close(moments.mean, mean)
+    close(moments.covariance, r * variance)
+
+
+def test_small_variance_is_not_lost_against_a_large_mean():
+    # softplus is log 2 + s/2 + s^2/8 + O(s^4) about zero
+    moments = activation_moments("softplus", variance=1e-6, correlation=1e-6)
+    close(moments.covariance, 1e-12 / 4, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_callables_and_modules_agree(name):
+    modules = {
+        "relu": nn.ReLU(inplace=True),
+        "leaky_relu": nn.LeakyReLU(inplace=True),
+        "softplus": nn.Softplus(),
+        "elu": nn.ELU(inplace=True),
+        "identity": nn.Identity(),
+    }
+    by_name = solve_init(50, name, mean=0.1)  # the mean switches off closed forms
+    assert solve_init(50, resolve_activation(name), mean=0.1) == by_name
+    if name in modules:
+        assert solve_init(50, modules[name], mean=0.1) == by_name
+        assert solve_init(50, modules[name]) == solve_init(50, name)
+
+
+def test_recognised_functions_use_the_closed_form():
+    for activation in (F.relu, torch.relu, nn.ReLU(), nn.LeakyReLU(0.0)):
+        assert solve_init(50, activation) == solve_init(50)
+
+
+def test_modules_with_parameters_and_other_defaults():
+    expected = solve_init(50, nn.LeakyReLU(0.25))
+    module = nn.PReLU(init=0.25)
+    close(solve_init(50, module).weight_mean, expected.weight_mean, rel=1e-12)
+    assert module.weight.dtype == torch.float32
+    partial = functools.partial(F.leaky_relu, negative_slope=0.25)
+    close(solve_init(50, partial).weight_mean, expected.weight_mean, rel=1e-12)
+    single = solve_init(50, lambda s: F.leaky_relu(s.float(), 0.25))
+    close(single.weight_mean, expected.weight_mean, rel=1e-6)
+    softplus = solve_init(50, "softplus")
+    with torch.device("meta"):
+        assert solve_init(50, "softplus") == softplus
+
+
+# --- One layer: against simulation ----------------------------------------------------------------
+
+
+def simulate(layer, fan_in, activation, signal, *, weights, draws=40_000, rows=8, seed=0):
+    """Moments of pre-activations over random weights, biases and inputs, with standard errors.
+
+    Every draw is a layer of its own with `rows` features and one input, so that draws are
+    independent. Raw moments (E[s], E[s^2], E[s_i s_j]) are plain averages over them.
+    """
+    rng = np.random.default_rng(seed)
+    sums = np.zeros((3, draws))
+    chunk = 2000
+    for start in range(0, draws, chunk):
+        share = np.sqrt(signal.correlation) * rng.standard_normal((chunk, 1))
+        own = np.sqrt(1 - signal.correlation) * rng.standard_normal((chunk, fan_in))
+        before = signal.mean + np.sqrt(signal.variance) * (share + own)
+        features = activation(torch.from_numpy(before)).numpy()
+        shape = (chunk, rows, fan_in)
+        if weights == "normal":
+            noise = rng.standard_normal(shape)
+            matrix = layer.weight_mean + np.sqrt(layer.weight_var) * noise
+        else:  # log-normal, parameters of Section 3.3
+            moment = np.log(layer.weight_mean**2 + layer.weight_var)
+            location = np.log(layer.weight_mean**2) - moment / 2
+            scale = np.sqrt(moment - np.log(layer.weight_mean**2))
+            matrix = np.exp(location + scale * rng.standard_normal(shape))
+            assert (matrix >= 0).all()
+        bias = layer.bias_mean + np.sqrt(layer.bias_var) * rng.standard_normal((chunk, rows))
+        after = np.einsum("brn,bn->br", matrix, features) + bias
+        total, square = after.sum(1), (after**2).sum(1)
+        pairs = (total**2 - square) / (rows * (rows - 1))
+        sums[:, start : start + chunk] = total / rows, square / rows, pairs
+    return sums.mean(1), sums.std(1) / np.sqrt(draws)
+
+
+def assert_simulation_agrees(signal, layer, fan_in, activation, weights, **options):
+    after = propagate(signal, layer, fan_in, activation)
+    expected = np.array(
+        [after.mean, after.variance + after.mean**2, after.covariance + after.mean**2]
+    )
+    measured, errors = simulate(
+        layer, fan_in, resolve_activation(activation), signal, weights=weights, **options
+    )
+    assert (np.abs(measured - expected) < 4.5 * errors + 1e-12).all(), (measured, expected, errors)
+    assert errors[1] < 0.03 * expected[1]  # or else the comparison says little
+
+
+@pytest.mark.parametrize(
+    ("signal", "layer", "activation", "weights"),
+    [
+        # Eq. 2 and 3: centred weights, uncorrelated features out
+        (SignalMoments(0, 1, 0.5), LayerMoments(0, 2 / 24, 0, 0), "relu", "normal"),
+        # non-negative weights with an arbitrary bias, and a signal that is not centred
+        (SignalMoments(0, 1, 0.5), LayerMoments(0.06, 0.02, -0.3, 0), "relu", "lognormal"),
+        (SignalMoments(0.4, 2, 0.6), LayerMoments(0.06, 0.02, 0.1, 0.5), "relu", "lognormal"),
+        (SignalMoments(-0.3, 0.5, 0.4), LayerMoments(0.05, 0.03, 0, 0.2), "softplus", "lognormal"),
+        (SignalMoments(0, 1, 0.8), LayerMoments(-0.1, 0.03, 0.2, 0.1), "elu", "normal"),
+    ],
+)
+def test_propagate_matches_simulated_layers(signal, layer, activation, weights):
+    assert_simulation_agrees(signal, layer, 24, activation, weights)
+
+
+@pytest.mark.parametrize(
+    ("activation", "options"),
+    [
+        ("relu", {}),
+        ("relu", {"rho": 0.2, "variance": 4.0, "bias_noise": 0.5}),
+        ("softplus", {"rho": 0.6, "bias_noise": 0.3, "mean": -0.5}),
+    ],
+)
+def test_solved_layers_keep_a_simulated_signal(activation, options):
+    settings_ = {"rho": 0.5, "variance": 1.0, "mean": 0.0} | options
+    rho, variance, mean = (settings_[key] for key in ("rho", "variance", "mean"))
+    layer = solve_init(32, activation, **options)
+    signal = SignalMoments(mean, variance, rho * variance)
+    measured, errors = simulate(
+        layer, 32, resolve_activation(activation), signal, weights="lognormal", seed=1
+    )
+    expected = np.array([mean, variance + mean**2, rho * variance + mean**2])
+    assert (np.abs(measured - expected) < 4.5 * errors).all(), (measured, expected, errors)
+    assert (errors < 0.025 * variance).all()
+
+
+# --- Fixed points ---------------------------------------------------------------------------------
+
+
+def assert_fixed_point(fan_in, activation, rho, variance, bias_noise, mean=0.0, rel=1e-9):
+    layer = solve_init(fan_in, activation, rho, variance, bias_noise, mean)
+    after = propagate(SignalMoments(mean, variance, rho * variance), layer, fan_in, activation)
+    scale = abs(layer.bias_mean) + math.sqrt(variance)
+    assert after.mean == pytest.approx(mean, rel=0, abs=rel * scale)
+    close(after.variance, variance, rel)
+    close(after.covariance, rho * variance, rel)
+    assert layer.weight_mean > 0
+    assert layer.weight_var > 0
+    close(layer.bias_var, bias_noise * (1 - rho) * variance, 1e-12)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    fan_in=st.integers(2, 10_000),
+    rho=st.floats(0.01, 0.99),
+    log_variance=st.floats(-3, 3),
+    bias_noise=st.just(0.0) | st.floats(1e-6, 0.99),
+    mean=st.sampled_from([0.0, 0.5, -0.5]),
+    activation=st.one_of(
+        st.floats(0, 1).map(nn.LeakyReLU),
+        st.sampled_from(["relu", "softplus", "elu", "squared_relu", "identity", plain_relu]),
+    ),
+)
+def test_propagate_reproduces_the_fixed_point(
+    fan_in, rho, log_variance, bias_noise, mean, activation
+):
+    variance = 10**log_variance
+    assert_fixed_point(fan_in, activation, rho, variance, bias_noise, mean * math.sqrt(variance))
+
+
+@pytest.mark.parametrize("fan_in", [1, 10**7])
+@pytest.mark.parametrize("rho", [1e-6, 1 - 1e-6])
+@pytest.mark.parametrize("variance", [1e-6, 1e6])
+@pytest.mark.parametrize("activation", ["relu", "identity", "softplus", "elu", nn.LeakyReLU(0.5)])
+def test_extreme_arguments(fan_in, rho, variance, activation):
+    assert_fixed_point(fan_in, activation, rho, variance, 0.5, rel=1e-7)
+    stability = fixed_point_stability(fan_in, activation, rho, variance)
+    assert math.isfinite(stability.spectral_radius)
+
+
+@pytest.mark.parametrize("n", [1, 2, 100, 784, 10_000])
+def test_relu_at_one_half_is_the_box_after_eq_12_with_its_sign(n):
+    denominator = 6 * (math.pi - 1) + (n - 1) * (3 * math.sqrt(3) + 2 * math.pi - 6)
+    layer = solve_init(n)
+    close(layer.weight_mean, math.sqrt(6 * math.pi / (n * denominator)), 1e-13)
+    close(layer.weight_var, 1 / n, 1e-13)
+    close(layer.bias_mean, -math.sqrt(3 * n / denominator), 1e-13)
+    assert layer.bias_var == 0
+
+
+@pytest.mark.parametrize("n", [1, 3, 500])
+@pytest.mark.parametrize("rho", [0.1, 0.5, 0.9])
+def test_relu_is_eq_11_and_12(n, rho):
+    bracket = math.sqrt(1 - rho**2) + rho * math.acos(-rho)
+    mean_squared = 2 * math.pi / n * rho / (math.pi - n + (n - 1) * bracket)
+    for activation in ("relu", plain_relu):
+        layer = solve_init(n, activation, rho)
+        close(layer.weight_var, 2 / n * (1 - rho))
+        close(layer.weight_mean**2, mean_squared)
+        close(layer.bias_mean, -n * layer.weight_mean / math.sqrt(2 * math.pi))
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", plain_relu])
+def test_only_the_bias_depends_on_the_variance_for_homogeneous_activations(activation):
+    unit, scaled = solve_init(64, activation), solve_init(64, activation, variance=9.0)
+    close(scaled.weight_mean, unit.weight_mean)
+    close(scaled.weight_var, unit.weight_var)
+    close(scaled.bias_mean, 3 * unit.bias_mean)
+
+
+@pytest.mark.parametrize("activation", ["softplus", "elu"])
+def test_weights_depend_on_the_variance_for_other_activations(activation):
+    unit, scaled = solve_init(64, activation), solve_init(64, activation, variance=9.0)
+    assert abs(scaled.weight_mean / unit.weight_mean - 1) > 0.02
+    assert abs(scaled.weight_var / unit.weight_var - 1) > 0.02
+    assert abs(scaled.bias_mean / (3 * unit.bias_mean) - 1) > 0.02
+
+
+def test_random_bias_takes_its_share_from_the_weights():
+    plain, noisy = solve_init(64, rho=0.4, variance=2.0), solve_init(64, "relu", 0.4, 2.0, 0.25)
+    close(noisy.bias_var, 0.25 * 0.6 * 2.0)
+    close(noisy.weight_var, 0.75 * plain.weight_var)
+    assert (noisy.weight_mean, noisy.bias_mean) == (plain.weight_mean, plain.bias_mean)
+
+
+def test_target_mean_moves_the_moments_and_the_bias():
+    layer = solve_init(100, "relu", rho=0.3, variance=2.0, mean=0.8)
+    first, var, cov = relu_moments(0.8, 2.0, 0.3)
+    close(layer.weight_mean, math.sqrt(0.3 * 2 / (100 * (var + 99 * cov))), 1e-9)
+    close(layer.weight_var, 0.7 * 2 / (100 * (var + first**2)), 1e-9)
+    close(layer.bias_mean, 0.8 - 100 * layer.weight_mean * first, 1e-9)
+
+
+# --- Stability ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", [0.01, 0.4, 0.8, 0.99])
+@pytest.mark.parametrize(("activation", "rho"), [("relu", 0.5), ("softplus", 0.7), ("elu", 0.3)])
+def test_correlation_returns_to_its_fixed_point(activation, rho, start):
+    n = 10_000
+    layer = solve_init(n, activation, rho)
+    slope = fixed_point_stability(n, activation, rho).correlation_slope
+    assert 0 < slope < 1
+    correlation, gaps = start, []
+    for _ in range(60):
+        gaps.append(correlation - rho)
+        correlation = correlation_map(correlation, layer, n, activation)
+    small = next(i for i, gap in enumerate(gaps) if abs(gap) < 1e-4)
+    close(gaps[small + 1] / gaps[small], slope, 1e-3)
+    assert abs(gaps[-1]) < 1e-5
+
+
+@pytest.mark.parametrize("activation", ["relu", nn.LeakyReLU(0.3), "softplus", "elu", "exp"])
+@pytest.mark.parametrize("rho", [0.05, 0.5, 0.95])
+@pytest.mark.parametrize(("n", "variance", "mean"), [(2, 1.0, 0.0), (1000, 3.0, -0.4)])
+def test_stability_is_the_jacobian_of_propagate(activation, rho, n, variance, mean):
+    layer = solve_init(n, activation, rho, variance, 0.2, mean)
+    point = np.array([mean, variance, rho * variance])
+
+    def after(state):
+        signal = propagate(SignalMoments(*map(float, state)), layer, n, activation)
+        return np.array([signal.mean, signal.variance, signal.covariance])
+
+    np.testing.assert_allclose(after(point), point, rtol=1e-9, atol=1e-9)
+    steps = 1e-4 * np.diag([math.sqrt(variance), variance, variance])
+    columns = [(after(point + step) - after(point - step)) / (2 * step.sum()) for step in steps]
+    jacobian = np.stack(columns, 1)
+    stability = fixed_point_stability(n, activation, rho, variance, 0.2, mean)
+    close(stability.spectral_radius, np.abs(np.linalg.eigvals(jacobian)).max(), 1e-5)
+    close(stability.mean_slope, jacobian[0, 0], 1e-5)
+    close(stability.variance_slope, jacobian[1] @ [0, 1, rho], 1e-5)
+    ends = [correlation_map(rho + h, layer, n, activation, variance, mean) for h in (-1e-5, 1e-5)]
+    close(stability.correlation_slope, (ends[1] - ends[0]) / 2e-5, 1e-6)
+    assert stability.stable == (stability.spectral_radius < 1)
+
+
+def test_correlation_slope_of_wide_relu_layers():
+    # (1 - rho) * rho * C'(rho) / C(rho) with the covariance C of Eq. 7
+    slope = 0.5 * 0.5 * (1 / 3) / (relu_cross(0.5) - 1 / (2 * math.pi))
+    close(fixed_point_stability(10**7).correlation_slope, slope, 1e-6)
+    close(fixed_point_stability(10**7, plain_relu).correlation_slope, slope, 1e-6)
+
+
+def test_deviations_grow_by_the_spectral_radius():
+    layer, n = solve_init(500), 500
+    signal, deviations = SignalMoments(1e-6, 1.0, 0.5), []
+    for _ in range(15):
+        signal = propagate(signal, layer, n)
+        deviations.append(signal.variance - 1)
+    stability = fixed_point_stability(500)
+    assert not stability.stable
+    close(deviations[-1] / deviations[-2], stability.spectral_radius, 1e-2)
+
+
+# --- Admissible correlations ----------------------------------------------------------------------
+
+
+def test_every_correlation_inside_zero_and_one_is_admissible():
+    assert admissible_rho(10) == (0.0, 1.0)
+    assert admissible_rho(1, "softplus", 4.0) == (0.0, 1.0)
+
+
+def test_uniform_weights_are_not_admissible_at_one_half():
+    for n in (2, 3, 784):  # the paper's remark in Section 3.3
+        layer = solve_init(n)
+        assert layer.weight_mean - math.sqrt(3 * layer.weight_var) < 0
+        assert admissible_rho(n, min_mean_over_std=math.sqrt(3))[0] > 0.5
+    # It holds for N = 1 too, where rho / (1 - rho) = 3 Var[phi] / E[phi^2] at the lower end.
+    odds = 3 * (0.5 - 1 / (2 * math.pi)) / 0.5
+    close(admissible_rho(1, min_mean_over_std=math.sqrt(3))[0], odds / (1 + odds))
+    # but not for every distribution: an exponential one has mean = std
+    assert admissible_rho(1, min_mean_over_std=1.0)[0] < 0.5
+
+
+@pytest.mark.parametrize("activation", NAMES)
+@pytest.mark.parametrize(("n", "ratio", "noise"), [(1, 1.5, 0.0), (30, 0.3, 0.5), (5000, 1.0, 0.0)])
+def test_admissible_correlations_by_brute_force(activation, n, ratio, noise):
+    low, high = admissible_rho(n, activation, 1.0, ratio, noise)
+    assert 0 < low < 1
+    assert high == 1
+    candidates = [*np.linspace(0.02, 0.98, 17), low * (1 - 1e-7), low + (1 - low) * 1e-7]
+    for rho in map(float, candidates):
+        layer = solve_init(n, activation, rho, 1.0, noise)
+        assert (layer.weight_mean > ratio * math.sqrt(layer.weight_var)) == (rho > low)
+
+
+def test_admissible_correlations_of_very_wide_layers():
+    low, _ = admissible_rho(10**7, min_mean_over_std=1.0)
+    layer = solve_init(10**7, rho=low)
+    close(layer.weight_mean, math.sqrt(layer.weight_var), 1e-7)
+    with pytest.raises(ValueError, match=r"min_mean_over_std .* must be lower"):
+        admissible_rho(10**7, min_mean_over_std=1e6)
+
+
+# --- Bad input ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"fan_in": 0}, "at least 1, got 0"),
+        ({"fan_in": -3}, "at least 1, got -3"),
+        ({"fan_in": 1.5}, "at least 1, got 1.5"),
+        ({"fan_in": True}, "at least 1, got True"),
+        ({"fan_in": "10"}, "at least 1, got '10'"),
+        ({"rho": 0}, r"rho must be a number in \(0, 1\), got 0"),
+        ({"rho": 1.0}, r"rho must be a number in \(0, 1\), got 1.0"),
+        ({"rho": -0.5}, r"rho .* got -0.5"),
+        ({"rho": math.nan}, r"rho .* got nan"),
+        ({"rho": "half"}, r"rho .* got 'half'"),
+        ({"rho": None}, r"rho .* got None"),
+        ({"rho": True}, r"rho .* got True"),
+        ({"variance": 0.0}, r"variance must be a number in \(0, inf\), got 0.0"),
+        ({"variance": -1}, r"variance .* got -1"),
+        ({"variance": math.inf}, r"variance .* got inf"),
+        ({"variance": math.nan}, r"variance .* got nan"),
+        ({"bias_noise": 1.0}, r"bias_noise must be a number in \[0, 1\), got 1.0"),
+        ({"bias_noise": -0.1}, r"bias_noise .* got -0.1"),
+        ({"mean": math.inf}, r"mean must be a number in \(-inf, inf\), got inf"),
+        ({"mean": "0"}, r"mean .* got '0'"),
+        ({"activation": "rleu"}, "one of relu, leaky_relu, softplus.*got 'rleu'"),
+        ({"activation": 3}, "callable or one of .*got 3"),
+        ({"activation": None}, "callable or one of .*got None"),
+        ({"activation": torch.zeros_like}, "constant"),
+        ({"activation": lambda s: 5 + 0 * s}, "constant"),
+        ({"activation": lambda s: F.relu(s - 50)}, "constant"),
+        ({"activation": lambda s: torch.sigmoid(s + 60)}, "constant"),
+        ({"activation": torch.log}, "not finite at 0"),
+        ({"activation": Tensor.log_}, "not finite at 0"),
+        ({"activation": "exp", "variance": 1e6}, "not finite at"),
+        ({"activation": "exp", "variance": 40.0}, "grows too fast"),
+        ({"activation": lambda s: (s**2 / 3).exp()}, "grows too fast"),
+        ({"activation": torch.sum}, "elementwise"),
+        ({"activation": lambda s: s[..., None]}, "elementwise"),
+        ({"activation": lambda s: s.numpy()}, "elementwise.*ndarray"),
+        ({"activation": lambda s: s + 0j}, "elementwise"),
+        ({"activation": lambda s: torch.softmax(s, -1)}, "elementwise and not random"),
+        ({"activation": nn.Dropout(0.5)}, "elementwise and not random"),
+        ({"activation": nn.Linear(3, 3)}, "fails on a float64 tensor"),
+        ({"activation": lambda s: torch.sin(1e5 * s)}, "too rough"),
+    ],
+)
+def test_solve_init_rejects(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        solve_init(**({"fan_in": 10} | arguments))
+
+
+def test_other_functions_reject():
+    layer = solve_init(10)
+    with pytest.raises(ValueError, match=r"correlation must be a number in \[-1, 1\], got 1.5"):
+        activation_moments("relu", correlation=1.5)
+    with pytest.raises(ValueError, match=r"correlation .* got -2"):
+        correlation_map(-2, layer, 10)
+    with pytest.raises(ValueError, match="fan_in"):
+        propagate(SignalMoments(0, 1, 0.5), layer, 2.0)
+    with pytest.raises(ValueError, match=r"variance must be a number in \(0, inf\), got 0"):
+        propagate(SignalMoments(0, 0, 0), layer, 10)
+    with pytest.raises(ValueError, match=r"correlation .* got 2.0"):
+        propagate(SignalMoments(0, 1, 2), layer, 10)
+    with pytest.raises(ValueError, match=r"weight_var must be a number in \[0, inf\), got -1"):
+        LayerMoments(0, -1, 0, 0)
+    with pytest.raises(ValueError, match=r"min_mean_over_std must be a number in \[0, inf\)"):
+        admissible_rho(10, min_mean_over_std=-1)
+    with pytest.raises(ValueError, match="constant"):
+        admissible_rho(10, torch.zeros_like)
+    with pytest.raises(ValueError, match="rho"):
+        fixed_point_stability(10, rho=1)
+    assert math.isnan(SignalMoments(0, 0, 0).correlation)
+
+
+def test_numpy_numbers_are_numbers():
+    assert solve_init(np.int64(10), rho=np.float32(0.5), variance=np.float32(1)) == solve_init(10)
+
+
+def test_docstring_examples():
+    results = doctest.testmod(theory)
+    assert results.attempted >= 7
+    assert results.failed == 0

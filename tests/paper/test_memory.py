@@ -1,0 +1,84 @@
+"""How many networks fit into memory."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convexinit.networks import MLP
+from convexinit.stacking import stack_networks
+from convexinit_paper.training.loop import Split, train
+from convexinit_paper.training.memory import (
+    USABLE,
+    available_bytes,
+    fitting,
+    group_bytes,
+    training_bytes,
+)
+from convexinit_paper.training.randomness import seeded_generator
+from convexinit_paper.training.settings import TrainerSettings
+
+
+@given(
+    count=st.integers(1, 50),
+    each=st.integers(1, 10**9),
+    available=st.none() | st.integers(0, 10**11),
+    most=st.none() | st.integers(1, 60),
+)
+def test_groups_hold_everyone_and_fit(count, each, available, most):
+    groups = fitting(count, each, available, most)
+    assert [network for group in groups for network in group] == list(range(count))
+    sizes = [len(group) for group in groups]
+    assert max(sizes) - min(sizes) <= 1
+    assert most is None or max(sizes) <= most
+    if available is not None:
+        assert max(sizes) == 1 or max(sizes) * each <= USABLE * available
+    # Fewer groups would not do.
+    larger = -(-count // (len(groups) - 1)) if len(groups) > 1 else None
+    if larger is not None:
+        too_many = most is not None and larger > most
+        assert too_many or (available is not None and larger * each > USABLE * available)
+
+
+def train_stack(widths, batch, networks):
+    """Train for two steps; returns the number of parameters of one network."""
+    made = [MLP(widths) for _ in range(networks)]
+    parameters = sum(parameter.numel() for parameter in made[0].parameters())
+    stack = stack_networks(made)
+    del made
+    rows = torch.arange(256).expand(networks, -1)
+    train(
+        stack,
+        Split(torch.randn(256, widths[0]), torch.zeros(256, dtype=torch.long), rows),
+        {},
+        [seeded_generator(seed, "batches") for seed in range(networks)],
+        TrainerSettings(1, batch, 1e-3, 0.0, "float32", "cpu"),
+    )
+    return parameters
+
+
+def test_the_estimate_bounds_what_training_takes():
+    """The rise of the peak of this process; tests before this one can only lower it."""
+    resource = pytest.importorskip("resource")
+    widths, batch, networks = [64, 2000, 2000, 10], 128, 3
+    train_stack([64, 8, 10], batch, networks)  # modules that the first training loads
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    parameters = train_stack(widths, batch, networks)
+    taken = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    estimate = networks * training_bytes(parameters, sum(widths), batch)
+    assert taken < estimate / USABLE
+
+
+def test_this_machine_has_memory():
+    available = available_bytes(torch.device("cpu"))
+    assert available is None or available > 2**20
+
+
+def test_files_in_memory_do_not_count_as_used(tmp_path):
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("900\n")
+    (tmp_path / "memory.stat").write_text("anon 100\nfile 800\ninactive_file 700\n")
+    assert group_bytes(tmp_path) == 800
+    (tmp_path / "memory.max").write_text("max\n")
+    with pytest.raises(ValueError, match="max"):
+        group_bytes(tmp_path)

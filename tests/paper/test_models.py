@@ -1,0 +1,186 @@
+"""Model variants of the experiments: what is built from options, and what is refused."""
+
+import pandas as pd
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from convexinit.networks import CNN, MLP
+from convexinit_paper.experiments import signal_propagation, tox21, training_dynamics
+from convexinit_paper.request.config import CONF, ConfigError, checked
+from convexinit_paper.training.loop import Split
+from convexinit_paper.training.models import (
+    ModelSettings,
+    build_network,
+    build_stack,
+    initial_batches,
+)
+from convexinit_paper.training.randomness import seeded_generator
+
+WIDTHS = [12, 20, 20, 3]
+
+
+def config_of(*overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+
+
+def model_settings(*overrides):
+    return checked(ModelSettings, config_of(*overrides)["model"], "model")
+
+
+def split_of(seeds, rows=50):
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(80, 12, generator=generator)
+    orders = [torch.randperm(80, generator=seeded_generator(seed, "split")) for seed in seeds]
+    return Split(inputs, torch.zeros(80, dtype=torch.long), torch.stack(orders)[:, :rows])
+
+
+def parameters_of(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.architecture=recurrent"], "model.architecture must be one of fully_connected"),
+        (["model.init=orthogonal"], r"model.init must be one of he, .*lsuv"),
+        (["model=nonconvex", "model.init=lsuv"], "model.init must be he where model.convex=false"),
+        (
+            ["model=nonconvex", "model.difference=true"],
+            "model.difference must be false where model.convex=false",
+        ),
+        (["model.difference=perhaps"], "model.difference"),
+        (
+            ["model=icnn_skip", "network@model=convolutional"],
+            "model.skip must be false where model.architecture=convolutional",
+        ),
+        (
+            ["network@model=convolutional", "model.width=null"],
+            "model.width must be a number of channels where model.architecture=convolutional",
+        ),
+    ],
+)
+def test_wrong_options_are_named(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        model_settings(*overrides)
+
+
+def test_what_an_experiment_cannot_do_is_refused():
+    generator = seeded_generator(0, "weights")
+    with pytest.raises(ConfigError, match=r"model.architecture must be fully_connected where"):
+        build_network(model_settings("network@model=convolutional"), WIDTHS, generator)
+    with pytest.raises(ConfigError, match=r"model.init=lsuv needs inputs"):
+        build_network(model_settings("model=icnn_lsuv"), WIDTHS, generator)
+    with pytest.raises(ConfigError, match=r"model.init=lsuv: .*variance 0"):
+        build_network(
+            model_settings("model=icnn_lsuv", "model.bias_rule=centred"),
+            WIDTHS, generator, inputs=torch.ones(4, 12),
+        )  # fmt: skip
+    for option, message in (
+        ("network@model=convolutional", r"model.architecture must be fully_connected where"),
+        ("model=icnn_difference", r"model.difference must be false in this experiment"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            signal_propagation.run(config_of("experiment=signal_propagation", option))
+    with pytest.raises(ConfigError, match=r"model.architecture must be fully_connected where"):
+        tox21.check_options(config_of("experiment=tox21", "network@model=convolutional"))
+
+
+def test_a_difference_has_two_draws_and_twice_the_parameters():
+    generator = seeded_generator(0, "weights")
+    difference = build_network(model_settings("model=icnn_difference"), WIDTHS, generator)
+    alone = build_network(model_settings("model=icnn_init"), WIDTHS, seeded_generator(0, "weights"))
+    assert parameters_of(difference) == 2 * parameters_of(alone)
+    for a, b in zip(difference.minuend.parameters(), alone.parameters(), strict=True):
+        assert torch.equal(a, b)
+    first, second = (part.layers[1].weight for part in difference.children())
+    assert not torch.equal(first, second)
+
+
+def test_convolutional_networks_take_the_shape_of_the_images():
+    settings = model_settings("network@model=convolutional", "model.width=6", "model.num_hidden=3")
+    network = build_network(
+        settings, settings.layer_widths(2 * 4 * 5, 7), seeded_generator(0, "weights"),
+        image_shape=(2, 4, 5),
+    )  # fmt: skip
+    assert isinstance(network, CNN)
+    assert [layer.weight.shape[:2] for layer in network.layers] == [(6, 2), (6, 6), (6, 6), (7, 12)]
+
+
+def test_initial_batches_are_training_rows_of_their_seed_alone():
+    seeds = [3, 5]
+    training = split_of(seeds)
+    batches = initial_batches(training, seeds, 16)
+    assert batches.shape == (2, 16, 12)
+    assert torch.equal(batches[1], initial_batches(split_of([5]), [5], 16)[0])
+    assert initial_batches(training, seeds, 1000).shape == (2, 50, 12)
+    for batch, rows in zip(batches, training.rows, strict=True):
+        known = {tuple(row) for row in training.inputs[rows].tolist()}
+        drawn = {tuple(row) for row in batch.tolist()}
+        assert drawn <= known
+        assert len(drawn) == 16
+
+
+@pytest.mark.parametrize("model", ["icnn_lsuv", "icnn_init_lsuv"])
+def test_lsuv_normalises_every_network_of_a_stack_on_its_own_batch(model):
+    seeds = [0, 4]
+    batches = initial_batches(split_of(seeds), seeds, 32)
+    settings = model_settings(f"model={model}", "model.variance=0.5")
+    stack = build_stack(settings, WIDTHS, seeds, 0.5, 0.5, batches=batches)
+    assert isinstance(stack, MLP)
+    assert stack.training
+    for signal in stack.eval().pre_activations(batches):
+        assert torch.allclose(signal.mean((1, 2)), torch.zeros(2), atol=1e-3)
+        assert torch.allclose(signal.var((1, 2), correction=0), torch.full((2,), 0.5), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model=icnn_lsuv"],
+        ["model=icnn_init_lsuv", "model.bias_rule=centred"],
+        ["model=icnn_difference"],
+        ["network@model=convolutional", "model=nonconvex", "model.width=8"],
+        ["network@model=convolutional", "model=icnn", "model.width=8"],
+        ["network@model=convolutional", "model=icnn_init", "model.width=8"],
+        ["network@model=convolutional", "model=icnn_lsuv", "model.width=8"],
+        ["network@model=convolutional", "model=icnn_difference", "model.width=8"],
+    ],
+)
+def test_a_run_learns_and_a_seed_does_not_depend_on_its_neighbours(overrides):
+    def metrics(seeds):
+        config = config_of(
+            "experiment=digits", *overrides, "model.num_hidden=2", f"seeds={seeds}",
+            "trainer.epochs=2", "trainer.learning_rate=3e-3", "trainer.device=cpu",
+        )  # fmt: skip
+        return training_dynamics.run(config).metrics
+
+    together, alone = metrics([0, 1]), metrics([1])
+    together = together[together["seed"] == 1].reset_index(drop=True)
+    pd.testing.assert_frame_equal(together, alone, atol=1e-3)
+    losses = alone[alone["metric"] == "batch_loss"]["value"]
+    assert losses.tail(5).mean() < losses.head(5).mean()
+
+
+def test_the_convolutional_experiment_is_that_of_mnist_with_another_network():
+    plain, convolutional = (
+        config_of(f"experiment={name}", "model=icnn_init")
+        for name in ("mnist", "mnist_convolutional")
+    )
+    assert convolutional["model"].pop("architecture") == "convolutional"
+    assert plain["model"].pop("architecture") == "fully_connected"
+    for option in ("num_hidden", "width"):
+        plain["model"].pop(option), convolutional["model"].pop(option)
+    assert {**plain, "name": "mnist_convolutional"} == convolutional
+
+
+def test_signals_of_lsuv_are_measured_without_prediction():
+    config = config_of("experiment=signal_propagation", "model=icnn_lsuv", "seeds=1")
+    metrics = signal_propagation.run(config).metrics
+    assert set(metrics["split"]) == {"measured"}
+    variance = metrics[metrics["metric"] == "variance"]["value"]
+    assert variance.between(0.8, 1.25).all()
+    correlation = metrics[metrics["metric"] == "correlation"]["value"]
+    assert correlation.iloc[-1] > 0.9

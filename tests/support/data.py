@@ -1,0 +1,26 @@
+"""Where the checkout and real data lie, and what tests skip without."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def real_data_dir() -> Path:
+    """Folder of real data: CONVEXINIT_DATA, or ``shared/data`` beside the checkout."""
+    return Path(os.environ.get("CONVEXINIT_DATA", ROOT.parent / "shared" / "data"))
+
+
+needs_mnist = pytest.mark.skipif(
+    not (real_data_dir() / "MNIST" / "raw").is_dir(),
+    reason=f"MNIST is not in {real_data_dir()}; set CONVEXINIT_DATA to its folder",
+)
+
+JPEG_COPY = Path("cifar10_jpeg") / "cifar10_jpeg.tar.xz"
+
+needs_jpeg_copy = pytest.mark.skipif(
+    not (real_data_dir() / JPEG_COPY).is_file(),
+    reason=f"{JPEG_COPY} is not in {real_data_dir()}; set CONVEXINIT_DATA to its folder",
+)

@@ -1,0 +1,246 @@
+"""``run.py`` as a user meets it: real processes, typing errors, interruptions."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import time
+
+import pandas as pd
+import pytest
+
+from convexinit_paper.store.runs import read_runs
+from support.commands import (
+    SHORT,
+    VARIANTS,
+    folder_of,
+    run,
+    start_sweep,
+    stored,
+    wait_for_runs,
+)
+from support.data import needs_mnist, real_data_dir
+
+
+def test_a_run_is_complete_and_found_again(tmp_path):
+    first = run(*SHORT, results_dir=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert first.stderr == ""  # no progress bar where there is no terminal
+    folder = folder_of(first)
+    metrics = pd.read_csv(folder / "metrics.csv")
+    assert list(metrics.columns) == ["seed", "epoch", "step", "split", "metric", "value"]
+    losses = metrics[(metrics["split"] == "train") & (metrics["metric"] == "batch_loss")]
+    steps_per_epoch = 21  # 1437 - 144 training digits in batches of 64
+    assert (
+        losses.groupby("seed")["step"].apply(list).tolist()
+        == [list(range(1, 2 * steps_per_epoch + 1))] * 2
+    )
+    summary = json.loads((folder / "summary.json").read_text())
+    assert set(summary["seeds"]) == {"0", "1"}
+    assert {"wall_time_seconds", "device", "packages", "git_revision"} <= set(summary)
+
+    before = (folder / "summary.json").stat().st_mtime_ns
+    again = run(*SHORT, "data_dir=elsewhere", results_dir=tmp_path)
+    assert folder_of(again) == folder
+    assert (folder / "summary.json").stat().st_mtime_ns == before
+
+    forced = run(*SHORT, "force=true", results_dir=tmp_path)
+    assert folder_of(forced) == folder
+    assert (folder / "summary.json").stat().st_mtime_ns != before
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "metrics.csv"), metrics)
+
+
+def test_seeds_are_numbers_or_lists_and_do_not_influence_each_other(tmp_path):
+    both = folder_of(run("seeds=2", "trainer.epochs=2", results_dir=tmp_path))
+    named = folder_of(run("seeds=[0,1]", "trainer.epochs=2", results_dir=tmp_path))
+    assert both == named
+    alone = folder_of(run("seeds=[1]", "trainer.epochs=2", results_dir=tmp_path))
+    assert alone != both
+    table, single = (pd.read_csv(folder / "metrics.csv") for folder in (both, alone))
+    table = table[table["seed"] == 1].reset_index(drop=True)
+    pd.testing.assert_frame_equal(table, single, atol=1e-4)
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_sweep_runs_what_is_not_stored(tmp_path, launcher):
+    options = ("-m", f"hydra/launcher={launcher}", *SHORT)
+    first = run(*options, "model=nonconvex,icnn", results_dir=tmp_path)
+    assert first.returncode == 0, first.stderr
+    times = stored(tmp_path)
+    assert len(times) == 2
+    second = run(*options, f"model={VARIANTS}", results_dir=tmp_path)
+    assert second.returncode == 0, second.stderr
+    runs = read_runs(tmp_path / "runs")
+    assert {run.config["model"]["name"] for run in runs} == set(VARIANTS.split(","))
+    assert all(path.stat().st_mtime_ns == moment for path, moment in times.items())
+
+
+def test_the_flag_of_a_sweep_may_stand_between_options(tmp_path):
+    result = run("trainer.epochs=1", "-m", "seeds=1,[1]", results_dir=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("run: ") == 2
+
+
+def test_launchers_give_the_same_numbers(tmp_path):
+    for launcher in ("basic", "joblib"):
+        result = run(
+            "-m", f"hydra/launcher={launcher}", *SHORT, "model=icnn_init",
+            results_dir=tmp_path / launcher,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+    one, other = (
+        read_runs(tmp_path / launcher / "runs")[0].metrics for launcher in ("basic", "joblib")
+    )
+    pd.testing.assert_frame_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("model=icn", "icnn_init"),
+        ("experiment=mnits", "mnist"),
+        ("dataset=minst", "digits"),
+        ("rho=1.5", "Did you mean model.rho?"),
+        ("trainer.epoch=3", "Did you mean trainer.epochs?"),
+        ("model.rho=1.5", "model.rho must be between 0 and 1"),
+        ("seeds=0", "seeds must be"),
+        ("seeds=[1,1]", "distinct"),
+        ("seeds=two", "seeds must be"),
+        ("trainer.epochs=-1", "trainer.epochs must be at least 1"),
+        ("trainer.epochs=many", "trainer.epochs"),
+        ("trainer.device=tpu", "auto, cpu, cuda"),
+        ("model.positivity=abs", "projection, clip, exp"),
+        ("model.activation=tanh", "tanh"),
+        ("dataset.validation_fraction=1", "dataset.validation_fraction"),
+        ("force=perhaps", "force"),
+        ("data_dir=null", "data_dir must be the name of a folder"),
+        ("trainer.epochs", "EQUAL"),
+        ("model.width=10000000", "not enough memory"),
+        ("+trainer.epoch=3", "there is no option trainer.epoch"),
+        ("+anything=3", "does not use the option anything"),
+        ("model.name=a/b", "model.name"),
+    ],
+)
+def test_wrong_options_end_with_one_short_message(tmp_path, option, expected):
+    result = run(option, results_dir=tmp_path)
+    assert result.returncode != 0
+    assert expected in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) <= 10
+    assert not list(tmp_path.glob("runs/*/*"))
+
+
+@pytest.mark.parametrize("place", ["null", "''", "2024"])
+def test_results_in_a_folder_without_a_name(tmp_path, place):
+    result = run(results_dir=place, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "results_dir must be the name of a folder, in quotes if it is a number" in result.stderr
+    assert "HYDRA_FULL_ERROR" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_whole_traceback_is_shown_on_request(tmp_path):
+    result = run("model.rho=1.5", results_dir=tmp_path, HYDRA_FULL_ERROR="1")
+    assert result.returncode != 0
+    assert "Traceback" in result.stderr
+
+
+def test_missing_data_names_the_command_that_gets_it(tmp_path):
+    result = run("experiment=mnist", f"data_dir={tmp_path / 'none'}", results_dir=tmp_path)
+    assert result.returncode != 0
+    assert "scripts/download_data.py mnist" in result.stderr
+    assert "data_dir" in result.stderr
+    assert len(result.stderr.strip().splitlines()) <= 10
+
+
+def test_results_in_an_impossible_place(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run(results_dir=tmp_path / "file" / "results")
+    assert result.returncode != 0
+    assert "results_dir" in result.stderr
+    assert len(result.stderr.strip().splitlines()) <= 10
+
+
+@needs_mnist
+def test_a_truncated_file_is_named(tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    shutil.copytree(real_data_dir() / "MNIST" / "raw", raw)
+    path = raw / "t10k-images-idx3-ubyte"
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:1000])
+    result = run("experiment=mnist", f"data_dir={tmp_path}", results_dir=tmp_path)
+    assert result.returncode != 0
+    assert str(path) in result.stderr
+    assert len(result.stderr.strip().splitlines()) <= 10
+
+
+@needs_mnist
+def test_real_mnist_separates_the_variants_within_one_epoch(tmp_path):
+    """The paper's main claim at its smallest, with random bias, for which every seed learns."""
+    losses = {}
+    for model in ("icnn", "icnn_init"):
+        result = run(
+            "experiment=mnist", f"model={model}", "seeds=2", "trainer.epochs=1",
+            "model.width=200", "model.bias_noise=0.5",
+            f"data_dir={real_data_dir()}", results_dir=tmp_path,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        summary = json.loads((folder_of(result) / "summary.json").read_text())
+        losses[model] = [seed["train_loss"] for seed in summary["seeds"].values()]
+    assert min(losses["icnn"]) > 2.0
+    assert max(losses["icnn_init"]) < 0.7
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_ctrl_c_keeps_what_is_finished_and_the_sweep_goes_on_when_asked_again(tmp_path, launcher):
+    options = ("seeds=1", "trainer.epochs=40", f"hydra/launcher={launcher}")
+    process = start_sweep(tmp_path, *options)
+    wait_for_runs(tmp_path, 1)
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal sends
+    _, message = process.communicate(timeout=60)
+    assert process.returncode not in (0, None)
+    assert "Traceback" not in message
+    assert len(message.strip().splitlines()) <= 10
+    kept = stored(tmp_path)
+    assert 1 <= len(kept) <= 4
+    if launcher == "basic":  # joblib kills its workers before they can clean up
+        assert not list(tmp_path.glob("runs/*/.*"))
+
+    again = run("-m", f"model={VARIANTS}", *options, results_dir=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert len(read_runs(tmp_path / "runs")) == 4
+    assert all(path.stat().st_mtime_ns == moment for path, moment in kept.items())
+
+
+def test_a_killed_sweep_goes_on_with_the_same_numbers(tmp_path):
+    options = ("seeds=1", "trainer.epochs=20")
+    undisturbed = run("-m", f"model={VARIANTS}", *options, results_dir=tmp_path / "calm")
+    assert undisturbed.returncode == 0
+    for count in (0, 1, 2):
+        process = start_sweep(tmp_path / "killed", *options)
+        wait_for_runs(tmp_path / "killed", count)
+        time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        read_runs(tmp_path / "killed" / "runs")  # whatever is there can be read
+    final = run("-m", f"model={VARIANTS}", *options, results_dir=tmp_path / "killed")
+    assert final.returncode == 0
+    calm, killed = (
+        {run.folder.name: run.metrics for run in read_runs(tmp_path / name / "runs")}
+        for name in ("calm", "killed")
+    )
+    assert calm.keys() == killed.keys()
+    for name, metrics in calm.items():
+        pd.testing.assert_frame_equal(metrics, killed[name])
+
+
+def test_help_is_quick_and_names_the_options(tmp_path):
+    # Time of the processor, which other programs do not prolong.
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = run("--help", results_dir=tmp_path)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
+    assert result.returncode == 0
+    for text in ("icnn_skip", "trainer", "python run.py -m", "convexinit_paper.figures"):
+        assert text in result.stdout
