@@ -3,8 +3,8 @@
     python scripts/profile_step.py > docs/performance-table.md
 
 The same loop as in ``convexinit_paper.training.loop.train``, with a clock between its parts (CPU
-only). The products of a step on their own, on data that stays in the cache, are the ceiling. All rows are
-measured in turns with it; numbers are medians over the rounds.
+only). The products of a step on their own, on data that stays in the cache, are the ceiling. All
+rows are measured in turns with it; numbers are medians over the rounds.
 """
 
 from __future__ import annotations

@@ -35,14 +35,15 @@ FEWEST_SEEDS = 3
 EPOCHS, GENERALISATION_EPOCHS, TOXICITY_EPOCHS = 10, 25, 300
 NOTE = """\
 Claims are in our words, losses in nats. "Not run" also stands for runs that are too short, have too
-few seeds or lack a variant; `python -m convexinit_paper.figures claims` prints the commands for what
-is missing. "Our reading": what a claim rests on is a figure, or an appendix that is not at hand.
+few seeds or lack a variant; `python -m convexinit_paper.figures claims` prints the commands for
+what is missing. "Our reading": what a claim rests on is a figure, or an appendix that is not at
+hand.
 
-Criteria and thresholds are in `src/convexinit_paper/figures/claim_checks.py`. When they were written, the
-runs of Figures 1, 2 and 7 on MNIST, and of Table 1 and the level sets with autoencoder codes, were
-known; no others were, and no threshold has been adapted to a run. What counts as too few seeds was
-lowered from five to three when CIFAR-10 was to be trained without a GPU; three of ten epochs were
-known then.
+Criteria and thresholds are in `src/convexinit_paper/figures/claim_checks.py`. When they were
+written, the runs of Figures 1, 2 and 7 on MNIST, and of Table 1 and the level sets with autoencoder
+codes, were known; no others were, and no threshold has been adapted to a run. What counts as too
+few seeds was lowered from five to three when CIFAR-10 was to be trained without a GPU; three of ten
+epochs were known then.
 """
 
 

@@ -100,7 +100,7 @@ def all_cells(selections: Sequence[Searches]) -> pd.DataFrame:
 
     Returns:
         ``dataset, positivity, model, grid`` and the columns of
-        :func:`~convexinit_paper.sweeps.grid_search.cells_table`, the best cell of each search first.
+        :func:`~convexinit_paper.sweeps.grid_search.cells_table`, the best of each search first.
     """
     parts = [
         pd.DataFrame(_labels(searches, model), index=range(len(found.cells))).join(

@@ -70,6 +70,12 @@ class Run:
     config: Config
     summary: dict[str, Any]
 
+    @property
+    def diverged(self) -> frozenset[int]:
+        """Seeds whose training diverged: a loss or a weight was no longer finite."""
+        seeds = self.summary["seeds"].items()
+        return frozenset(int(seed) for seed, final in seeds if final["status"] == "diverged")
+
     @cached_property
     def metrics(self) -> pd.DataFrame:
         """Table with the columns :data:`COLUMNS`.
