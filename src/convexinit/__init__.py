@@ -1,6 +1,8 @@
-"""Principled weight initialisation for input-convex neural networks.
+"""Principled weight initialisation for input-convex neural networks; needs torch alone.
 
-The names below are the library half of the project; it needs torch alone.
+Beside the names below there are :mod:`convexinit.theory` (signal propagation in numbers),
+:mod:`convexinit.stacking` (many networks as one), :mod:`convexinit.level_sets`, and
+:mod:`convexinit.molecules`, which needs the extra ``molecules``.
 
 Example:
     >>> import torch
@@ -12,7 +14,7 @@ Example:
 """
 
 from convexinit.difference import ConvexDifference
-from convexinit.init import lognormal_init_
+from convexinit.init import lognormal_init_, moments_init_
 from convexinit.init_network import init_icnn_, lsuv_init_
 from convexinit.layers import ConvexConv2d, ConvexLinear, project_
 from convexinit.networks import CNN, MLP
@@ -27,6 +29,7 @@ __all__ = [
     "init_icnn_",
     "lognormal_init_",
     "lsuv_init_",
+    "moments_init_",
     "project_",
     "solve_init",
 ]

@@ -1,13 +1,26 @@
-"""Checks of arguments, with messages that name the admissible range."""
+"""Checks of arguments, with messages that name what is admissible."""
+
+from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Callable, Mapping
 from numbers import Real
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def check_number(
     name: str, value: float, low: float = -math.inf, high: float = math.inf, ends: str = "()"
 ) -> float:
-    """Return value, or raise ValueError unless it is between low and high ("[": inclusive)."""
+    """Return value, or raise ValueError unless it is between low and high ("[": inclusive).
+
+    Example:
+        >>> check_number("rho", 1, 0, 1, ends="(]")
+        1.0
+    """
     if isinstance(value, Real) and not isinstance(value, bool):
         above = low <= value if ends[0] == "[" else low < value
         below = value <= high if ends[1] == "]" else value < high
@@ -15,3 +28,39 @@ def check_number(
             return float(value)
     interval = f"{ends[0]}{low:g}, {high:g}{ends[1]}"
     raise ValueError(f"{name} must be a number in {interval}, got {value!r}")
+
+
+def check_integer(name: str, value: int, least: int = 1) -> int:
+    """Return value as an int, or raise ValueError unless it is an integer of at least ``least``."""
+    try:
+        number = least - 1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    return number
+
+
+def check_choice(name: str, value: str, table: Mapping[str, T], other: str = "") -> T:
+    """Return what a table has under a name, or raise ValueError, which lists the names.
+
+    Args:
+        name: of the argument.
+        value: of the argument, a name in the table.
+        table: what there is to choose from.
+        other: what the argument may be instead of a name, for the message: "a callable or ".
+    """
+    if isinstance(value, str) and value in table:
+        return table[value]
+    raise ValueError(f"{name} must be {other}one of {', '.join(table)}, got {value!r}")
+
+
+def check_function(name: str, value: Function | str, table: Mapping[str, Function]) -> Function:
+    """Return the function that a table has under a name; any other callable is returned as it is.
+
+    Raises:
+        ValueError: if it is neither a name in the table nor callable.
+    """
+    if isinstance(value, str) or not callable(value):
+        return check_choice(name, value, table, other="a callable or ")
+    return value

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from convexinit.checks import check_number
 from convexinit.layers import Network
 
 
@@ -35,8 +36,7 @@ class Dropout(nn.Module):
 
     def __init__(self, probability: float) -> None:
         super().__init__()
-        if not 0.0 <= probability < 1.0:
-            raise ValueError(f"a dropout probability must lie in [0, 1); got {probability}")
+        probability = check_number("probability", probability, 0.0, 1.0, ends="[)")
         # A probability below 1 leaves some units, however close to 1 it is.
         self.dropped_bytes = min(round(256 * probability), 255)
         self.generators: list[torch.Generator] = []

@@ -1,27 +1,26 @@
-"""Initialisers in the style of ``torch.nn.init``: functions that end in ``_`` fill in place.
+"""Initialisers of one layer, in the style of ``torch.nn.init``: a name with ``_`` fills in place.
 
 Three pieces make an initialisation of a convex layer and can be exchanged one by one: the target
 moments (:func:`convexinit.theory.solve_init`), the distribution that the weights are drawn from
 (:data:`DISTRIBUTIONS`) and the rule for the bias (:data:`BIAS_RULES`), which may look at the
-weights that were drawn. :func:`init_icnn_` puts them together for a whole network.
+weights that were drawn. :func:`moments_init_` puts them together.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from convexinit.activations import Activation
+from convexinit.checks import check_function, check_number
 from convexinit.moments import activation_moments
 from convexinit.theory import LayerMoments, solve_init
 
 Distribution = Callable[[Tensor, float, float, Generator | None], Tensor]
 BiasRule = Callable[[Tensor, Tensor, LayerMoments, float, Generator | None], Tensor]
-Network = TypeVar("Network", bound=nn.Module)
 
 
 def fan_in_of(weight: Tensor) -> int:
@@ -73,7 +72,7 @@ def lognormal_(
     Raises:
         ValueError: if ``mean`` or ``variance`` is out of range.
     """
-    _check_moments(mean, variance)
+    mean, variance = check_number("mean", mean, 0.0), check_number("variance", variance, 0.0)
     log_variance = math.log1p(variance / mean**2)
     return weight.log_normal_(
         math.log(mean) - log_variance / 2.0, math.sqrt(log_variance), generator=generator
@@ -98,17 +97,10 @@ def gamma_(
     Raises:
         ValueError: if ``mean`` or ``variance`` is out of range.
     """
-    _check_moments(mean, variance)
+    mean, variance = check_number("mean", mean, 0.0), check_number("variance", variance, 0.0)
     # float64, because draws of a small shape reach below the smallest float32.
     shape = torch.full_like(weight, mean**2 / variance, dtype=torch.float64)
     return weight.copy_(torch._standard_gamma(shape, generator=generator) * (variance / mean))
-
-
-def _check_moments(mean: float, variance: float) -> None:
-    if not mean > 0.0 or not math.isfinite(mean):
-        raise ValueError(f"the mean of non-negative weights must lie in (0, inf); got {mean}")
-    if not variance > 0.0 or not math.isfinite(variance):
-        raise ValueError(f"the variance of the weights must lie in (0, inf); got {variance}")
 
 
 @torch.no_grad()
@@ -153,7 +145,7 @@ BIAS_RULES: dict[str, BiasRule] = {"sampled": sampled_bias_, "centred": centred_
 
 
 @torch.no_grad()
-def icnn_init_(
+def moments_init_(
     weight: Tensor,
     bias: Tensor | None = None,
     activation: Activation = "relu",
@@ -161,11 +153,11 @@ def icnn_init_(
     variance: float = 1.0,
     bias_noise: float = 0.0,
     mean: float = 0.0,
-    distribution: Distribution = lognormal_,
-    bias_rule: BiasRule = sampled_bias_,
+    distribution: Distribution | str = "lognormal",
+    bias_rule: BiasRule | str = "sampled",
     generator: Generator | None = None,
 ) -> Tensor:
-    """Initialise the non-negative weights and the bias of one layer (paper, section 3).
+    """Fill the non-negative weights and the bias of one layer with the moments of section 3.
 
     Args:
         weight: ``[out, in]`` or ``[out, in / groups, *kernel]``.
@@ -177,8 +169,10 @@ def icnn_init_(
         bias_noise: share of the non-shared variance that random biases carry, in [0, 1)
             (appendix C.3).
         mean: target mean of the pre-activations.
-        distribution: fills the weights, given their mean and variance.
-        bias_rule: fills the bias, given the weights.
+        distribution: fills the weights, given their mean and variance: a name in
+            :data:`DISTRIBUTIONS` or a callable like them.
+        bias_rule: fills the bias, given the weights: a name in :data:`BIAS_RULES` or a callable
+            like them.
         generator: source of randomness.
 
     Returns:
@@ -187,11 +181,13 @@ def icnn_init_(
     Raises:
         ValueError: for arguments out of range, with the admissible range.
     """
+    draw = check_function("distribution", distribution, DISTRIBUTIONS)
+    fill_bias = check_function("bias_rule", bias_rule, BIAS_RULES)
     moments = solve_init(fan_in_of(weight), activation, rho, variance, bias_noise, mean)
-    distribution(weight, moments.weight_mean, moments.weight_var, generator)
+    draw(weight, moments.weight_mean, moments.weight_var, generator)
     if bias is not None:
         activation_mean = activation_moments(activation, mean=mean, variance=variance).mean
-        bias_rule(bias, weight, moments, activation_mean, generator)
+        fill_bias(bias, weight, moments, activation_mean, generator)
     return weight
 
 
@@ -206,7 +202,8 @@ def lognormal_init_(
 ) -> Tensor:
     """Initialise one layer as in the paper: log-normal weights, bias from Eq. 8.
 
-    See :func:`icnn_init_` for the arguments.
+    :func:`moments_init_` for other distributions, rules for the bias and target means; the
+    arguments are described there.
 
     Example:
         >>> layer = torch.nn.Linear(100, 50)
@@ -214,4 +211,4 @@ def lognormal_init_(
         >>> bool((weight >= 0).all() and (layer.bias < 0).all())
         True
     """
-    return icnn_init_(weight, bias, activation, rho, variance, bias_noise, generator=generator)
+    return moments_init_(weight, bias, activation, rho, variance, bias_noise, generator=generator)

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
 from torch import Generator, Tensor, nn
 
 from convexinit.activations import Activation
+from convexinit.checks import check_function, check_number
 from convexinit.difference import parts_of
 from convexinit.init import (
     BIAS_RULES,
     DISTRIBUTIONS,
     BiasRule,
     Distribution,
-    Network,
-    icnn_init_,
     lecun_normal_,
+    moments_init_,
 )
-from convexinit.positivity import positivity_of
+from convexinit.layers import ConvexLayer, Network
 from convexinit.theory import solve_init
 
-T = TypeVar("T")
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @torch.no_grad()
@@ -40,23 +40,24 @@ def init_icnn_(
     """Initialise a whole input-convex network for stable signal propagation.
 
     Every convex layer (:class:`~convexinit.ConvexLinear`, :class:`~convexinit.ConvexConv2d`)
-    gets :func:`icnn_init_` with its own fan-in; the weights are carried through the inverse of the
-    layer's positivity map. The network's first layer, if it is an unconstrained linear or
-    convolution layer, gets LeCun's initialisation and zero bias, scaled to ``variance`` and
-    ``mean``. All other layers, such as skip connections, stay as they are.
+    gets :func:`~convexinit.moments_init_` with its own fan-in; the weights are carried through the
+    inverse of the layer's positivity map. The network's first layer, if it is an unconstrained
+    linear or convolution layer, gets LeCun's initialisation and zero bias, scaled to ``variance``
+    and ``mean``. All other layers, such as skip connections, stay as they are.
 
     Both parts of a :class:`~convexinit.difference.ConvexDifference` are initialised like this, one
     after the other.
 
     Args:
         model: network whose first layer is registered first; not a stack of networks.
-        activation: the activation between the layers: a name or any elementwise callable.
-        rho: see :func:`icnn_init_`.
-        variance: see :func:`icnn_init_`.
-        bias_noise: see :func:`icnn_init_`.
-        mean: see :func:`icnn_init_`.
-        distribution: a name in :data:`DISTRIBUTIONS` or a callable.
-        bias_rule: a name in :data:`BIAS_RULES` or a callable.
+        activation: the activation between the layers: a name in
+            :data:`convexinit.activations.ACTIVATIONS` or any elementwise callable.
+        rho: see :func:`~convexinit.moments_init_`.
+        variance: see :func:`~convexinit.moments_init_`.
+        bias_noise: see :func:`~convexinit.moments_init_`.
+        mean: see :func:`~convexinit.moments_init_`.
+        distribution: see :func:`~convexinit.moments_init_`.
+        bias_rule: see :func:`~convexinit.moments_init_`.
         generator: source of randomness.
 
     Returns:
@@ -68,24 +69,23 @@ def init_icnn_(
 
     Example:
         >>> from convexinit import ConvexLinear
-        >>> net = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), ConvexLinear(64, 1))
-        >>> net = init_icnn_(net, activation="relu")
+        >>> network = nn.Sequential(nn.Linear(8, 64), nn.Softplus(), ConvexLinear(64, 1))
+        >>> network = init_icnn_(network, activation="softplus")
     """
-    draw = _named(distribution, DISTRIBUTIONS, "distribution")
-    fill_bias = _named(bias_rule, BIAS_RULES, "bias_rule")
-    solve_init(1, activation, rho, variance, bias_noise, mean)  # raises if anything is out of range
-    for module in _initialised_layers(model):
-        raw, bias = cast("tuple[Tensor, Tensor | None]", (module.weight, module.bias))
-        positivity = positivity_of(module)
-        if positivity is not None:
-            weight = torch.empty_like(raw)
-            icnn_init_(
-                weight, bias, activation, rho, variance, bias_noise, mean,
-                draw, fill_bias, generator,
+    # Whatever is wrong raises here, before anything is filled.
+    distribution = check_function("distribution", distribution, DISTRIBUTIONS)
+    bias_rule = check_function("bias_rule", bias_rule, BIAS_RULES)
+    solve_init(1, activation, rho, variance, bias_noise, mean)
+    for layer in _initialised_layers(model):
+        weight, bias = _parameters_of(layer)
+        if isinstance(layer, ConvexLayer):
+            weight = moments_init_(
+                torch.empty_like(weight), bias, activation, rho, variance, bias_noise, mean,
+                distribution, bias_rule, generator,
             )  # fmt: skip
-            raw.copy_(positivity.inverse(weight))
+            layer.assign_weight_(weight)
         else:
-            lecun_normal_(raw, generator).mul_(math.sqrt(variance))
+            lecun_normal_(weight, generator).mul_(math.sqrt(variance))
             if bias is not None:
                 bias.fill_(mean)
     return model
@@ -114,9 +114,10 @@ def lsuv_init_(
 
     - one shift per layer (the default), the counterpart of Eq. 8 of the paper, where all units of a
       layer have the same bias. Variance and mean are those over inputs and units together.
-    - one shift per unit (``per_unit``), the counterpart of :func:`centred_bias_`. The variance is
-      that over the inputs, averaged over the units; differences between the units' means, which
-      would count as variance otherwise, are removed, and with them biases drawn at random.
+    - one shift per unit (``per_unit``), the counterpart of
+      :func:`~convexinit.init.centred_bias_`. The variance is that over the inputs, averaged over
+      the units; differences between the units' means, which would count as variance otherwise, are
+      removed, and with them biases drawn at random.
 
     What no scale or shift of a layer can change is the *correlation* of its pre-activations: for
     given inputs it depends on the fan-in and the ratio of the weights' squared mean to their
@@ -146,24 +147,17 @@ def lsuv_init_(
             network is unchanged then.
 
     Example:
-        >>> from convexinit import MLP, project_
-        >>> network = MLP([8, 64, 64, 1])
-        >>> for layer in network.layers[1:]:
-        ...     weight = he_normal_(layer.weight)
+        >>> from convexinit import MLP
         >>> inputs = torch.randn(256, 8)
-        >>> output = lsuv_init_(project_(network), inputs)(inputs)
+        >>> output = lsuv_init_(MLP([8, 64, 64, 1]), inputs)(inputs)
         >>> round(output.var(correction=0).item(), 3)
         1.0
     """
-    if not 0.0 < variance < math.inf:
-        raise ValueError(f"variance must lie in (0, inf); got {variance}")
-    if not math.isfinite(mean):
-        raise ValueError(f"mean must be finite; got {mean}")
+    variance, mean = check_number("variance", variance, 0.0), check_number("mean", mean)
     layers = _initialised_layers(model)
     names = {module: name or "itself" for name, module in model.named_modules()}
     for layer in layers:
-        positivity = positivity_of(layer)
-        if positivity is not None and positivity.forward(_weight_of(layer)).lt(0).any():
+        if isinstance(layer, ConvexLayer) and layer.nonnegative_weight.lt(0).any():
             raise ValueError(
                 f"the layer {names[layer]} has negative weights; call convexinit.project_ first"
             )
@@ -185,12 +179,11 @@ def lsuv_init_(
         for handle in handles:
             handle.remove()
     for layer, (scale, shift) in corrections.items():
-        raw, bias = cast("tuple[Tensor, Tensor | None]", (layer.weight, layer.bias))
-        positivity = positivity_of(layer)
-        if positivity is None:
-            raw.mul_(scale)
+        weight, bias = _parameters_of(layer)
+        if isinstance(layer, ConvexLayer):
+            layer.assign_weight_(scale * layer.nonnegative_weight.double())
         else:
-            raw.copy_(positivity.inverse(scale * positivity.forward(raw).double()))
+            weight.mul_(scale)
         if bias is not None:
             bias.copy_(scale * bias + shift)
     return model
@@ -225,14 +218,11 @@ def _scale_and_shift(
 
 def _unit_dimension(layer: nn.Module) -> int:
     """Dimension of the units in a layer's output: the channels of a convolution, else the last."""
-    return 1 - _weight_of(layer).ndim if isinstance(layer, _CONVOLUTIONS) else -1
+    return 1 - layer.weight.ndim if isinstance(layer, _CONVOLUTIONS) else -1
 
 
-def _weight_of(layer: nn.Module) -> Tensor:
-    return cast("Tensor", layer.weight)
-
-
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+def _parameters_of(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
+    return cast("tuple[Tensor, Tensor | None]", (layer.weight, layer.bias))
 
 
 def _initialised_layers(model: nn.Module) -> list[nn.Module]:
@@ -241,14 +231,14 @@ def _initialised_layers(model: nn.Module) -> list[nn.Module]:
     Raises:
         ValueError: if a part of the network has no convex layer, or weights are stacked.
     """
-    initialised = []
+    initialised: list[nn.Module] = []
     for part in parts_of(model):
         layers = [
             module
             for module in part.modules()
-            if positivity_of(module) is not None or isinstance(module, (nn.Linear, *_CONVOLUTIONS))
+            if isinstance(module, (ConvexLayer, nn.Linear, *_CONVOLUTIONS))
         ]
-        if not any(positivity_of(layer) for layer in layers):
+        if not any(isinstance(layer, ConvexLayer) for layer in layers):
             raise ValueError(
                 "the network has no convex layer to initialise; build it from "
                 "convexinit.ConvexLinear or convexinit.ConvexConv2d, or call "
@@ -257,7 +247,9 @@ def _initialised_layers(model: nn.Module) -> list[nn.Module]:
         if any(_is_stacked(layer) for layer in layers):
             raise ValueError("initialise networks before they are stacked")
         initialised += [
-            layer for index, layer in enumerate(layers) if index == 0 or positivity_of(layer)
+            layer
+            for index, layer in enumerate(layers)
+            if index == 0 or isinstance(layer, ConvexLayer)
         ]
     return initialised
 
@@ -267,11 +259,3 @@ def _is_stacked(layer: nn.Module) -> bool:
     if isinstance(layer, _CONVOLUTIONS):
         return layer.weight.ndim != 2 + len(layer.kernel_size)
     return isinstance(layer, nn.Linear) and layer.weight.ndim != 2
-
-
-def _named(choice: T | str, table: dict[str, T], what: str) -> T:
-    if callable(choice):
-        return choice
-    if not isinstance(choice, str) or choice not in table:
-        raise ValueError(f"unknown {what} {choice!r}; choose one of {', '.join(table)}")
-    return table[choice]

@@ -1,19 +1,19 @@
-"""Convex layers and the networks of the experiments.
+"""Convex layers, and unconstrained ones to go with them.
 
-All layers here also compute many networks at once: when their parameters carry a leading
-dimension of ``networks`` (see :func:`stack_networks`), inputs and outputs carry it too.
+All of them also compute many networks at once: when their parameters carry a leading dimension of
+``networks`` (see :mod:`convexinit.stacking`), inputs and outputs carry it too.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convexinit.init import lognormal_init_
-from convexinit.positivity import positivity_of, resolve_positivity
+from convexinit.positivity import Positivity, resolve_positivity
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -74,10 +74,44 @@ class Linear(nn.Linear):
         return affine(input, self.weight, self.bias)
 
 
-class ConvexLinear(Linear):
+class ConvexLayer(nn.Module):
+    """What makes an affine layer convex and non-decreasing: non-negative weights.
+
+    A class that constrains a layer names this one first among its bases, sets ``positivity`` before
+    that layer is built, and computes with :attr:`nonnegative_weight`.
+
+    Attributes:
+        weight: raw values, which are trained.
+        bias: never constrained; None for a layer without bias.
+        positivity: the map from raw values to non-negative weights.
+    """
+
+    weight: Tensor
+    bias: Any  # a tensor or None; torch types it differently in each of its layers
+    positivity: Positivity
+
+    @property
+    def nonnegative_weight(self) -> Tensor:
+        """Weights that the forward pass uses, in the shape of ``weight``, all at least 0."""
+        return self.positivity.forward(self.weight)
+
+    @torch.no_grad()
+    def assign_weight_(self, weight: Tensor) -> None:
+        """Set raw values so that these non-negative weights, of the same shape, are used."""
+        self.weight.copy_(self.positivity.inverse(weight))
+
+    def reset_parameters(self) -> None:
+        """Initialise for ReLU, see :func:`convexinit.lognormal_init_`."""
+        self.assign_weight_(lognormal_init_(self.weight, self.bias))
+
+    def extra_repr(self) -> str:
+        """Arguments of the layer, for printing."""
+        return f"{super().extra_repr()}, positivity={self.positivity.name}"
+
+
+class ConvexLinear(ConvexLayer, Linear):
     """Affine layer with non-negative weights: convex and non-decreasing in its input.
 
-    ``weight`` holds the raw values; :attr:`nonnegative_weight` is what the forward pass uses.
     A new layer is initialised for ReLU (:func:`convexinit.lognormal_init_`); use
     :func:`convexinit.init_icnn_` for other activations.
 
@@ -112,22 +146,9 @@ class ConvexLinear(Linear):
         self.positivity = resolve_positivity(positivity)
         super().__init__(in_features, out_features, bias, device, dtype)
 
-    @property
-    def nonnegative_weight(self) -> Tensor:
-        """Weights that the forward pass uses, ``[out, in]``, all at least 0."""
-        return self.positivity.forward(self.weight)
-
-    def reset_parameters(self) -> None:
-        """Initialise for ReLU, see :func:`convexinit.lognormal_init_`."""
-        _reset_convex_layer_(self)
-
     def forward(self, input: Tensor) -> Tensor:
         """Map ``[..., in]`` to ``[..., out]``, see :func:`affine`."""
         return affine(input, self.nonnegative_weight, self.bias)
-
-    def extra_repr(self) -> str:
-        """Arguments of the layer, for printing."""
-        return f"{super().extra_repr()}, positivity={self.positivity.name}"
 
 
 class Conv2d(nn.Conv2d):
@@ -151,7 +172,7 @@ class Conv2d(nn.Conv2d):
         )
 
 
-class ConvexConv2d(Conv2d):
+class ConvexConv2d(ConvexLayer, Conv2d):
     """Two-dimensional convolution with non-negative weights (paper, appendix A.5).
 
     As neighbouring positions are correlated, the fully-connected fixed point is an approximation
@@ -196,36 +217,17 @@ class ConvexConv2d(Conv2d):
             padding_mode, device, dtype,
         )  # fmt: skip
 
-    @property
-    def nonnegative_weight(self) -> Tensor:
-        """Weights that the forward pass uses, ``[out, in / groups, *kernel]``, all at least 0."""
-        return self.positivity.forward(self.weight)
-
-    def reset_parameters(self) -> None:
-        """Initialise for ReLU, see :func:`convexinit.lognormal_init_`."""
-        _reset_convex_layer_(self)
-
     def forward(self, input: Tensor) -> Tensor:
         """Map images as :class:`Conv2d` does."""
         return self._convolve(input, self.nonnegative_weight)
-
-    def extra_repr(self) -> str:
-        """Arguments of the layer, for printing."""
-        return f"{super().extra_repr()}, positivity={self.positivity.name}"
-
-
-@torch.no_grad()
-def _reset_convex_layer_(layer: ConvexLinear | ConvexConv2d) -> None:
-    lognormal_init_(layer.weight, layer.bias)
-    layer.weight.copy_(layer.positivity.inverse(layer.weight))
 
 
 def projected_weights(model: nn.Module) -> list[Tensor]:
     """Raw weights that have to be projected after every optimiser step (without gradient)."""
     return [
-        cast("Tensor", module.weight).detach()
+        module.weight.detach()
         for module in model.modules()
-        if (positivity := positivity_of(module)) is not None and positivity.projects
+        if isinstance(module, ConvexLayer) and module.positivity.projects
     ]
 
 
@@ -235,7 +237,7 @@ def project_(model: Network) -> Network:
     Does nothing for layers that are non-negative by their forward pass.
 
     Example:
-        >>> network = MLP([2, 16, 1])
+        >>> network = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), ConvexLinear(16, 1))
         >>> optimiser = torch.optim.Adam(network.parameters())
         >>> network(torch.ones(4, 2)).sum().backward()
         >>> optimiser.step()

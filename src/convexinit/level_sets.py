@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from numbers import Integral, Real
 
 import torch
 from torch import Tensor
+
+from convexinit.checks import check_choice, check_integer, check_number
 
 ConvexFunction = Callable[[Tensor], Tensor]
 
@@ -102,13 +103,8 @@ def walk_level_set(
         >>> points[0, 1]  # halfway on the circle of radius 2
         tensor([1.4142, 1.4142])
     """
-    if method not in ("interpolate", "track"):
-        raise ValueError(f"unknown method {method!r}; choose one of interpolate, track")
-    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
-        raise ValueError(f"steps must be an integer of at least 1; got {steps!r}")
-    if not isinstance(tol, Real) or not 0.0 < tol < math.inf:
-        raise ValueError(f"tol must be a number in (0, inf); got {tol!r}")
-    steps = int(steps)
+    walk = check_choice("method", method, _METHODS)
+    steps, tol = check_integer("steps", steps), check_number("tol", tol, 0.0)
     start, target = _checked_ends(start, target)
     with torch.no_grad():
         level = _evaluate(f, start)
@@ -120,12 +116,7 @@ def walk_level_set(
             interior = _interior_point(f, segment, level)
         else:
             interior = _checked_interior(f, interior, start, level)
-        if method == "interpolate":
-            ends = (rows.repeat_interleave(steps, 0) for rows in (interior, start, level, allowed))
-            pulled = _pull(f, segment[:, 1:].flatten(0, 1), *ends).view_as(segment[:, 1:])
-            points = torch.cat([start.unsqueeze(1), pulled], dim=1)
-        else:
-            points = _track(f, start, target, steps, interior, level, allowed)
+        points = walk(f, segment, interior, level, allowed)
         residual = (_evaluate(f, points) - level.unsqueeze(1)).abs().amax(1)
     missed = ~(residual <= allowed)
     if missed.any():
@@ -382,20 +373,27 @@ def _on_ray(points: Tensor, interior: Tensor, share: Tensor) -> Tensor:
     return points + share.unsqueeze(1) * (interior - points)
 
 
+def _interpolate(
+    f: ConvexFunction, segment: Tensor, interior: Tensor, level: Tensor, allowed: Tensor
+) -> Tensor:
+    """Pull the points of the segment onto the level: ``[n, steps + 1, d]``."""
+    start, later = segment[:, 0], segment[:, 1:]
+    ends = (rows.repeat_interleave(later.shape[1], 0) for rows in (interior, start, level, allowed))
+    pulled = _pull(f, later.flatten(0, 1), *ends).view_as(later)
+    return torch.cat([start.unsqueeze(1), pulled], dim=1)
+
+
 def _track(
-    f: ConvexFunction,
-    start: Tensor,
-    target: Tensor,
-    steps: int,
-    interior: Tensor,
-    level: Tensor,
-    allowed: Tensor,
+    f: ConvexFunction, segment: Tensor, interior: Tensor, level: Tensor, allowed: Tensor
 ) -> Tensor:
     """Walk by tangential steps, each pulled back onto the level: ``[n, steps + 1, d]``."""
-    walk = [start]
-    for left in range(steps, 0, -1):
-        point = walk[-1]
-        normal, ahead = _unit(_gradient(f, point)), target - point
+    start, target = segment[:, 0], segment[:, -1]
+    points = [start]
+    for left in range(segment.shape[1] - 1, 0, -1):
+        normal, ahead = _unit(_gradient(f, points[-1])), target - points[-1]
         tangent = ahead - (ahead * normal).sum(1, keepdim=True) * normal
-        walk.append(_pull(f, point + tangent / left, interior, start, level, allowed))
-    return torch.stack(walk, dim=1)
+        points.append(_pull(f, points[-1] + tangent / left, interior, start, level, allowed))
+    return torch.stack(points, dim=1)
+
+
+_METHODS = {"interpolate": _interpolate, "track": _track}

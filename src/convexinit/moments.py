@@ -1,4 +1,9 @@
-"""Moments of activations at Gaussian pre-activations: closed forms, else quadrature."""
+"""Moments of activations at Gaussian pre-activations: closed forms, else quadrature.
+
+Equation and section numbers refer to the paper (Hoedt and Klambauer, 2023).
+"""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Callable
@@ -77,8 +82,8 @@ def activation_moments(
     return ActivationMoments(phi.mean, phi.covariance(1.0), phi.covariance(correlation))
 
 
-class LeakyReLU:
-    """Closed form of the moments of phi(s) = slope * s + (1 - slope) * relu(s) at mean zero."""
+class ClosedForm:
+    """Moments of phi(s) = slope * s + (1 - slope) * relu(s) at mean zero."""
 
     def __init__(self, slope: float, variance: float) -> None:
         self.slope, self.variance = slope, variance
@@ -96,13 +101,13 @@ class LeakyReLU:
         return self.variance * (self.slope + (1 - self.slope) ** 2 * relu)
 
 
-def at_gaussian(activation: Activation, mean: float, variance: float) -> "LeakyReLU | Quadrature":
+def at_gaussian(activation: Activation, mean: float, variance: float) -> ClosedForm | Quadrature:
     """Moments of an activation as functions of the correlation, by the better of the two ways."""
     mean = check_number("mean", mean)
     variance = check_number("variance", variance, 0.0)
     slope = _negative_slope(resolve_activation(activation))
     if slope is not None and mean == 0.0:
-        return LeakyReLU(slope, variance)
+        return ClosedForm(slope, variance)
     return Quadrature(activation, mean, variance)
 
 

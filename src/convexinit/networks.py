@@ -18,14 +18,14 @@ class MLP(nn.Module):
     """Fully-connected network, input-convex if ``convex`` (Amos et al. 2017).
 
     The first layer is unconstrained; in a convex network all later layers are
-    :class:`ConvexLinear`. With ``skip``, an unconstrained linear map of the network's input,
-    without bias, is added to the pre-activation of every layer after the first.
+    :class:`~convexinit.ConvexLinear`. With ``skip``, an unconstrained linear map of the network's
+    input, without bias, is added to the pre-activation of every layer after the first.
 
     Args:
         widths: ``[inputs, hidden ..., outputs]``.
         activation: elementwise; in a convex network it has to be convex and non-decreasing.
         convex: whether weights after the first layer are non-negative.
-        positivity: see :class:`ConvexLinear`; unused in a network that is not convex.
+        positivity: see :class:`~convexinit.ConvexLinear`; unused in a network that is not convex.
         skip: whether to add skip connections from the input.
         input_dropout: dropout probability of the inputs, in [0, 1). Skip connections see the same
             inputs as the first layer.
@@ -36,6 +36,7 @@ class MLP(nn.Module):
             an activation that would break convexity, or a probability out of range.
 
     Example:
+        >>> import torch
         >>> network = MLP([2, 16, 16, 1])
         >>> network(torch.zeros(5, 2)).shape
         torch.Size([5, 1])
@@ -97,7 +98,7 @@ class CNN(nn.Module):
 
     Convolutions with kernels of 3 x 3, of which every second one, from the first on, has stride 2;
     then one fully-connected layer. The first convolution is unconstrained; in a convex network all
-    later layers are :class:`ConvexConv2d` and :class:`ConvexLinear`.
+    later layers are :class:`~convexinit.ConvexConv2d` and :class:`~convexinit.ConvexLinear`.
 
     At the border the outermost pixels are repeated. Zeros would leave fewer summands there, and
     biases that centre a full sum of non-negative terms would push these positions far below zero.
@@ -108,13 +109,14 @@ class CNN(nn.Module):
         outputs: number of outputs.
         activation: see :class:`MLP`.
         convex: see :class:`MLP`.
-        positivity: see :class:`ConvexLinear`.
+        positivity: see :class:`~convexinit.ConvexLinear`.
 
     Raises:
         ValueError: for sizes below 1, no convolution, an unknown activation or positivity, or an
             activation that would break convexity.
 
     Example:
+        >>> import torch
         >>> network = CNN((1, 8, 8), [16, 16, 16], 10)
         >>> network(torch.zeros(5, 64)).shape
         torch.Size([5, 10])

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from convexinit.checks import check_choice
 
 _SMALLEST = torch.finfo(torch.float32).tiny
 
@@ -68,12 +70,6 @@ POSITIVITY: dict[str, Positivity] = {
 }
 
 
-def positivity_of(module: nn.Module) -> Positivity | None:
-    """How a convex layer keeps its weights non-negative; None for any other module."""
-    positivity = getattr(module, "positivity", None)
-    return positivity if isinstance(positivity, Positivity) else None
-
-
 def resolve_positivity(name: str) -> Positivity:
     """Return the map called ``name``.
 
@@ -84,6 +80,4 @@ def resolve_positivity(name: str) -> Positivity:
         >>> resolve_positivity("exp").forward(torch.zeros(1))
         tensor([1.])
     """
-    if name not in POSITIVITY:
-        raise ValueError(f"unknown positivity {name!r}; choose one of {', '.join(POSITIVITY)}")
-    return POSITIVITY[name]
+    return check_choice("positivity", name, POSITIVITY)

@@ -15,7 +15,8 @@ def stack_networks(networks: Sequence[Network]) -> Network:
     """Copy of equally built networks as one, every parameter with a leading dimension.
 
     Args:
-        networks: at least one network of the same architecture, of layers from this module.
+        networks: at least one network of the same architecture, of layers from
+            :mod:`convexinit.layers`.
 
     Returns:
         Network with parameters ``[networks, ...]`` that maps ``[networks, batch, in]`` to

@@ -1,41 +1,24 @@
 """Signal propagation through layers whose weights need not be centred.
 
-Pure functions on numbers: moments of an activation, one layer's effect on mean, variance and
-covariance, and the initial weights and biases that leave all three unchanged. Equation and section
-numbers refer to "Principled Weight Initialisation for Input-Convex Neural Networks" (Hoedt and
-Klambauer, 2023). As there, pre-activations are taken to be Gaussian, and the features of a layer
-to be exchangeable: any two have the same mean, variance and correlation. Statistics are over the
-random parameters as well as the inputs. Where the paper covers ReLU, this module covers any
-elementwise activation.
+Pure functions on numbers: one layer's effect on mean, variance and covariance, and the initial
+weights and biases that leave all three unchanged. Equation and section numbers refer to "Principled
+Weight Initialisation for Input-Convex Neural Networks" (Hoedt and Klambauer, 2023). As there,
+pre-activations are taken to be Gaussian, and the features of a layer to be exchangeable: any two
+have the same mean, variance and correlation. Statistics are over the random parameters as well as
+the inputs. Where the paper covers ReLU, this module covers any elementwise activation.
 """
+
+from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Integral
 
 import torch
 
-from convexinit.activations import Activation, resolve_activation
-from convexinit.checks import check_number
-from convexinit.moments import ActivationMoments, LeakyReLU, activation_moments, at_gaussian
+from convexinit.activations import Activation
+from convexinit.checks import check_integer, check_number
+from convexinit.moments import ActivationMoments, ClosedForm, activation_moments, at_gaussian
 from convexinit.quadrature import Quadrature
-
-__all__ = [
-    "Activation",
-    "ActivationMoments",
-    "LayerMoments",
-    "SignalMoments",
-    "Stability",
-    "activation_moments",
-    "admissible_rho",
-    "correlation_map",
-    "fixed_point_stability",
-    "propagate",
-    "resolve_activation",
-    "solve_init",
-]
-
-# --- One layer ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -105,7 +88,7 @@ def propagate(
         >>> propagate(SignalMoments(mean=0.0, variance=1.0, covariance=0.5), he, fan_in=100)
         SignalMoments(mean=0.0, variance=1.0, covariance=0.0)
     """
-    fan_in = _check_fan_in(fan_in)
+    fan_in = check_integer("fan_in", fan_in)
     variance = check_number("variance", signal.variance, 0.0)
     phi = activation_moments(
         activation, mean=signal.mean, variance=variance, correlation=signal.correlation
@@ -153,9 +136,6 @@ def correlation_map(
     return propagate(before, layer, fan_in, activation).correlation
 
 
-# --- Fixed points -------------------------------------------------------------------------------
-
-
 def solve_init(
     fan_in: int,
     activation: Activation = "relu",
@@ -192,7 +172,7 @@ def solve_init(
         >>> round(layer.weight_mean, 4), layer.weight_var, round(layer.bias_mean, 4)
         (1.2112, 1.0, -0.4832)
     """
-    fan_in = _check_fan_in(fan_in)
+    fan_in = check_integer("fan_in", fan_in)
     rho = check_number("rho", rho, 0.0, 1.0)
     variance, mean = check_number("variance", variance, 0.0), check_number("mean", mean)
     bias_noise = check_number("bias_noise", bias_noise, 0.0, 1.0, ends="[)")
@@ -242,7 +222,7 @@ def admissible_rho(
         >>> round(low, 4), high
         (0.9951, 1.0)
     """
-    fan_in = _check_fan_in(fan_in)
+    fan_in = check_integer("fan_in", fan_in)
     ratio = check_number("min_mean_over_std", min_mean_over_std, 0.0, ends="[)")
     bias_noise = check_number("bias_noise", bias_noise, 0.0, 1.0, ends="[)")
     gaussian = at_gaussian(activation, 0.0, variance)
@@ -331,7 +311,7 @@ def fixed_point_stability(
     rho, variance, mean = float(rho), float(variance), float(mean)
     d_phi = Quadrature(activation, mean, variance).derivatives(rho)
     gaussian = at_gaussian(activation, mean, variance)
-    if isinstance(gaussian, LeakyReLU):
+    if isinstance(gaussian, ClosedForm):
         d_phi[2, 2] = gaussian.covariance_slope(rho)
 
     # Rows and columns: mean, variance and covariance, in units of std, std^2, std^2.
@@ -350,9 +330,6 @@ def fixed_point_stability(
     )
 
 
-# --- Arguments ----------------------------------------------------------------------------------
-
-
 def _check_varies(phi: ActivationMoments) -> None:
     # A constant of size 1 has, through rounding, a variance of about 1e-32.
     if phi.variance <= 1e-28 * phi.second_moment:
@@ -360,9 +337,3 @@ def _check_varies(phi: ActivationMoments) -> None:
             f"activation is constant ({phi.mean:g}) where the pre-activations lie, so that no "
             "weights can pass a signal on"
         )
-
-
-def _check_fan_in(fan_in: int) -> int:
-    if isinstance(fan_in, bool) or not isinstance(fan_in, Integral) or fan_in < 1:
-        raise ValueError(f"fan_in must be an integer of at least 1, got {fan_in!r}")
-    return int(fan_in)

@@ -149,7 +149,7 @@ def test_every_bit_of_every_byte_is_random():
 
 @pytest.mark.parametrize("probability", [-0.1, 1.0, 1.5, float("nan")])
 def test_probabilities_out_of_range(probability):
-    with pytest.raises(ValueError, match=r"must lie in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"probability must be a number in \[0, 1\)"):
         Dropout(probability)
 
 

@@ -14,9 +14,9 @@ from convexinit.init import (
     fan_in_of,
     gamma_,
     he_normal_,
-    icnn_init_,
     lecun_normal_,
     lognormal_,
+    moments_init_,
 )
 from convexinit.networks import MLP
 from convexinit.positivity import POSITIVITY
@@ -59,7 +59,7 @@ def test_the_underlying_normal_gives_the_moments_exactly(mean, ratio):
     [(0.0, 1.0), (-1.0, 1.0), (1.0, -1.0), (1.0, 0.0), (math.nan, 1.0), (1.0, math.inf)],
 )
 def test_distributions_refuse_impossible_moments(distribution, mean, variance):
-    with pytest.raises(ValueError, match="must lie in"):
+    with pytest.raises(ValueError, match=r"(mean|variance) must be a number in \(0, inf\)"):
         distribution(torch.empty(3), mean, variance)
 
 
@@ -132,10 +132,10 @@ def test_random_bias_has_the_promised_spread():
 
 def test_centred_bias_removes_the_mean_of_every_unit():
     weight, bias = torch.empty(30, 200, dtype=torch.float64), torch.empty(30, dtype=torch.float64)
-    icnn_init_(weight, bias, bias_rule=centred_bias_, generator=generator())
+    moments_init_(weight, bias, bias_rule=centred_bias_, generator=generator())
     unit_means = weight.sum(1) / math.sqrt(2 * math.pi) + bias
     assert torch.allclose(unit_means, torch.zeros(30, dtype=torch.float64), atol=1e-12)
-    icnn_init_(weight, bias, mean=0.7, bias_rule=centred_bias_, generator=generator())
+    moments_init_(weight, bias, mean=0.7, bias_rule=centred_bias_, generator=generator())
     shifted = torch.relu(torch.randn(2_000_000, generator=generator()) + 0.7).mean()
     assert float((weight.sum(1) * shifted + bias).mean()) == pytest.approx(0.7, abs=0.01)
 
@@ -155,7 +155,7 @@ def test_real_layers_keep_the_signal_at_the_fixed_point(activation, rho):
     signals = []
     for seed in range(20):
         weight, bias = torch.empty(500, 500), torch.empty(500)
-        icnn_init_(weight, bias, activation, rho, distribution=gamma_, generator=generator(seed))
+        moments_init_(weight, bias, activation, rho, distribution=gamma_, generator=generator(seed))
         signals.append(function(start) @ weight.T + bias)
     signal = torch.stack(signals)
     mean = signal.mean()

@@ -344,7 +344,7 @@ def test_values_that_are_not_finite_are_refused_by_row():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"method": "walk"}, "unknown method 'walk'; choose one of interpolate, track"),
+        ({"method": "walk"}, "method must be one of interpolate, track, got 'walk'"),
         ({"steps": 0}, "steps must be an integer of at least 1"),
         ({"steps": 2.0}, "steps must be an integer of at least 1"),
         ({"steps": True}, "steps must be an integer of at least 1"),

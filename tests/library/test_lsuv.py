@@ -202,7 +202,7 @@ def test_refused_initialisations_leave_the_network_unchanged():
     inputs = batch(8)
     before = [parameter.clone() for parameter in network.parameters()]
     refusals = [
-        ({"inputs": inputs, "variance": 0.0}, r"variance must lie in \(0, inf\)"),
+        ({"inputs": inputs, "variance": 0.0}, r"variance must be a number in \(0, inf\)"),
         ({"inputs": inputs, "variance": math.inf}, "variance"),
         ({"inputs": inputs, "mean": math.nan}, "mean"),
         ({"inputs": inputs[:1], "per_unit": True}, r"layers\.0 have variance.*more inputs"),
