@@ -35,7 +35,7 @@ from convexinit.dropout import seed_dropout_
 from convexinit.init_network import init_icnn_
 from convexinit.layers import ConvexLinear, project_
 from convexinit.level_sets import walk_level_set
-from convexinit.molecules.autoencoder import Autoencoder, AutoencoderCodec
+from convexinit.molecules.autoencoder import WEIGHTS, Autoencoder, load
 from convexinit.molecules.cddd import CDDDNetwork
 from convexinit.molecules.cddd import tokenise as tokenise_cddd
 from convexinit.molecules.ecfp import ECFPCodec
@@ -246,7 +246,7 @@ def recurrent_ceiling(network: Autoencoder, molecules: int, steps: int) -> Calla
 def codec_rates(rounds: int) -> Iterator[tuple[str, Callable[[], list[float]]]]:
     """Name and measurement (per second) of what is done with molecules."""
     smiles = load_structural_alerts().train.smiles
-    autoencoder, fingerprints = AutoencoderCodec.load(), ECFPCodec()
+    autoencoder, fingerprints = load(WEIGHTS), ECFPCodec()
     codes = autoencoder.encode(smiles)
     cddd = CDDDNetwork().eval()
     network = init_icnn_(MLP([512, 128, 128, 1])).double()
@@ -309,7 +309,7 @@ def ratios(
 
 def encoding_share(rounds: int) -> list[float]:
     """Matrix products of encoding over encoding itself, for 512 sequences of 15 tokens."""
-    network = AutoencoderCodec.load().network
+    network = load(WEIGHTS).network
     tokens = torch.randint(3, 40, (512, 15))
 
     @torch.inference_mode()

@@ -31,7 +31,7 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from convexinit.molecules.cddd import PATH, URL, find_weights_fault
+from convexinit.molecules.cddd import URL, WEIGHTS, find_weights_fault
 from convexinit_paper.data.cifar import CIFAR, read_cifar
 from convexinit_paper.data.compat import import_torchvision
 from convexinit_paper.data.files import DataError, DataFile, find_fault
@@ -122,9 +122,9 @@ def download_tox21(data_dir: Path) -> int:
 
 def download_cddd(data_dir: Path) -> int:
     """The published weights of the CDDD descriptor, converted to one NumPy archive."""
-    if find_weights_fault(data_dir / PATH) is None:
+    if find_weights_fault(data_dir / WEIGHTS) is None:
         return 0
-    download([URL], data_dir / PATH, write_cddd)
+    download([URL], data_dir / WEIGHTS, write_cddd)
     return 1
 
 

@@ -14,8 +14,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from convexinit.molecules.autoencoder import WEIGHTS, AutoencoderCodec
-from convexinit_paper.data.files import DataError
+from convexinit.molecules import WeightsError, load_codec
+from convexinit.molecules.autoencoder import WEIGHTS
 from convexinit_paper.request.config import CONF
 
 LARGEST = 12_000_000  # bytes that the package may carry
@@ -29,12 +29,12 @@ def main() -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
     source = parser.parse_args().run / "arrays.npz"
     try:
-        codec = AutoencoderCodec.load(source)
+        codec = load_codec("autoencoder", weights=source)
         size = source.stat().st_size
         if size > LARGEST:
             sys.exit(f"error: {source} has {size:,} bytes, more than the {LARGEST:,} allowed")
         shutil.copyfile(source, WEIGHTS)
-    except (DataError, OSError) as error:
+    except (WeightsError, OSError) as error:
         sys.exit(f"error: {error}")
     options = CONF / "codec" / "autoencoder.yaml"
     text = re.sub(r"(?m)^digest: .*$", f"digest: {codec.digest}", options.read_text())

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from convexinit.molecules import cddd, load_codec
+from convexinit.molecules import WeightsError, cddd, load_codec
 from convexinit.molecules.cddd import CDDDCodec, CDDDNetwork, build_network, detokenise, tokenise
-from convexinit_paper.data.files import DataError
 from support.data import ROOT, real_data_dir
 
 # --- The definition, one sample, one step, one gate at a time, in float64 -------------------------
@@ -489,8 +488,8 @@ def test_missing_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("CONVEXINIT_DATA", str(tmp_path / "no data"))
     message = fault_of(load_codec, "cddd")
     assert "fault: missing" in message
-    assert f"scripts/download_data.py cddd --data-dir '{tmp_path / 'no data'}'" in message
-    assert str(tmp_path / "no data/cddd/default_model_params.npz") in message
+    file = tmp_path / "no data/cddd/default_model_params.npz"
+    assert f"curl --location --create-dirs --output '{file}' {cddd.URL}" in message
 
 
 def test_other_digest(weights, tmp_path):
@@ -500,7 +499,7 @@ def test_other_digest(weights, tmp_path):
     message = fault_of(load_codec, "cddd", weights=path)
     assert "0c4bd08a593c78221c20506eca8e8b88b823b98e65ef3b3784ed4a63f266bd23" in message
     assert hashlib.sha256(path.read_bytes()).hexdigest() in message
-    assert "python scripts/download_data.py cddd" in message
+    assert "curl" in message
     assert "check_digest=False" in message
 
 
@@ -561,7 +560,7 @@ def test_damaged_weights(weights, tmp_path):
 
 
 def fault_of(function, *arguments, **options) -> str:
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(WeightsError) as caught:
         function(*arguments, **options)
     message = str(caught.value)
     assert message.count("\n") < 10
@@ -572,7 +571,7 @@ def fault_of(function, *arguments, **options) -> str:
 
 PLACES = [
     Path(os.environ.get("CONVEXINIT_CDDD", "")),
-    *(folder / cddd.PATH for folder in (real_data_dir(), ROOT / "data")),
+    *(folder / cddd.WEIGHTS for folder in (real_data_dir(), ROOT / "data")),
 ]
 PUBLISHED = next((place for place in PLACES if place.is_file()), None)
 

@@ -259,7 +259,7 @@ def test_labels_stay_with_their_molecules(base, place):
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("codec__name", "morgan", r"no codec 'morgan'; there are autoencoder, cddd, ecfp"),
+        ("codec__name", "morgan", r"codec must be one of autoencoder, cddd, ecfp, got 'morgan'"),
         ("codec__digest", "abc", r"codec\.digest is abc, but the codec ecfp at hand is"),
         ("dropout__input", 1.5, r"dropout\.input must be in \[0, 1\); got 1\.5"),
         ("dropout__hidden", -0.1, r"dropout\.hidden must be in \[0, 1\)"),

@@ -7,8 +7,6 @@ frequent groups of symbols are single tokens (:mod:`convexinit.molecules.tokens`
 
 from __future__ import annotations
 
-import hashlib
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convexinit.checks import check_integer
 from convexinit.molecules.chemistry import canonical
-from convexinit.molecules.codec import Codec, check_codes, check_count
+from convexinit.molecules.codec import Codec, check_codes
 from convexinit.molecules.tokens import END, NO_TOKEN, PADDING, START, Vocabulary, split_symbols
-from convexinit_paper.data.files import DataError
-from convexinit_paper.request.config import require
+from convexinit.molecules.weights import WeightsError, read_arrays
 
 # The weights that come with the package.
 WEIGHTS = Path(__file__).with_name("autoencoder.npz")
@@ -34,7 +32,7 @@ ROWS = 512  # sequences that are encoded or decoded at once
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of the network.
+    """Sizes of the network, all at least 1.
 
     Attributes:
         dimensions: of the code.
@@ -52,7 +50,7 @@ class Sizes:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            require(value >= 1, f"model.{name}", "at least 1", value)
+            check_integer(name, value)
 
 
 class Autoencoder(nn.Module):
@@ -276,7 +274,7 @@ class AutoencoderCodec(Codec):
         digest: of the file that both come from.
 
     Example:
-        >>> codec = AutoencoderCodec.load()
+        >>> codec = load(WEIGHTS)
         >>> codec.decode(codec.encode(["OCC(=O)c1ccccc1"]))
         ['O=C(CO)c1ccccc1']
     """
@@ -288,31 +286,6 @@ class AutoencoderCodec(Codec):
         self.vocabulary = vocabulary
         self.dimensions = network.sizes.dimensions
         self.digest = digest
-
-    @classmethod
-    def load(cls, weights: str | Path | None = None) -> AutoencoderCodec:
-        """The codec with weights from a file. No code in the file is executed.
-
-        Args:
-            weights: file written by ``scripts/ship_autoencoder.py``, or the ``arrays.npz`` of a run
-                of the experiment; None for the weights that come with the package.
-
-        Raises:
-            DataError: if the file is missing or damaged.
-        """
-        path = WEIGHTS if weights is None else Path(weights).expanduser()
-        try:
-            content = path.read_bytes()
-            with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-                network, vocabulary = from_arrays(dict(archive))
-        except Exception as error:  # damaged bytes can make the readers fail in any way
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise DataError(
-                f"The weights of the autoencoder in {path} cannot be used: {reason}\n"
-                "python run.py experiment=autoencoder trains them anew; the file arrays.npz of the "
-                "run holds them."
-            ) from error
-        return cls(network, vocabulary, hashlib.sha256(content).hexdigest()[:16])
 
     def _encode_canonical(self, canonical: list[str]) -> np.ndarray:
         return encode_tokens(self.network, tokenise(self.vocabulary, canonical)).numpy()
@@ -334,7 +307,7 @@ class AutoencoderCodec(Codec):
             ValueError: codes of another shape or that are not finite; ``beam`` below 1 or no
                 integer.
         """
-        beam = check_count("beam", beam)
+        beam = check_integer("beam", beam)
         inputs = torch.from_numpy(check_codes(codes, self.dimensions))
         if len(inputs) == 0:
             return []
@@ -366,3 +339,22 @@ class AutoencoderCodec(Codec):
             ]
             results.append(texts[distances.index(min(distances))])
         return results
+
+
+def load(weights: Path) -> AutoencoderCodec:
+    """The codec with weights from a file. No code in the file is executed.
+
+    Args:
+        weights: the ``.npz`` file that comes with the package, or the ``arrays.npz`` of a run of
+            the experiment that trains the autoencoder.
+
+    Raises:
+        WeightsError: if the file is missing or damaged.
+    """
+    try:
+        arrays, digest = read_arrays(weights)
+        network, vocabulary = from_arrays(arrays)
+    except Exception as error:  # numbers of any shape and type can be in the file
+        advice = "In a checkout of the project, python run.py experiment=autoencoder trains others."
+        raise WeightsError("the autoencoder", weights, error, advice) from error
+    return AutoencoderCodec(network, vocabulary, digest[:16])

@@ -7,9 +7,7 @@ weights, which a user has to download; networks of other sizes work the same way
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import os
 import shlex
 from collections.abc import Sequence
 from itertools import pairwise
@@ -21,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
-from convexinit.molecules.codec import Codec, check_codes, check_count
+from convexinit.checks import check_integer
+from convexinit.molecules.codec import Codec, check_codes
 from convexinit.molecules.tokens import split_symbols
-from convexinit_paper.data.files import DataError
+from convexinit.molecules.weights import WeightsError, fault_of, read_arrays
 
 # The converted weights, about 200 MB.
 URL = (
@@ -31,12 +30,12 @@ URL = (
     "default_model_params.npz"
 )
 SHA256 = "0c4bd08a593c78221c20506eca8e8b88b823b98e65ef3b3784ed4a63f266bd23"
-PATH = "cddd/default_model_params.npz"  # in the data folder
+WEIGHTS = Path("cddd/default_model_params.npz")  # in the data folder
 
 # The number of a token is its place; the order is that of the published weights. The first token
 # ends a sequence, the last one starts it.
 TOKENS = ("</s>", *"#%)(+-1032547698:=@CBFIHONPS[]cionps", "Cl", "Br", "<s>")
-END = 0
+_END = 0
 _NUMBERS = {token: number for number, token in enumerate(TOKENS)}
 
 BEAM = 10
@@ -67,7 +66,7 @@ def detokenise(numbers: Sequence[int]) -> str:
 
 
 def _until_end(numbers: Sequence[int]) -> list[int]:
-    return list(itertools.takewhile(lambda number: number != END, numbers))
+    return list(itertools.takewhile(lambda number: number != _END, numbers))
 
 
 class GRULayer(nn.Module):
@@ -244,7 +243,7 @@ class CDDDNetwork(nn.Module):
 
         The result for a sequence does not depend on the others.
         """
-        rows = [torch.tensor([self.start, *tokens, END]) for tokens in sequences]
+        rows = [torch.tensor([self.start, *tokens, _END]) for tokens in sequences]
         tokens, sizes, _, backwards = _pack(rows, self.embedding.table.device)
         return self.encoder(self.embedding.table[tokens], sizes)[backwards]
 
@@ -257,7 +256,7 @@ class CDDDNetwork(nn.Module):
                 probability.
         """
         # What goes in beside what has to come out, so that both are packed in the same order.
-        rows = [torch.tensor(list(pairwise([self.start, *tokens, END]))) for tokens in sequences]
+        rows = [torch.tensor(list(pairwise([self.start, *tokens, _END]))) for tokens in sequences]
         pairs, sizes, order, backwards = _pack(rows, codes.device)
         inputs, targets = pairs.unbind(1)
         states = self.decoder.initial_states(codes[order])
@@ -293,7 +292,7 @@ class CDDDNetwork(nn.Module):
         scores[:, 0] = 0.0
         history = torch.full((count, beam, 1), self.start, device=codes.device)
         only_end = codes.new_full((vocabulary,), -torch.inf, dtype=torch.float64)
-        only_end[END] = 0.0
+        only_end[_END] = 0.0
         for _ in range(limit):
             if len(pending) == 0:
                 break
@@ -301,14 +300,14 @@ class CDDDNetwork(nn.Module):
             signal = self.embedding.table[last.flatten()]
             logits, states = self.decoder(signal, [len(signal)], states)
             steps = logits.double().log_softmax(1).view(-1, beam, vocabulary)
-            steps = torch.where((last == END).unsqueeze(2), only_end, steps)
+            steps = torch.where((last == _END).unsqueeze(2), only_end, steps)
             totals = (scores.unsqueeze(2) + steps).flatten(1)
             scores, order = (part[:, :beam] for part in _sorted(totals))
             parents, tokens = order // vocabulary, order % vocabulary
             rows = torch.arange(len(parents), device=codes.device).unsqueeze(1)
             history = torch.cat([history[rows, parents], tokens.unsqueeze(2)], dim=2)
             # Probabilities only fall, so that an ended sequence in the first place stays there.
-            going_on = tokens[:, 0] != END
+            going_on = tokens[:, 0] != _END
             for place, sequence in zip(
                 pending[~going_on].tolist(), history[~going_on, 0, 1:].tolist(), strict=True
             ):
@@ -362,36 +361,6 @@ class CDDDCodec(Codec):
         self.digest = f"cddd-{digest}"
         self.dimensions = len(network.encoder.bottleneck_bias)
 
-    @classmethod
-    def load(
-        cls,
-        weights: str | Path | None = None,
-        check_digest: bool = True,
-        data_dir: str | Path | None = None,
-        device: str | torch.device = "cpu",
-    ) -> CDDDCodec:
-        """The codec with weights from a file. No code in the file is executed.
-
-        Args:
-            weights: the ``.npz`` file; None for :data:`PATH` in the data folder.
-            check_digest: whether it must be the published file. False for weights of one's own,
-                whose sizes may differ.
-            data_dir: the data folder; None for the environment variable CONVEXINIT_DATA, or
-                "data" if that is not set.
-            device: to compute on.
-
-        Raises:
-            DataError: if the file is missing, damaged or another one.
-        """
-        folder = Path(data_dir or os.environ.get("CONVEXINIT_DATA") or "data").expanduser()
-        path = folder / PATH if weights is None else Path(weights).expanduser()
-        try:
-            arrays, digest = _read(path, check_digest)
-            network = build_network(arrays)
-        except WeightsError as fault:
-            raise DataError(_message(path, folder, str(fault))) from fault
-        return cls(network, digest, device)
-
     @torch.inference_mode()
     def _encode_canonical(self, canonical: list[str]) -> np.ndarray:
         sequences = [tokens for text in canonical if (tokens := tokenise(text)) is not None]
@@ -414,7 +383,7 @@ class CDDDCodec(Codec):
             ValueError: codes of another shape or that are not finite; ``beam`` or ``max_length``
                 below 1 or no integer.
         """
-        beam, max_length = check_count("beam", beam), check_count("max_length", max_length)
+        beam, max_length = check_integer("beam", beam), check_integer("max_length", max_length)
         inputs = torch.from_numpy(check_codes(codes, self.dimensions))
         device = self.network.embedding.table.device
         return [
@@ -424,48 +393,48 @@ class CDDDCodec(Codec):
         ]
 
 
-class WeightsError(Exception):
-    """What is wrong with a file of weights, in a few words."""
+def load(weights: Path, check_digest: bool = True, device: str | torch.device = "cpu") -> CDDDCodec:
+    """The codec with weights from a file. No code in the file is executed.
+
+    Args:
+        weights: the ``.npz`` file.
+        check_digest: whether it must be the published file. False for weights of one's own, whose
+            sizes may differ.
+        device: to compute on.
+
+    Raises:
+        WeightsError: if the file is missing, damaged or another one.
+    """
+    try:
+        arrays, digest = read_arrays(weights, SHA256 if check_digest else None)
+        network = build_network(arrays)
+    except (OSError, ValueError) as error:
+        file = shlex.quote(str(weights.resolve()))
+        raise WeightsError(
+            "CDDD",
+            weights,
+            error,
+            f"To download them:  curl --location --create-dirs --output {file} {URL}",
+            'Or name the file:  load_codec("cddd", weights=...); other weights than the published',
+            "ones need check_digest=False.",
+        ) from error
+    return CDDDCodec(network, digest, device)
 
 
 def find_weights_fault(path: Path) -> str | None:
     """What is wrong with a file of the published weights, in a few words; None if it is right."""
     try:
-        _read(path, check_digest=True)
-    except WeightsError as error:
-        return str(error)
+        read_arrays(path, SHA256)
+    except (OSError, ValueError) as error:
+        return fault_of(error)
     return None
-
-
-def _read(path: Path, check_digest: bool) -> tuple[dict[str, np.ndarray], str]:
-    """Arrays of an ``.npz`` file, and its sha256."""
-    try:
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            if check_digest and digest != SHA256:
-                raise WeightsError(
-                    f"damaged, or not the published weights: its sha256 is {digest}, "
-                    f"expected {SHA256}"
-                )
-            stream.seek(0)
-            with np.load(stream, allow_pickle=False) as archive:
-                return dict(archive), digest
-    except FileNotFoundError as error:
-        raise WeightsError("missing") from error
-    except OSError as error:
-        raise WeightsError(f"not readable: {error.strerror or error}") from error
-    except WeightsError:
-        raise
-    except Exception as error:  # damaged bytes can make the readers of zip and npy fail in any way
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise WeightsError(f"not an .npz archive of numbers: {reason}") from error
 
 
 def build_network(arrays: dict[str, np.ndarray]) -> CDDDNetwork:
     """The network of these weights, whose sizes follow from their shapes.
 
     Raises:
-        WeightsError: if a weight is missing, too many, or of a wrong shape or type.
+        ValueError: if a weight is missing, too many, or of a wrong shape or type.
     """
     sizes = _sizes(arrays)
     with torch.device("meta"):  # shapes alone: the values come from the arrays
@@ -476,18 +445,18 @@ def build_network(arrays: dict[str, np.ndarray]) -> CDDDNetwork:
         ("has besides CDDD's weights", arrays.keys() - expected.keys()),
     ):
         if names:
-            raise WeightsError(f"it {fault} {', '.join(sorted(names)[:3])} ({len(names)} in all)")
+            raise ValueError(f"it {fault} {', '.join(sorted(names)[:3])} ({len(names)} in all)")
     state = {}
     for name, shape in expected.items():
         array = arrays[name]
         if array.dtype.kind != "f" or list(array.shape) != shape:
-            raise WeightsError(
+            raise ValueError(
                 f"{name} is {array.dtype} {list(array.shape)}, expected floating point {shape}"
             )
         with np.errstate(over="ignore"):
             array = np.ascontiguousarray(array, dtype=np.float32)
         if not np.isfinite(array).all():
-            raise WeightsError(f"{name} has values that are not finite")
+            raise ValueError(f"{name} has values that are not finite")
         state[name] = torch.from_numpy(array)
     network.load_state_dict(state, assign=True)
     return network
@@ -507,17 +476,3 @@ def _sizes(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     if bias is not None:
         sizes["code"] = bias.size
     return sizes
-
-
-def _message(path: Path, data_dir: Path, fault: str) -> str:
-    folder = shlex.quote(str(data_dir.resolve()))
-    return "\n".join(
-        [
-            "The weights of CDDD cannot be used.",
-            f"  file:  {path.resolve()}",
-            f"  fault: {fault}",
-            f"To download them:  python scripts/download_data.py cddd --data-dir {folder}",
-            'Or name the file:  load_codec("cddd", weights=...); other weights than the published',
-            "ones need check_digest=False.",
-        ]
-    )

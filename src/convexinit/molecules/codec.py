@@ -6,16 +6,13 @@ molecules that appear more than once, batches, and molecules that cannot be enco
 
 from __future__ import annotations
 
-import operator
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from convexinit.molecules.chemistry import Standardised
+from convexinit.molecules.chemistry import Standardised, standardise_all
 
 EXAMPLES = 3  # SMILES shown in a warning
 ROWS = 10  # row numbers shown in an error
@@ -69,8 +66,6 @@ class Codec(ABC):
 
     def prepare(self, smiles: Sequence[str]) -> list[Standardised]:
         """For each SMILES the canonical form that is encoded, or the reason why there is none."""
-        from convexinit.molecules.chemistry import Standardised, standardise_all
-
         return [
             Standardised(None, reason)
             if item.smiles is not None and (reason := self._refusal(item.smiles))
@@ -142,21 +137,6 @@ def check_codes(codes: np.ndarray, dimensions: int) -> np.ndarray:
             f"codes must be finite, but {len(wrong)} of {len(codes)} rows are not: {shown}"
         )
     return codes
-
-
-def check_count(name: str, value: int) -> int:
-    """The value as an integer.
-
-    Raises:
-        ValueError: it is no integer, or below 1.
-    """
-    try:
-        count = operator.index(value)
-    except TypeError:
-        count = 0
-    if count < 1:
-        raise ValueError(f"{name} must be an integer of at least 1; got {value!r}")
-    return count
 
 
 def batches_by_length(texts: Sequence[str], limit: int = BATCH_CHARACTERS) -> Iterator[list[str]]:

@@ -8,7 +8,10 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdFingerprintGenerator
 
+from convexinit.checks import check_integer
 from convexinit.molecules.codec import Codec
+
+WEIGHTS = None
 
 
 class ECFPCodec(Codec):
@@ -29,30 +32,24 @@ class ECFPCodec(Codec):
     name = "ecfp"
 
     def __init__(self, dimensions: int = 2048, radius: int = 2) -> None:
-        if dimensions < 1 or radius < 0:
-            raise ValueError(
-                "dimensions must be at least 1 and radius at least 0; "
-                f"got {dimensions} and {radius}"
-            )
-        self.dimensions = dimensions
+        self.dimensions = check_integer("dimensions", dimensions)
+        radius = check_integer("radius", radius, least=0)
         self.digest = f"ecfp-{radius}-{dimensions}"
         self._generator = rdFingerprintGenerator.GetMorganGenerator(radius, fpSize=dimensions)
-
-    @classmethod
-    def load(
-        cls, weights: str | Path | None = None, dimensions: int = 2048, radius: int = 2
-    ) -> ECFPCodec:
-        """The codec; ``weights`` must be None, as fingerprints have none.
-
-        Raises:
-            ValueError: if weights are given, and as the class.
-        """
-        if weights is not None:
-            raise ValueError(f"ecfp has no weights; got weights={str(weights)!r}")
-        return cls(dimensions, radius)
 
     def _encode_canonical(self, canonical: list[str]) -> np.ndarray:
         bits = [
             self._generator.GetFingerprintAsNumPy(Chem.MolFromSmiles(text)) for text in canonical
         ]
         return np.stack(bits).astype(np.float32)
+
+
+def load(weights: Path | None = None, dimensions: int = 2048, radius: int = 2) -> ECFPCodec:
+    """The codec; ``weights`` must be None, as fingerprints have none.
+
+    Raises:
+        ValueError: if weights are given, and as the class.
+    """
+    if weights is not None:
+        raise ValueError(f"ecfp has no weights; got weights={str(weights)!r}")
+    return ECFPCodec(dimensions, radius)

@@ -171,7 +171,7 @@ def open_codec(settings: CodecSettings, data_dir: str) -> Codec:
     Raises:
         ConfigError: its digest is not the expected one.
     """
-    codec = load_codec(settings.name, **({"data_dir": data_dir} if settings.name == "cddd" else {}))
+    codec = load_codec(settings.name, data_dir=data_dir)
     if settings.digest is not None and codec.digest != settings.digest:
         raise ConfigError(
             f"codec.digest is {settings.digest}, but the codec {settings.name} at hand is "

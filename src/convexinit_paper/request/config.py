@@ -47,8 +47,10 @@ def checked(settings: type[Settings], options: dict[str, Any], section: str) -> 
         return OmegaConf.to_object(schema)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise ConfigError(f"{section}.{error.full_key}: {str(error).splitlines()[0]}") from error
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    except ConfigError:
+        raise
+    except ValueError as error:  # of the library
+        raise ConfigError(f"{section}.{error}") from error
 
 
 def composed(*arguments: str) -> dict[str, Any]:
