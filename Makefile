@@ -19,7 +19,7 @@ install: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[paper,dev]'
 	touch $@
 
 # Files of tests run side by side, each process with one thread.
@@ -66,9 +66,9 @@ endif
 record: install
 	$(RUN) scripts/record_runs.py
 
+# Without the suffix of a build, such as +cpu, a version fits every machine's.
 constraints: install
-	$(VENV)/bin/pip freeze --exclude-editable --exclude torch --exclude torchvision \
-		| grep -v '@' > constraints.txt
+	$(VENV)/bin/pip freeze --exclude-editable | grep -v '@' | sed 's/+.*//' > constraints.txt
 
 clean:
 	rm -rf $(VENV) results/demo .pytest_cache .mypy_cache .ruff_cache
