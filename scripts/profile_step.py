@@ -152,7 +152,7 @@ def without_prepared_process(rounds: int) -> float:
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import statistics, torch\n"
-        "from convexinit_paper.training.loop import prepare_process\n"
+        "from convexinit_paper.training.machine import prepare_process\n"
         "if sys.argv[1] == 'yes': prepare_process()\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n"
         "from profile_step import MNIST, Step\n"

@@ -26,8 +26,8 @@ from convexinit_paper.figures import loss_figures
 from convexinit_paper.figures.training_loss import FEWEST_POINTS, drawn_steps
 from convexinit_paper.store.errors import RunError
 from convexinit_paper.store.identity import identity, run_folder
-from convexinit_paper.store.locks import replace, staging
 from convexinit_paper.store.runs import Run, read_runs
+from convexinit_paper.store.staging import replace, staging
 from convexinit_paper.sweeps.grid_search import CELLS, FINAL
 
 # Epochs whose held-out metrics are recorded, about.
@@ -78,7 +78,6 @@ def record(run: Run, out: Path) -> Path:
     if run.config["name"] in WITHOUT_BATCH_LOSSES:
         metrics = metrics[metrics["metric"] != "batch_loss"]
     with staging(folder) as place:
-        place.chmod(0o755)
         (place / "config.yaml").write_text(OmegaConf.to_yaml(identity(run.config)))
         thin(metrics, drawn).to_csv(place / "metrics.csv", index=False, float_format="%.6g")
         record_summary(run, place)

@@ -2,11 +2,8 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,14 +15,12 @@ from convexinit_paper.experiments.training_dynamics import begun_groups
 from convexinit_paper.store import checkpoints
 from convexinit_paper.store.checkpoints import Checkpoint
 from convexinit_paper.store.provenance import git_revision
-from convexinit_paper.store.runs import read_run
-from convexinit_paper.training import loop as training
+from convexinit_paper.training import resuming
 from convexinit_paper.training.loop import Split, train
 from convexinit_paper.training.memory import fitting
 from convexinit_paper.training.randomness import seeded_generator
 from convexinit_paper.training.settings import TrainerSettings
-from support.data import ROOT
-from support.runs import mounted
+from support.runs import tmpfs
 
 INPUTS = torch.randn(100, 6, generator=torch.Generator().manual_seed(0))
 TARGETS = (INPUTS[:, 0] > 0).long()
@@ -86,23 +81,10 @@ def test_an_interrupted_training_gives_the_same_numbers(tmp_path, states):
     assert expected.earlier == {}
 
 
-def test_a_checkpoint_of_another_version_is_set_aside(tmp_path):
-    _, expected = run()
-    with pytest.raises(KilledError):
-        run(DyingCheckpoint(tmp_path / "a.pt", 3))
-    checkpoint = Checkpoint(tmp_path / "a.pt", 0)
-    state = checkpoint.load()
-    del state["spent"]
-    checkpoint.save(state)
-    with pytest.warns(UserWarning, match="another version"):
-        _, history = run(Checkpoint(tmp_path / "a.pt", 0))
-    assert torch.equal(history.batch_losses, expected.batch_losses)
-
-
 def test_an_interruption_can_be_interrupted(tmp_path, monkeypatch):
     _, expected = run()
     for revision, states in (("first", 3), ("second", 9), ("first", 5)):
-        monkeypatch.setattr(training, "git_revision", lambda name=revision: name)
+        monkeypatch.setattr(resuming, "git_revision", lambda name=revision: name)
         with pytest.raises(KilledError):
             run(DyingCheckpoint(tmp_path / "a.pt", states))
     _, history = run(Checkpoint(tmp_path / "a.pt", 0))
@@ -123,22 +105,24 @@ def test_states_are_saved_now_and_then(tmp_path, monkeypatch):
     assert checkpoint.due()
 
 
-@pytest.mark.parametrize("content", [b"", b"damaged", b"PK\x03\x04" + bytes(100)])
-def test_a_damaged_checkpoint_is_set_aside(tmp_path, content):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: b"damaged",
+        lambda content: content[:4] + bytes(100),
+        lambda content: content[:2000],
+    ],
+)
+def test_a_damaged_checkpoint_is_set_aside(tmp_path, damage):
     path = tmp_path / "a.pt"
+    Checkpoint(path, 0).save({"weights": torch.zeros(1000)})
+    content = damage(path.read_bytes())
     path.write_bytes(content)
     with pytest.warns(UserWarning, match=r"a\.pt is damaged; it is set aside as a\.pt\.damaged"):
         assert Checkpoint(path, 0).load() is None
     assert (tmp_path / "a.pt.damaged").read_bytes() == content
     assert not path.exists()
-
-
-def test_a_truncated_checkpoint_is_set_aside(tmp_path):
-    path = tmp_path / "a.pt"
-    Checkpoint(path, 0).save({"weights": torch.zeros(1000)})
-    path.write_bytes(path.read_bytes()[:2000])
-    with pytest.warns(UserWarning, match="damaged"):
-        assert Checkpoint(path, 0).load() is None
 
 
 def test_code_in_a_checkpoint_is_not_executed(tmp_path):
@@ -163,13 +147,31 @@ def test_a_bit_that_was_flipped_is_noticed(tmp_path):
         assert Checkpoint(path, 0).load() is None
 
 
-@pytest.mark.parametrize("state", [{"step": 3}, {"step": 3, "network": {}, "losses": None}])
-def test_a_checkpoint_of_another_network_is_set_aside(tmp_path, state):
-    Checkpoint(tmp_path / "a.pt", 0).save(state)
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("spent", None),  # of another version
+        ("another", 1),
+        ("network", lambda network: {**network, "another": torch.ones(2)}),
+        ("network", lambda network: {name: weight[:1] for name, weight in network.items()}),
+        ("losses", lambda losses: losses[:, 1:]),
+        ("losses", lambda losses: losses.tolist()),
+    ],
+)
+def test_a_checkpoint_of_another_training_is_set_aside(tmp_path, part, change):
+    with pytest.raises(KilledError):
+        run(DyingCheckpoint(tmp_path / "a.pt", 3))
+    checkpoint = Checkpoint(tmp_path / "a.pt", 1000)
+    state = checkpoint.load()
+    old = state.pop(part, None)
+    if change:
+        state[part] = change(old) if callable(change) else change
+    checkpoint.save(state)
     reason = "another network, other data or another version; it is set aside"
     with pytest.warns(UserWarning, match=reason):
-        _, history = run(Checkpoint(tmp_path / "a.pt", 1000))
+        _, history = run(checkpoint)
     assert torch.equal(history.batch_losses, run()[1].batch_losses)
+    assert history.earlier == {}
     assert (tmp_path / "a.pt.damaged").exists()
 
 
@@ -201,14 +203,10 @@ def test_ctrl_c_while_a_checkpoint_is_written_stops_the_training(tmp_path, inter
 
 
 def test_a_full_disk_does_not_stop_the_training(tmp_path):
-    place = tmp_path / "mount"
-    mounted(place, "size=16k")
-    try:
+    with tmpfs(tmp_path / "mount", "size=16k") as place:
         with pytest.warns(UserWarning, match=r"is the disk full\?\); training goes on without"):
             _, history = run(Checkpoint(place / "a.pt", 0))
         assert not list(place.iterdir())
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
     assert torch.equal(history.batch_losses, run()[1].batch_losses)
 
 
@@ -236,43 +234,3 @@ def test_groups_that_no_longer_fit_are_named(tmp_path):
     with pytest.warns(UserWarning, match="of 10 seeds at once, and no more fit now than 5"):
         groups = begun_groups(fitting(10, 1, None, 5), tmp_path)
     assert groups == [range(5), range(5, 10)]
-
-
-def test_a_killed_run_goes_on_when_asked_again(tmp_path):
-    """A real process, killed after its first checkpoint; groups of seeds have their own."""
-    command = [
-        sys.executable, str(ROOT / "run.py"), "seeds=3", "trainer.epochs=25",
-        "checkpoint_minutes=0", "seeds_at_once=2",
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-    def ask(folder, *more):
-        return subprocess.run(
-            [*command, f"results_dir={folder}", *more],
-            env=environment, capture_output=True, text=True, check=True,
-        ).stdout.splitlines()[-1].removeprefix("run: ")  # fmt: skip
-
-    process = subprocess.Popen([*command, f"results_dir={tmp_path / 'a'}"], env=environment)
-    second = tmp_path / "a/checkpoints/digits"
-    deadline = time.monotonic() + 120
-    while not list(second.glob("*/seeds-2-3.pt")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not list((tmp_path / "a/runs").glob("*/*/summary.json"))
-
-    # Now there is memory for all at once.
-    resumed = read_run(Path(ask(tmp_path / "a", "seeds_at_once=null")))
-    assert resumed.summary["earlier_seconds"] > 0
-    assert resumed.summary["earlier_revisions"] == [resumed.summary["git_revision"]]
-    whole = read_run(Path(ask(tmp_path / "b", "seeds_at_once=3", "checkpoint_minutes=10")))
-    assert resumed.folder.name == whole.folder.name
-    # Networks in other stacks agree to rounding, as everywhere.
-    keys = ["seed", "epoch", "step", "split", "metric"]
-    both = resumed.metrics.merge(whole.metrics, on=keys)
-    assert len(both) == len(whole.metrics) == len(resumed.metrics)
-    early = both[both["epoch"] <= 2]
-    assert (early["value_x"] - early["value_y"]).abs().max() < 1e-3
-    assert not list(second.glob("*"))

@@ -25,12 +25,11 @@ from convexinit_paper.figures.__main__ import main
 from convexinit_paper.figures.select import TITLES, select, title_of
 from convexinit_paper.request.config import CONF, ConfigError, checked
 from convexinit_paper.store.errors import RunError
-from convexinit_paper.store.identity import run_folder
-from convexinit_paper.store.locks import staging
-from convexinit_paper.store.runs import COLUMNS, Outcome, read_runs, store
+from convexinit_paper.store.runs import COLUMNS, Outcome, read_runs
 from convexinit_paper.sweeps.grid_search import final_config, grid_cells, grid_names
 from convexinit_paper.training.models import ModelSettings, build_network
 from support.data import ROOT
+from support.runs import stored
 
 
 @cache
@@ -150,10 +149,7 @@ def store_cell(root, accuracy, loss=0.5, status="finished", model="icnn", epochs
 
 
 def store_run(config, metrics, seeds):
-    folder = run_folder(config)
-    with staging(folder) as place:
-        store(place, folder, config, Outcome(metrics, seeds, "CPU"), 0.0)
-    return folder
+    return stored(config, Outcome(metrics, seeds, "CPU"))
 
 
 def demo_cell(index):

@@ -19,11 +19,9 @@ from convexinit_paper.figures.__main__ import main
 from convexinit_paper.figures.select import TITLES, select
 from convexinit_paper.request.config import CONF
 from convexinit_paper.store.errors import RunError
-from convexinit_paper.store.identity import run_folder
-from convexinit_paper.store.locks import staging as staged
 from convexinit_paper.store.runs import COLUMNS, Outcome, read_run, read_runs
-from convexinit_paper.store.runs import store as store_outcome
 from support.data import ROOT
+from support.runs import stored
 
 PAPER = ROOT.parent / "shared" / "paper.md"
 ASSAYS = table_1.PAPER_ASSAYS[:-1]
@@ -68,10 +66,7 @@ def store(root, model, aurocs, codec="ecfp", dataset="tox21", digest="codes-1", 
             "excluded": {"train": {}, "test": {"fewer than 4 heavy atoms": 2, "empty": 1}},
         },
     )
-    folder = run_folder(config)
-    with staged(folder) as place:
-        store_outcome(place, folder, config, outcome, 1.0)
-    return folder
+    return stored(config, outcome)
 
 
 def random_aurocs(seed=0, seeds=10):

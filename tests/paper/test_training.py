@@ -11,7 +11,7 @@ from torch import nn
 from convexinit.init_network import init_icnn_
 from convexinit.networks import MLP
 from convexinit.stacking import stack_networks, unstack_network
-from convexinit_paper.training.loop import Split, epoch_order, evaluate, first_non_finite, train
+from convexinit_paper.training.loop import Split, diverged_at, epoch_order, evaluate, train
 from convexinit_paper.training.objectives import CLASSIFICATION
 from convexinit_paper.training.randomness import seeded_generator
 from convexinit_paper.training.settings import TrainerSettings
@@ -141,9 +141,13 @@ def test_a_network_that_diverges_in_its_last_step_is_named():
     assert history.diverged_at == [1, 1]
 
 
-def test_first_non_finite_counts_steps_from_one():
-    losses = torch.tensor([[1.0, math.nan, 1.0], [1.0, 1.0, 1.0], [math.inf, 1.0, math.nan]])
-    assert first_non_finite(losses) == [2, None, 1]
+def test_the_step_of_divergence_is_counted_from_one():
+    nan, inf = math.nan, math.inf
+    losses = [[1.0, nan, 1.0], [1.0, 1.0, 1.0], [inf, 1.0, nan], [1.0, 1.0, 1.0], [1.0, nan, 1.0]]
+    stack = stack_networks([network_of(seed) for seed in range(5)])
+    with torch.no_grad():
+        stack.layers[1].weight[3:].fill_(nan)  # noticed after the last step only
+    assert diverged_at(torch.tensor(losses), stack) == [2, None, 1, 3, 2]
 
 
 def test_evaluation_is_the_mean_over_all_rows(monkeypatch):

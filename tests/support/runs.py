@@ -1,6 +1,8 @@
 """Runs that tests write, and folders mounted for them."""
 
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,8 @@ import pandas as pd
 import pytest
 
 from convexinit_paper.store.identity import run_folder
-from convexinit_paper.store.locks import staging
-from convexinit_paper.store.runs import COLUMNS, Outcome, store
+from convexinit_paper.store.runs import COLUMNS, Outcome, seed_summary, store
+from convexinit_paper.store.staging import staging
 
 
 def config_of(results_dir, **options):
@@ -31,22 +33,37 @@ def outcome_of(value=1.0):
     rows = [(seed, 1, 1, "train", "batch_loss", value + seed) for seed in (0, 1)]
     return Outcome(
         pd.DataFrame(rows, columns=COLUMNS),
-        {0: {"status": "finished"}, 1: {"status": "diverged", "step": 3}},
+        {0: seed_summary(False), 1: seed_summary(True, step=3)},
         "a processor",
         {"matrix": np.eye(3, dtype=np.float16)},
     )
 
 
-def write(config, value=1.0):
+def stored(config, outcome):
+    """Store an outcome as run_experiment does; returns the folder of the run."""
     folder = run_folder(config)
     with staging(folder) as place:
-        store(place, folder, config, outcome_of(value), 1.5)
+        store(place, folder, config, outcome, 1.5)
     return folder
 
 
-def mounted(folder: Path, options: str):
-    """Mount a small tmpfs, or skip where that is not allowed."""
+def write(config, value=1.0):
+    return stored(config, outcome_of(value))
+
+
+def hidden(results_dir: Path) -> list[Path]:
+    """Locks and places of unfinished runs."""
+    return [path for path in results_dir.rglob("*") if path.name.startswith(".")]
+
+
+@contextmanager
+def tmpfs(folder: Path, options: str) -> Iterator[Path]:
+    """A small file system mounted on ``folder``; skips where that is not allowed."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     if subprocess.run(command, capture_output=True, check=False).returncode != 0:
         pytest.skip("needs the right to mount a file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)

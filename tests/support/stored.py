@@ -11,9 +11,8 @@ from convexinit_paper.figures import (
     training_summary,
 )
 from convexinit_paper.request.config import CONF
-from convexinit_paper.store.identity import run_folder
-from convexinit_paper.store.locks import staging
-from convexinit_paper.store.runs import COLUMNS, Outcome, store
+from convexinit_paper.store.runs import COLUMNS, Outcome
+from support.runs import stored
 
 
 @cache
@@ -41,10 +40,7 @@ def store_run(config, metrics, arrays=None):
         seed: {"status": "diverged" if seed in bad else "finished", **final}
         for seed in config["seeds"]
     }
-    folder = run_folder(config)
-    with staging(folder) as place:
-        store(place, folder, config, Outcome(metrics, seeds, "CPU", arrays or {}), 0.0)
-    return folder
+    return stored(config, Outcome(metrics, seeds, "CPU", arrays or {}))
 
 
 def batch_losses(steps, seeds, level=1.0):

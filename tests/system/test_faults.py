@@ -4,8 +4,9 @@ Runs are stored by real processes through ``run_experiment``; only the experimen
 by one that takes milliseconds.
 """
 
-import contextlib
+import dataclasses
 import errno
+import itertools
 import multiprocessing
 import os
 import random
@@ -22,14 +23,22 @@ import pytest
 
 from convexinit_paper import experiments
 from convexinit_paper.experiments import prepared, run_experiment
-from convexinit_paper.store import runs
+from convexinit_paper.store import locks
 from convexinit_paper.store.errors import RunError
 from convexinit_paper.store.failures import failure_log
 from convexinit_paper.store.identity import run_folder
 from convexinit_paper.store.locks import claimed
-from convexinit_paper.store.runs import COLUMNS, Outcome, is_intact, read_runs
-from support.commands import VARIANTS, start_sweep
-from support.runs import config_of, mounted
+from convexinit_paper.store.runs import (
+    COLUMNS,
+    Outcome,
+    is_intact,
+    read_run,
+    read_runs,
+    seed_summary,
+)
+from convexinit_paper.store.staging import staging
+from support.commands import VARIANTS, command, environment, folder_of, run, start_sweep
+from support.runs import config_of, hidden, outcome_of, stored, tmpfs, write
 
 FORK = multiprocessing.get_context("fork")
 RHOS = [0.1, 0.2, 0.3, 0.4, 0.5]
@@ -55,7 +64,7 @@ def measure(config):
         for step, value in enumerate(rng.normal(size=40).round(6), start=1)
     ]
     table = pd.DataFrame(rows, columns=COLUMNS)
-    seeds = {seed: {"status": "finished"} for seed in config["seeds"]}
+    seeds = {seed: seed_summary(diverged=False) for seed in config["seeds"]}
     return Outcome(table, seeds, "none", {"matrix": rng.normal(size=(3, 3))})
 
 
@@ -73,11 +82,6 @@ def sweep(results_dir):
         run_experiment(request(results_dir, rho))
 
 
-def force_for_ever(results_dir):
-    while True:
-        run_experiment(request(results_dir, RHOS[0], force=True))
-
-
 def kill_after(seconds, target, *arguments):
     process = FORK.Process(target=target, args=arguments)
     process.start()
@@ -89,10 +93,6 @@ def kill_after(seconds, target, *arguments):
 
 def visible(results_dir):
     return {run.folder: run.metrics for run in read_runs(results_dir / "runs")}
-
-
-def hidden(results_dir):
-    return [path for path in results_dir.rglob("*") if path.name.startswith(".")]
 
 
 def test_sweeps_killed_at_random_moments_complete_with_the_same_numbers(fake, tmp_path):
@@ -119,8 +119,8 @@ def test_sweeps_killed_at_random_moments_complete_with_the_same_numbers(fake, tm
         assert {folder.name for folder in after} == set(calm)
         for folder, table in after.items():
             pd.testing.assert_frame_equal(table, calm[folder.name])
-        # Staging folders are gone; a lock's file may be left of a kill just after a run was stored.
-        assert all(path.suffix == ".lock" for path in hidden(results))
+        # A lock's file or an empty folder may be left of a kill just after a run was stored.
+        assert all(path.suffix == ".lock" or not [*path.iterdir()] for path in hidden(results))
         for rho in RHOS:
             run_experiment(request(results, rho, force=True))
         assert hidden(results) == []
@@ -128,74 +128,73 @@ def test_sweeps_killed_at_random_moments_complete_with_the_same_numbers(fake, tm
     assert completed >= 2
 
 
-def test_a_forced_run_that_is_killed_never_hides_the_old_one(fake, tmp_path):
-    folder = run_experiment(request(tmp_path, RHOS[0]))
-    expected = pd.read_csv(folder / "metrics.csv")
-    chance = random.Random(1)
-    for _ in range(20):
-        exit_code = kill_after(chance.uniform(0.02, 0.08), force_for_ever, tmp_path)
-        assert exit_code == -signal.SIGKILL
-        assert is_intact(folder)
-        pd.testing.assert_frame_equal(pd.read_csv(folder / "metrics.csv"), expected)
+def store_for_ever(results_dir):
+    config = config_of(results_dir)
+    for value in itertools.count():
+        for some in ({**config, "seeds": [value]}, config):
+            with claimed(run_folder(some)):
+                write(some, value)
 
 
-def test_without_exchange_of_folders_the_next_request_brings_the_old_run_back(
-    fake, tmp_path, monkeypatch
-):
-    """Killed exactly between the two renames, where the file system has no exchange (NFS)."""
-    monkeypatch.setattr(runs, "_exchange", lambda *_: False)
-    folder = run_experiment(request(tmp_path, RHOS[0]))
-    inode = folder.stat().st_ino
-
-    def forced_and_killed():
-        rename = Path.rename
-
-        def rename_and_die(self, target):
-            result = rename(self, target)
-            if Path(target).parent.name.startswith(".old-"):
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-
-        Path.rename = rename_and_die
-        run_experiment(request(tmp_path, RHOS[0], force=True))
-
-    process = FORK.Process(target=forced_and_killed)
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    assert not folder.exists()
-
-    fake.run = lambda config: pytest.fail("computed again")
-    assert run_experiment(request(tmp_path, RHOS[0])) == folder
-    assert folder.stat().st_ino == inode
-    assert hidden(tmp_path) == []
+def test_no_half_written_run_is_read_after_a_kill(tmp_path):
+    """SIGKILL at random moments while runs are written and replaced."""
+    for attempt in range(10):
+        assert kill_after(0.2 + 0.03 * attempt, store_for_ever, tmp_path) == -signal.SIGKILL
+        runs = read_runs(tmp_path / "runs")
+        for left in runs:
+            assert len(left.metrics) == 2
+            assert left.metrics["value"].diff().iloc[1] == 1.0
+            assert left.arrays["matrix"].shape == (3, 3)
+    assert len(runs) > 1
 
 
-def check_replacement(results_dir):
-    folder = run_experiment(request(results_dir, RHOS[0]))
-    inode = folder.stat().st_ino
+def die_before(change, results_dir):
+    """Force a run, but die just before the given change of the file system, counted from 1."""
+    changes = itertools.count(1)
+
+    def watch(event, arguments):
+        writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        changed = writes or event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir")
+        if changed and next(changes) == change:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
     run_experiment(request(results_dir, RHOS[0], force=True))
-    assert folder.stat().st_ino != inode
-    assert is_intact(folder)
-    assert hidden(results_dir) == []
 
 
-def test_a_run_is_replaced_in_one_step_where_that_is_possible(fake, tmp_path, monkeypatch):
-    one, other = tmp_path / "one", tmp_path / "other"
-    for folder in (one, other):
-        folder.mkdir()
-        (folder / folder.name).touch()
-    if not runs._exchange(one, other):
-        pytest.skip("this file system cannot exchange folders")
-    assert (one / "other").exists()
-    assert (other / "one").exists()
-    monkeypatch.setattr(runs, "_replace_in_two_steps", lambda *_: pytest.fail("two steps"))
-    check_replacement(tmp_path)
+def test_a_forced_run_killed_at_any_moment_leaves_the_old_run_or_the_new_one(fake, tmp_path):
+    def another(config):
+        return measure({**config, "model": {"rho": RHOS[1]}})
 
+    def numbers(run):
+        return run.metrics["value"].tolist()
 
-def test_two_steps_replace_a_run_too(fake, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "_exchange", lambda *_: False)
-    check_replacement(tmp_path)
+    seen, moved = [], 0
+    for change in itertools.count(1):
+        results = tmp_path / str(change)
+        fake.run = measure
+        folder = run_experiment(request(results, RHOS[0]))
+        old = numbers(read_run(folder))
+        fake.run = another
+        process = FORK.Process(target=die_before, args=(change, results))
+        process.start()
+        process.join()
+        [left] = read_runs(results / "runs")
+        seen.append(numbers(left) == old)
+        moved += not folder.exists()
+        fake.run = lambda config: pytest.fail("computed again")
+        assert run_experiment(request(results, RHOS[0])) == folder
+        assert numbers(read_run(folder)) == numbers(left)
+        fake.run = another
+        run_experiment(request(results, RHOS[0], force=True))
+        assert hidden(results) == []
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+    assert moved == 1  # between two renames, when the old run lies beside its place
+    assert seen == sorted(seen, reverse=True)
+    assert seen[0]
+    assert not seen[-1]
 
 
 def test_sweeps_at_the_same_time_share_the_work(fake, tmp_path, capfd):
@@ -261,13 +260,13 @@ def test_a_lock_is_held_until_the_work_is_done(tmp_path):
 
 def test_the_file_of_a_lock_goes_before_the_lock(tmp_path, monkeypatch):
     """Else another process could lock the file just before it loses its name."""
-    release, seen = runs.FileLock.release, []
+    release, seen = locks.FileLock.release, []
 
     def watched(self, *arguments, **options):
         seen.append(Path(self.lock_file).exists())
         release(self, *arguments, **options)
 
-    monkeypatch.setattr(runs.FileLock, "release", watched)
+    monkeypatch.setattr(locks.FileLock, "release", watched)
     with claimed(tmp_path / "runs" / "digits" / "icnn-0"):
         assert len(hidden(tmp_path)) == 1
     assert seen[0] is False
@@ -279,7 +278,11 @@ def test_where_there_are_no_locks_runs_are_made_without(fake, tmp_path, monkeypa
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    assert is_intact(run_experiment(request(tmp_path, RHOS[0])))
+    folder = run_experiment(request(tmp_path, RHOS[0]))
+    inode = folder.stat().st_ino
+    assert run_experiment(request(tmp_path, RHOS[0], force=True)) == folder
+    assert folder.stat().st_ino != inode
+    assert is_intact(folder)
 
 
 @pytest.mark.parametrize(
@@ -359,15 +362,6 @@ def test_being_stopped_is_no_failure(fake, tmp_path):
     assert hidden(tmp_path) == []
 
 
-@contextlib.contextmanager
-def tmpfs(folder, options):
-    mounted(folder, options)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
 def remount(folder, options):
     subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
 
@@ -387,13 +381,30 @@ def test_a_sweep_on_a_full_disk_goes_on_when_there_is_space(fake, tmp_path):
         }
 
 
+def test_a_full_disk_loses_no_finished_run(tmp_path):
+    with tmpfs(tmp_path / "mount", "size=200k") as place:
+        kept = write(config_of(place))
+        large = outcome_of()
+        large = dataclasses.replace(large, metrics=pd.concat([large.metrics] * 20_000))
+        with pytest.raises(RunError, match=r"No space left on device.*\n.*results_dir"):
+            stored(config_of(place, seeds=[7]), large)
+        assert [run.folder for run in read_runs(place / "runs")] == [kept]
+        assert list(kept.parent.iterdir()) == [kept]
+
+
 def test_stored_runs_are_found_on_read_only_storage(fake, tmp_path):
     with tmpfs(tmp_path / "mount", "size=2m") as place:
         folder = run_experiment(request(place, RHOS[0]))
         remount(place, "ro")
         assert run_experiment(request(place, RHOS[0])) == folder
+        fake.run = lambda config: pytest.fail("work started")
         with pytest.raises(RunError, match=r"Read-only file system.*\n.*results_dir"):
             run_experiment(request(place, RHOS[1]))
+        with (
+            pytest.raises(RunError, match=r"Read-only file system.*\n.*results_dir"),
+            staging(run_folder(config_of(place))),
+        ):
+            pytest.fail("work started")
 
 
 def test_two_real_sweeps_at_the_same_time(tmp_path):
@@ -405,3 +416,34 @@ def test_two_real_sweeps_at_the_same_time(tmp_path):
     assert len(visible(tmp_path)) == 4
     assert hidden(tmp_path / "runs") == []
     assert not (tmp_path / "damaged").exists()
+
+
+def test_a_killed_run_goes_on_when_asked_again(tmp_path):
+    """Killed after its first checkpoint; groups of seeds have their own."""
+    options = ("seeds=3", "trainer.epochs=25", "checkpoint_minutes=0")
+    process = subprocess.Popen(
+        command(*options, "seeds_at_once=2", results_dir=tmp_path / "a"), env=environment()
+    )
+    checkpoints = tmp_path / "a/checkpoints/digits"
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.glob("*/seeds-2-3.pt")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert visible(tmp_path / "a") == {}
+
+    # Now there is memory for all at once.
+    resumed = read_run(folder_of(run(*options, "seeds_at_once=null", results_dir=tmp_path / "a")))
+    assert resumed.summary["earlier_seconds"] > 0
+    assert resumed.summary["earlier_revisions"] == [resumed.summary["git_revision"]]
+    whole = read_run(folder_of(run(*options, "seeds_at_once=3", results_dir=tmp_path / "b")))
+    assert resumed.folder.name == whole.folder.name
+    # Networks in other stacks agree to rounding, as everywhere.
+    keys = ["seed", "epoch", "step", "split", "metric"]
+    both = resumed.metrics.merge(whole.metrics, on=keys)
+    assert len(both) == len(whole.metrics) == len(resumed.metrics)
+    early = both[both["epoch"] <= 2]
+    assert (early["value_x"] - early["value_y"]).abs().max() < 1e-3
+    assert not list(checkpoints.glob("*"))

@@ -10,13 +10,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from convexinit_paper.store.identity import run_folder
-from convexinit_paper.store.locks import staging
-from convexinit_paper.store.runs import COLUMNS, Outcome, read_run, read_runs, store
+from convexinit_paper.store.runs import COLUMNS, Outcome, read_run, read_runs
 from convexinit_paper.tracking import history, log_run, logger_settings, main
 from support.commands import SHORT, environment, folder_of, run
 from support.data import ROOT
-from support.runs import config_of
+from support.runs import config_of, stored
 
 
 def records(results_dir):
@@ -103,11 +101,7 @@ def fabricated(results_dir, values, logger):
         for seed in (0, 3)
     ]
     config = config_of(results_dir, logger=logger, seeds=[0, 3])
-    folder = run_folder(config)
-    with staging(folder) as place:
-        outcome = Outcome(pd.DataFrame(rows, columns=COLUMNS), {0: {}, 3: {}}, "none")
-        store(place, folder, config, outcome, 1.0)
-    return folder
+    return stored(config, Outcome(pd.DataFrame(rows, columns=COLUMNS), {0: {}, 3: {}}, "none"))
 
 
 def wandb_options(folder, **options):

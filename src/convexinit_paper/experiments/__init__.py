@@ -13,9 +13,10 @@ from convexinit_paper.request.config import ConfigError, parse_seeds, require
 from convexinit_paper.store.checkpoints import checkpoint_folder
 from convexinit_paper.store.failures import recorded_failure
 from convexinit_paper.store.identity import PLACES, run_folder
-from convexinit_paper.store.locks import claimed, set_aside, staging
+from convexinit_paper.store.locks import claimed
 from convexinit_paper.store.provenance import git_revision
 from convexinit_paper.store.runs import is_intact, store
+from convexinit_paper.store.staging import set_aside, staging
 from convexinit_paper.sweeps.grid_search import final_config
 from convexinit_paper.tracking import log_run, logger_settings
 

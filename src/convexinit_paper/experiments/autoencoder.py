@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,11 +32,10 @@ from convexinit.molecules.tokens import Vocabulary
 from convexinit_paper.data.corpus import Corpus, CorpusSettings, gather, load_corpus
 from convexinit_paper.request.config import checked, parse_seeds, require
 from convexinit_paper.store.checkpoints import Checkpoint, checkpoint_of
-from convexinit_paper.store.provenance import git_revision
-from convexinit_paper.store.runs import COLUMNS, Outcome
-from convexinit_paper.training.history import added
+from convexinit_paper.store.runs import COLUMNS, Outcome, seed_summary
 from convexinit_paper.training.machine import device_name, prepare_process
 from convexinit_paper.training.randomness import seeded_generator
+from convexinit_paper.training.resuming import TrainingState
 from convexinit_paper.training.settings import check_device, resolve_device
 
 
@@ -147,16 +145,16 @@ def run(config: dict[str, Any]) -> Outcome:
     return Outcome(
         metrics=pd.DataFrame(rows, columns=COLUMNS),
         seeds={
-            seeds[0]: {
-                "status": "finished",
-                "exact": report["held_out"]["exact"],
-                "valid": report["held_out"]["valid"],
+            seeds[0]: seed_summary(
+                diverged=False,
+                exact=report["held_out"]["exact"],
+                valid=report["held_out"]["valid"],
                 **{
                     f"{name.replace(' ', '_')}_valid": report[name]["valid"]
                     for name in report
                     if name.endswith("between")
                 },
-            }
+            )
         },
         device=device_name(settings.torch_device()),
         arrays=to_arrays(network, corpus.vocabulary),
@@ -172,29 +170,20 @@ def run(config: dict[str, Any]) -> Outcome:
 def train(
     corpus: Corpus, sizes: Sizes, settings: AutoencoderSettings, seed: int, checkpoint: Checkpoint
 ) -> tuple[Autoencoder, Progress]:
-    """Train, and write a checkpoint every now and then; returns the network on the CPU."""
+    """Train, and save the state now and then; returns the network on the CPU."""
     device = settings.torch_device()
     torch.manual_seed(seed)
     network = Autoencoder(sizes, len(corpus.vocabulary), corpus.properties.shape[1]).to(device)
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
-    history = Progress(torch.zeros(settings.steps))
-    saved = checkpoint.load()
-    if saved is not None and "spent" not in saved:
-        checkpoint.set_aside("is of another version")
-        saved = None
-    if saved is not None:
-        network.load_state_dict(saved["network"])
-        optimiser.load_state_dict(saved["optimiser"])
-        measured = [tuple(row) for row in saved["measured"]]
-        history = Progress(saved["losses"], saved["step"], measured, saved["spent"])
-    history.earlier, begin = history.spent, time.perf_counter()
+    losses = torch.zeros(settings.steps)
+    state = TrainingState(checkpoint, network, optimiser, losses, measured=[])
     watched = _watched(corpus, settings.evaluated)
     bar = tqdm(
-        total=settings.steps, initial=history.step, desc="autoencoder", unit="step", disable=None
+        total=settings.steps, initial=state.step, desc="autoencoder", unit="step", disable=None
     )
     parts = torch.get_num_threads() if device.type == "cpu" else 1
     with _workers(parts) as workers:
-        for step, rows, spellings in _batches(corpus, settings, seed, history.step):
+        for step, rows, spellings in _batches(corpus, settings, seed, state.step):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(step, settings)
             noise = settings.noise * torch.randn(
@@ -210,27 +199,17 @@ def train(
                     f"the autoencoder's loss is not finite any more at step {step + 1}; "
                     "try a lower autoencoder.learning_rate"
                 )
-            history.losses[step] = loss
-            history.step = step + 1
+            losses[step] = loss
+            state.step = step + 1
             bar.update()
-            if history.step % settings.checkpoint_every == 0 or history.step == settings.steps:
+            if state.step % settings.checkpoint_every == 0 or state.step == settings.steps:
                 metrics = reconstruct(network, corpus.vocabulary, watched)
                 metrics["property_error"] = float(error)
-                history.measured += [(history.step, name, metrics[name]) for name in metrics]
-                now = {git_revision(): time.perf_counter() - begin}
-                history.spent = added(history.earlier, now)
-                checkpoint.save(
-                    {
-                        "network": network.state_dict(),
-                        "optimiser": optimiser.state_dict(),
-                        "losses": history.losses,
-                        "step": history.step,
-                        "measured": history.measured,
-                        "spent": history.spent,
-                    }
-                )
-                _report(history, metrics)
+                state.kept["measured"] += [(state.step, name, metrics[name]) for name in metrics]
+                state.save()
+                _report(state.step, losses, metrics)
     bar.close()
+    history = Progress(losses, state.kept["measured"], state.spent(), state.earlier)
     return network.cpu().eval(), history
 
 
@@ -291,29 +270,27 @@ def _accumulate_gradients(
     return sum(part[0] for part in results), sum(part[1] for part in results)
 
 
-def _report(history: Progress, metrics: dict[str, float]) -> None:
-    recent = history.losses[max(history.step - 200, 0) : history.step].mean().item()
+def _report(step: int, losses: Tensor, metrics: dict[str, float]) -> None:
+    recent = losses[max(step - 200, 0) : step].mean().item()
     values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-    tqdm.write(f"step {history.step}: loss {recent:.4f}, {values}")
+    tqdm.write(f"step {step}: loss {recent:.4f}, {values}")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Progress:
-    """How far training has come.
+    """What happened during training.
 
     Attributes:
-        losses: ``[steps]`` of every batch, 0 for those to come.
-        step: steps that are done.
+        losses: ``[steps]`` of every batch.
         measured: (step, metric, value) on held-out molecules.
-        spent: seconds up to the last checkpoint, by the revision of the code that trained.
-        earlier: the part of them that other processes spent, which this one goes on from.
+        spent: seconds of the training, by the revision of the code that trained.
+        earlier: the part of them that other processes spent, which this one went on from.
     """
 
     losses: Tensor
-    step: int = 0
-    measured: list[tuple[int, str, float]] = field(default_factory=list)
-    spent: dict[str, float] = field(default_factory=dict)
-    earlier: dict[str, float] = field(default_factory=dict)
+    measured: list[tuple[int, str, float]]
+    spent: dict[str, float]
+    earlier: dict[str, float]
 
     def rows(self) -> list[tuple[int, str, str, float]]:
         """All that was measured: step, split, metric, value."""

@@ -20,7 +20,7 @@ from convexinit.networks import MLP
 from convexinit.positivity import resolve_positivity
 from convexinit.theory import LayerMoments, SignalMoments, propagate, solve_init
 from convexinit_paper.request.config import checked, parse_seeds, require
-from convexinit_paper.store.runs import COLUMNS, Outcome
+from convexinit_paper.store.runs import COLUMNS, Outcome, seed_summary
 from convexinit_paper.training.machine import device_name
 from convexinit_paper.training.models import DATA_DRIVEN, ModelSettings, build_network
 from convexinit_paper.training.randomness import seeded_generator
@@ -74,14 +74,14 @@ def run(config: dict[str, Any]) -> Outcome:
 
     predicted = predict(model, settings.widths)
     rows: list[tuple[int, int, int, str, str, float]] = []
-    statuses: dict[int, dict[str, Any]] = {}
+    seed_summaries: dict[int, dict[str, Any]] = {}
     arrays: dict[str, np.ndarray] = {}
     for seed in seeds:
         signals = propagate_samples(model, settings, seed)
         if seed == seeds[0]:
             arrays = pictures(signals, settings.bins)
         finite = all(bool(np.isfinite(signal).all()) for signal in signals)
-        statuses[seed] = {"status": "finished" if finite else "diverged"}
+        seed_summaries[seed] = seed_summary(diverged=not finite)
         for layer, signal in enumerate(signals, start=1):
             rows += [
                 (seed, 0, layer, "measured", metric, value)
@@ -94,7 +94,7 @@ def run(config: dict[str, Any]) -> Outcome:
             ]
     return Outcome(
         metrics=pd.DataFrame(rows, columns=COLUMNS),
-        seeds=statuses,
+        seeds=seed_summaries,
         device=device_name(torch.device("cpu")),
         arrays=arrays,
     )

@@ -15,7 +15,7 @@ from convexinit_paper.data.datasets import dataset_settings, load_dataset
 from convexinit_paper.data.split import random_split
 from convexinit_paper.request.config import checked, parse_seeds
 from convexinit_paper.store.checkpoints import checkpoint_folder, checkpoint_of
-from convexinit_paper.store.runs import Outcome
+from convexinit_paper.store.runs import Outcome, seed_summary
 from convexinit_paper.training.history import History, joined
 from convexinit_paper.training.loop import EVALUATION_ROWS, Split, train
 from convexinit_paper.training.machine import device_name, prepare_process
@@ -175,7 +175,7 @@ def metrics_table(history: History, seeds: list[int]) -> pd.DataFrame:
 
 
 def final_metrics(history: History, seeds: list[int]) -> dict[int, dict[str, Any]]:
-    """Per seed: its last metrics, and whether (and at which step) it diverged."""
+    """What the summary of a run says of each seed; ``step`` is that at which it diverged."""
     final: dict[int, dict[str, Any]] = {}
     for index, seed in enumerate(seeds):
         last = {
@@ -183,7 +183,8 @@ def final_metrics(history: History, seeds: list[int]) -> dict[int, dict[str, Any
             for measurement in history.measurements
         }
         step = history.diverged_at[index]
-        status = {"status": "finished"} if step is None else {"status": "diverged", "step": step}
+        at = {} if step is None else {"step": step}
         epoch_losses = history.batch_losses[index, -history.steps_per_epoch :]
-        final[seed] = {**status, "train_loss": float(epoch_losses.median()), **last}
+        train_loss = float(epoch_losses.median())
+        final[seed] = seed_summary(step is not None, **at, train_loss=train_loss, **last)
     return final

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import pickle
 import time
 import warnings
 import zipfile
@@ -12,19 +11,9 @@ from typing import Any
 
 import torch
 
-from convexinit_paper.store.errors import ARCHIVE_ERRORS
+from convexinit_paper.store.errors import DAMAGED
 from convexinit_paper.store.files import complete_file, flush
 from convexinit_paper.store.identity import Config, run_folder
-
-# Errors of archives and of torch that mean a damaged file.
-UNREADABLE = (
-    OSError,
-    EOFError,
-    RuntimeError,  # also NotImplementedError: a flag or method of archives that we never use
-    ValueError,
-    pickle.UnpicklingError,
-    *ARCHIVE_ERRORS,
-)
 
 
 class Checkpoint:
@@ -85,7 +74,7 @@ class Checkpoint:
             return torch.load(self.path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return None
-        except UNREADABLE:
+        except DAMAGED:
             self.set_aside("is damaged")
             return None
 

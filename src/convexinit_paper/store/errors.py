@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
 import zipfile
 import zlib
 from pathlib import Path
 
-# What reading a damaged archive may raise beside OSError, EOFError, ValueError and RuntimeError.
-ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error)
+# What reading a damaged archive may raise.
+DAMAGED = (
+    OSError,
+    EOFError,
+    RuntimeError,  # also NotImplementedError: a flag or method of archives that we never use
+    ValueError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class RunError(RuntimeError):

@@ -1,12 +1,25 @@
-"""Which code and packages made a run."""
+"""Which machine, code and packages made a run."""
 
 from __future__ import annotations
 
+import importlib.metadata
+import platform
 import subprocess
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("convexinit", "torch", "numpy", "pandas", "hydra-core", "scikit-learn", "rdkit")
+
+
+def provenance() -> dict[str, Any]:
+    """System, Python, versions of packages and revision of the code, for the summary of a run."""
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "git_revision": git_revision(),
+    }
 
 
 @cache

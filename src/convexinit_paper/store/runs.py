@@ -1,4 +1,4 @@
-"""Where finished runs are stored, and how runs are read back as one table.
+"""What a finished run is: how it is stored and read back.
 
 A run is a folder ``<results>/runs/<experiment>/<model>-<digest>`` with
 
@@ -8,18 +8,15 @@ A run is a folder ``<results>/runs/<experiment>/<model>-<digest>`` with
   the checksums of the other files,
 - ``arrays.npz``: larger arrays, for experiments that have them.
 
-The digest is that of the configuration, so that the same request finds the same folder. A folder
-is written under a hidden name and renamed when it is complete. Whoever works on a run holds a lock
-beside its folder, so that others wait instead of doing the same work.
+The same request finds the same folder (:mod:`identity`), which is complete or not there at all
+(:mod:`staging`), and which one process at a time works on (:mod:`locks`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,12 +28,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from convexinit_paper.store.errors import ARCHIVE_ERRORS, RunError, unreadable
+from convexinit_paper.store.errors import DAMAGED, RunError, unreadable
 from convexinit_paper.store.files import flush
-from convexinit_paper.store.identity import Config, is_stored, plain
-from convexinit_paper.store.locks import replace
-from convexinit_paper.store.provenance import PACKAGES, git_revision
+from convexinit_paper.store.identity import Config, plain
+from convexinit_paper.store.provenance import provenance
+from convexinit_paper.store.staging import displaced, replace
 
+FILES = ("config.yaml", "metrics.csv", "summary.json")
 COLUMNS = ["seed", "epoch", "step", "split", "metric", "value"]
 
 
@@ -46,7 +44,7 @@ class Outcome:
 
     Attributes:
         metrics: table with the columns :data:`COLUMNS`.
-        seeds: per seed, its final metrics and its status ("finished" or "diverged").
+        seeds: per seed, what :func:`seed_summary` says of it.
         device: what it ran on.
         arrays: larger arrays by name.
         notes: whatever else the summary should say, by name.
@@ -62,6 +60,16 @@ class Outcome:
     earlier: dict[str, float] = field(default_factory=dict)
 
 
+def seed_summary(diverged: bool, **final: Any) -> dict[str, Any]:
+    """What the summary of a run says of one seed; :attr:`Run.diverged` reads it.
+
+    Args:
+        diverged: whether a loss, a weight or a signal was no longer finite.
+        final: its last metrics.
+    """
+    return {"status": "diverged" if diverged else "finished", **final}
+
+
 @dataclass(frozen=True)
 class Run:
     """A stored run."""
@@ -72,7 +80,7 @@ class Run:
 
     @property
     def diverged(self) -> frozenset[int]:
-        """Seeds whose training diverged: a loss or a weight was no longer finite."""
+        """Seeds that diverged, as :func:`seed_summary` was told."""
         seeds = self.summary["seeds"].items()
         return frozenset(int(seed) for seed, final in seeds if final["status"] == "diverged")
 
@@ -106,8 +114,13 @@ class Run:
         try:
             with np.load(path, allow_pickle=False) as archive:
                 return dict(archive)
-        except (OSError, EOFError, ValueError, RuntimeError, *ARCHIVE_ERRORS) as error:
+        except DAMAGED as error:
             raise unreadable(self.folder, error) from error
+
+
+def is_stored(folder: Path) -> bool:
+    """Whether a complete run lies in ``folder``."""
+    return all((folder / name).is_file() for name in FILES)
 
 
 def is_intact(folder: Path) -> bool:
@@ -154,10 +167,7 @@ def store(place: Path, folder: Path, config: Config, outcome: Outcome, wall_time
         "earlier_seconds": round(earlier_seconds, 3),
         "earlier_revisions": list(outcome.earlier),
         "device": outcome.device,
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "git_revision": git_revision(),
+        **provenance(),
     }
     try:
         (place / "config.yaml").write_text(OmegaConf.to_yaml(config))
@@ -167,7 +177,6 @@ def store(place: Path, folder: Path, config: Config, outcome: Outcome, wall_time
                 np.savez_compressed(file, **outcome.arrays)  # type: ignore[arg-type]
         summary["sha256"] = {path.name: _sha256(path) for path in sorted(place.iterdir())}
         (place / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
-        place.chmod(0o755)
         for path in [*place.iterdir(), place]:
             flush(path)
         replace(place, folder)
@@ -206,29 +215,6 @@ def read_runs(root: Path, experiment: str | None = None) -> list[Run]:
         root: folder that holds one folder per experiment, such as ``results/runs``.
         experiment: only runs of this experiment.
     """
-    pattern = f"{experiment or '*'}/*/summary.json"
-    folders = (path.parent for path in sorted(root.glob(pattern)))
-    return [
-        read_run(folder)
-        for folder in folders
-        if not folder.name.startswith(".") and is_stored(folder)
-    ]
-
-
-def tidy_table(runs: list[Run]) -> pd.DataFrame:
-    """Metrics of many runs as one table.
-
-    Returns:
-        Table with the columns ``run, experiment, dataset, model`` and :data:`COLUMNS`.
-    """
-    parts = [
-        run.metrics.assign(
-            run=run.folder.name,
-            experiment=run.config["name"],
-            dataset=run.config.get("dataset", {}).get("name", ""),
-            model=run.config["model"]["name"],
-        )
-        for run in runs
-    ]
-    columns = ["run", "experiment", "dataset", "model", *COLUMNS]
-    return pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns)
+    name = experiment or "*"
+    folders = [*root.glob(f"{name}/[!.]*"), *displaced(root, name)]
+    return [read_run(folder) for folder in sorted(folders) if is_stored(folder)]

@@ -194,8 +194,7 @@ def _cell(run: Run, options: dict[str, Any]) -> Cell | None:
         fmean(math.nan if seed[metric] is None else seed[metric] for seed in seeds)
         for metric in ("validation_accuracy", "validation_loss")
     )
-    diverged = sum(seed["status"] != "finished" for seed in seeds)
-    return Cell(run, options, accuracy, loss, diverged)
+    return Cell(run, options, accuracy, loss, len(run.diverged))
 
 
 def flat(config: Config) -> dict[str, Any]:

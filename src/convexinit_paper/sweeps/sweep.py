@@ -20,8 +20,8 @@ from tqdm import tqdm
 from convexinit_paper.experiments import prepared
 from convexinit_paper.progress import Throttle, write_line
 from convexinit_paper.store.failures import failure_log, read_failure
-from convexinit_paper.store.identity import is_stored, run_folder
-from convexinit_paper.store.runs import is_intact
+from convexinit_paper.store.identity import run_folder
+from convexinit_paper.store.runs import is_intact, is_stored
 
 POLL_SECONDS = 0.5
 

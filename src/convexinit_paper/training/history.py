@@ -1,4 +1,4 @@
-"""What happened during training."""
+"""What was measured during training."""
 
 from __future__ import annotations
 

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
-from convexinit.dropout import Dropout
 from convexinit.layers import clamp_negative_, projected_weights
 from convexinit_paper.progress import TrainingProgress
 from convexinit_paper.store.checkpoints import Checkpoint
-from convexinit_paper.store.provenance import git_revision
-from convexinit_paper.training.history import History, Measurement, added
-from convexinit_paper.training.machine import numerics
+from convexinit_paper.training.history import History, Measurement
+from convexinit_paper.training.machine import set_precision
 from convexinit_paper.training.objectives import CLASSIFICATION, Objective
+from convexinit_paper.training.resuming import TrainingState, set_states, states_of
 from convexinit_paper.training.settings import TrainerSettings
 
 EVALUATION_ROWS = 2048
@@ -84,7 +81,6 @@ def train(
         checkpoint: where the state is saved now and then. If there is one already, training goes
             on from it, with the same numbers as without interruption.
     """
-    begin = time.perf_counter()
     device = settings.torch_device()
     network.to(device)
     training = training.to(device)
@@ -99,35 +95,24 @@ def train(
     count, rows = training.rows.shape
     steps = math.ceil(rows / settings.batch_size)
     losses = torch.empty(count, settings.epochs * steps, device=device)
-    history = History(losses, steps)
+    state = TrainingState(
+        checkpoint, network, optimiser, losses, measurements=[], orders=states_of(generators)
+    )
+    progress = TrainingProgress(description, settings.epochs, steps, state.step)
 
-    done = 0  # optimiser steps
-    orders = [generator.get_state() for generator in generators]
-    state = checkpoint.load() if checkpoint else None
-    if checkpoint and state is not None and not _fits(state, network, history):
-        checkpoint.set_aside("is of another network, other data or another version")
-        state = None
-    if state is not None:
-        done, orders = state["step"], state["orders"]
-        _restore(state, network, optimiser, history)
-    progress = TrainingProgress(description, settings.epochs, steps, done)
+    with set_precision(settings.precision, device) as autocast:
 
-    def save() -> None:
-        if checkpoint:
-            spent = added(history.earlier, {git_revision(): time.perf_counter() - begin})
-            checkpoint.save(
-                _state(network, optimiser, history, spent) | {"step": done, "orders": orders}
-            )
+        def measure(epoch: int) -> None:
+            measured = evaluate(network, held_out, objective, epoch, state.step, autocast)
+            state.kept["measurements"] += map(asdict, measured)
 
-    with numerics(settings, device) as autocast:
-        if state is None:
+        if state.step == 0:
             clamp_negative_(constrained)
-            history.measurements += evaluate(network, held_out, objective, 0, 0, autocast)
-        for epoch in range(done // steps + 1, settings.epochs + 1):
-            for generator, order_state in zip(generators, orders, strict=True):
-                generator.set_state(order_state)
+            measure(0)
+        for epoch in range(state.step // steps + 1, settings.epochs + 1):
+            set_states(generators, state.kept["orders"])
             order = epoch_order(training.rows, generators)
-            for start in range(done % steps * settings.batch_size, rows, settings.batch_size):
+            for start in range(state.step % steps * settings.batch_size, rows, settings.batch_size):
                 inputs, targets = training.batch(order[:, start : start + settings.batch_size])
                 with autocast():
                     logits = network(inputs)
@@ -136,76 +121,18 @@ def train(
                 loss.sum().backward()
                 optimiser.step()
                 clamp_negative_(constrained)
-                losses[:, done] = loss.detach()
-                done += 1
+                losses[:, state.step] = loss.detach()
+                state.step += 1
                 progress.step(loss)
-                if checkpoint and done % steps and checkpoint.due():
-                    save()
-            history.measurements += evaluate(network, held_out, objective, epoch, done, autocast)
-            orders = [generator.get_state() for generator in generators]
-            if checkpoint and checkpoint.due():
-                save()
-        progress.close()
-    history.batch_losses = losses.cpu()
-    finite = finite_networks(network).tolist()
-    history.diverged_at = [
-        step if step is not None or still_finite else losses.shape[1]
-        for step, still_finite in zip(first_non_finite(history.batch_losses), finite, strict=True)
-    ]
-    return history
-
-
-def _state(
-    network: nn.Module, optimiser: torch.optim.Optimizer, history: History, spent: dict[str, float]
-) -> dict[str, Any]:
-    """All that :func:`_restore` needs, but for the position in the epoch."""
-    return {
-        "network": network.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "losses": history.batch_losses,
-        "measurements": [asdict(measurement) for measurement in history.measurements],
-        "dropout": [generator.get_state() for generator in _dropout_generators(network)],
-        "spent": spent,
-    }
-
-
-def _fits(state: dict[str, Any], network: nn.Module, history: History) -> bool:
-    """Whether a state was taken from such a network, in a training of as many steps.
-
-    And by code that saves what this one does.
-    """
-    expected = {**network.state_dict(), "losses": history.batch_losses}
-    found = {**state.get("network", {}), "losses": state.get("losses")}
-    return (
-        "spent" in state
-        and expected.keys() == found.keys()
-        and all(
-            isinstance(found[name], Tensor) and found[name].shape == tensor.shape
-            for name, tensor in expected.items()
-        )
-    )
-
-
-def _restore(
-    state: dict[str, Any],
-    network: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    history: History,
-) -> None:
-    """Go back to the state that :func:`_state` took."""
-    network.load_state_dict(state["network"])
-    optimiser.load_state_dict(state["optimiser"])
-    history.batch_losses.copy_(state["losses"])
-    history.measurements = [Measurement(**fields) for fields in state["measurements"]]
-    history.earlier = state["spent"]
-    for generator, saved in zip(_dropout_generators(network), state["dropout"], strict=True):
-        generator.set_state(saved)
-
-
-def _dropout_generators(network: nn.Module) -> list[Generator]:
-    """Generators of all dropout layers, each once."""
-    layers = [module for module in network.modules() if isinstance(module, Dropout)]
-    return list(dict.fromkeys(generator for layer in layers for generator in layer.generators))
+                if state.step % steps:
+                    state.save_if_due()
+            measure(epoch)
+            state.kept["orders"] = states_of(generators)
+            state.save_if_due()
+    progress.close()
+    losses = losses.cpu()
+    measurements = [Measurement(**fields) for fields in state.kept["measurements"]]
+    return History(losses, steps, measurements, diverged_at(losses, network), state.earlier)
 
 
 def epoch_order(rows: Tensor, generators: list[Generator]) -> Tensor:
@@ -242,13 +169,14 @@ def evaluate(
     return measurements
 
 
-def finite_networks(stack: nn.Module) -> Tensor:
-    """Whether all parameters ``[networks, ...]`` of a network are finite: ``[networks]``."""
-    parts = [parameter.isfinite().flatten(1).all(1) for parameter in stack.parameters()]
-    return torch.stack(parts).all(0)
+def diverged_at(losses: Tensor, stack: nn.Module) -> list[int | None]:
+    """First step (from 1) of each network with a loss or, at the end, a weight that is not finite.
 
-
-def first_non_finite(losses: Tensor) -> list[int | None]:
-    """First step (from 1) at which each row of ``[networks, steps]`` is not finite, or None."""
+    Args:
+        losses: ``[networks, steps]``, on the CPU.
+        stack: with parameters ``[networks, ...]``.
+    """
+    weights = [parameter.isfinite().flatten(1).all(1) for parameter in stack.parameters()]
     bad = ~losses.isfinite()
+    bad[:, -1] |= ~torch.stack(weights).all(0).cpu()
     return [int(row.int().argmax()) + 1 if row.any() else None for row in bad]

@@ -1,4 +1,4 @@
-"""Numerics, threads and the name of the device."""
+"""The machine that trains: precision of its products, settings of the process, its name."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ from pathlib import Path
 
 import torch
 
-from convexinit_paper.training.settings import TrainerSettings
-
 
 @contextlib.contextmanager
-def numerics(
-    settings: TrainerSettings, device: torch.device
+def set_precision(
+    precision: str, device: torch.device
 ) -> Iterator[Callable[[], contextlib.AbstractContextManager]]:
-    """Set the precision of matrix products for the time of a training; yields autocast."""
+    """Set the precision of matrix products for the time of a training.
+
+    Args:
+        precision: one of :data:`convexinit_paper.training.settings.PRECISIONS`.
+        device: on which the products are computed.
+
+    Yields:
+        What makes the context of a forward pass.
+    """
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if settings.precision == "tf32" else "highest")
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     try:
-        yield lambda: torch.autocast(
-            device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"
-        )
+        yield lambda: torch.autocast(device.type, torch.bfloat16, precision == "bfloat16")
     finally:
         torch.set_float32_matmul_precision(before)
 

@@ -1,4 +1,4 @@
-"""Random numbers of one seed for one purpose."""
+"""Independent streams of random numbers, by seed and purpose."""
 
 from __future__ import annotations
 
