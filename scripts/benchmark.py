@@ -41,7 +41,7 @@ from convexinit.molecules.cddd import tokenise as tokenise_cddd
 from convexinit.molecules.ecfp import ECFPCodec
 from convexinit.networks import MLP
 from convexinit.stacking import stack_networks
-from convexinit_paper.data.structural_alerts import load_structural_alerts
+from convexinit_paper.data.sources.structural_alerts import load_structural_alerts
 from convexinit_paper.training.loop import Split, train
 from convexinit_paper.training.machine import prepare_process
 from convexinit_paper.training.objectives import Objective, masked_binary_cross_entropy

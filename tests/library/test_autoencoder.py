@@ -37,7 +37,7 @@ from convexinit_paper.data.corpus import (
     make_corpus,
 )
 from convexinit_paper.data.smiles import is_held_out
-from convexinit_paper.data.structural_alerts import load_structural_alerts
+from convexinit_paper.data.sources.structural_alerts import load_structural_alerts
 from convexinit_paper.experiments import run_experiment
 from convexinit_paper.experiments.autoencoder import (
     AutoencoderSettings,
@@ -524,7 +524,7 @@ def test_a_killed_training_goes_on_when_asked_again(tmp_path):
     code = (
         "import sys, json\n"
         "from convexinit_paper.data import corpus\n"
-        "from convexinit_paper.data.structural_alerts import load_structural_alerts\n"
+        "from convexinit_paper.data.sources.structural_alerts import load_structural_alerts\n"
         "corpus.load_multitask = lambda name, folder: load_structural_alerts()\n"
         "from convexinit_paper.experiments import run_experiment\n"
         "print(run_experiment(json.loads(sys.argv[1])))\n"

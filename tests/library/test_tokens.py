@@ -17,7 +17,7 @@ from convexinit.molecules.tokens import (
 )
 from convexinit_paper.data.recombine import cut, join, recombine
 from convexinit_paper.data.smiles import HELD_OUT, is_held_out, load_smiles
-from convexinit_paper.data.structural_alerts import load_structural_alerts
+from convexinit_paper.data.sources.structural_alerts import load_structural_alerts
 
 
 @pytest.fixture(scope="module")

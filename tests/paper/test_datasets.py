@@ -14,7 +14,8 @@ from convexinit_paper.data.datasets import (
     load_dataset,
 )
 from convexinit_paper.data.files import DataError
-from convexinit_paper.data.images import load_images, normalise, whiten
+from convexinit_paper.data.images import load_images
+from convexinit_paper.data.preprocessing import normalise, whiten
 from convexinit_paper.experiments import run_experiment
 from convexinit_paper.request.config import CONF, ConfigError
 from convexinit_paper.store.runs import read_run

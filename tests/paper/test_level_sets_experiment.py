@@ -14,7 +14,8 @@ from rdkit import Chem
 from rdkit.Chem import rdFingerprintGenerator
 
 from convexinit.molecules import Codec, load_codec
-from convexinit_paper.data.multitask import MoleculeSet, load_multitask
+from convexinit_paper.data.datasets import load_multitask
+from convexinit_paper.data.multitask import MoleculeSet
 from convexinit_paper.experiments import level_sets, run_experiment, tox21
 from convexinit_paper.experiments.level_sets import (
     Library,

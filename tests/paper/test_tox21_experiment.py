@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from sklearn.metrics import roc_auc_score
 
 from convexinit.molecules import load_codec
-from convexinit_paper.data.structural_alerts import ALERTS, load_structural_alerts
+from convexinit_paper.data.sources.structural_alerts import ALERTS, load_structural_alerts
 from convexinit_paper.experiments import run_experiment, tox21
 from convexinit_paper.request.config import CONF, ConfigError
 from convexinit_paper.store.runs import read_run

@@ -1,4 +1,4 @@
-"""Where the checkout and real data lie, and what tests skip without."""
+"""Where the checkout and real data lie, what tests skip without, and files that they write."""
 
 import os
 from pathlib import Path
@@ -24,3 +24,17 @@ needs_jpeg_copy = pytest.mark.skipif(
     not (real_data_dir() / JPEG_COPY).is_file(),
     reason=f"{JPEG_COPY} is not in {real_data_dir()}; set CONVEXINIT_DATA to its folder",
 )
+
+needs_tox21 = pytest.mark.skipif(
+    not (real_data_dir() / "tox21").is_dir(),
+    reason=f"Tox21 is not in {real_data_dir()}; set CONVEXINIT_DATA to its folder",
+)
+
+
+def write(files: dict[str, bytes], folder: Path) -> Path:
+    """Write files, by their paths in a folder; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder

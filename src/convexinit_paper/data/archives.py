@@ -13,18 +13,19 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from convexinit_paper.data.files import DataError
 
 KINDS = ".tar, .tar.gz, .tar.xz or .zip"
+FILE, FOLDER, LINK, OTHER = "a file", "a folder", "a link", "neither file nor folder"
 
 
-@dataclass(frozen=True)
-class Listing:
+class Listing(NamedTuple):
     """What a folder or an archive holds.
 
     Attributes:
@@ -34,6 +35,22 @@ class Listing:
 
     files: dict[PurePosixPath, int]
     folders: set[PurePosixPath]
+
+
+class Member(NamedTuple):
+    """Something in a folder or an archive.
+
+    Attributes:
+        name: its path as it is written there.
+        kind: one of the four above.
+        size: in bytes.
+        read: gives the content of a file, before the next member is asked for.
+    """
+
+    name: str
+    kind: str
+    size: int
+    read: Callable[[], bytes]
 
 
 def list_files(source: Path) -> Listing:
@@ -47,9 +64,21 @@ def list_files(source: Path) -> Listing:
     Raises:
         DataError: it is not there, is damaged, or is an archive that is refused.
     """
+    listing = Listing({}, set())
     with _errors(source):
-        kind = _kind(source)
-        return {"folder": _list_folder, "tar": _list_tar, "zip": _list_zip}[kind](source)
+        for member in _members(source):
+            path = PurePosixPath(member.name)
+            if path.is_absolute() or ".." in path.parts:
+                raise _refused(source, f"{member.name} lies outside of its folder")
+            if member.kind in (LINK, OTHER):
+                raise _refused(source, f"{member.name} is {member.kind}")
+            if path in listing.files:
+                raise _refused(source, f"it holds {path} twice")
+            if member.kind == FOLDER:
+                listing.folders.add(path)
+            else:
+                listing.files[path] = member.size
+    return listing
 
 
 def read_files(source: Path, paths: set[PurePosixPath]) -> Iterator[tuple[PurePosixPath, bytes]]:
@@ -63,20 +92,13 @@ def read_files(source: Path, paths: set[PurePosixPath]) -> Iterator[tuple[PurePo
         DataError: the source is damaged.
     """
     with _errors(source):
-        kind = _kind(source)
-        yield from {"folder": _read_folder, "tar": _read_tar, "zip": _read_zip}[kind](source, paths)
+        for member in _members(source):
+            if PurePosixPath(member.name) in paths:
+                yield PurePosixPath(member.name), member.read()
 
 
-def _kind(source: Path) -> str:
-    if source.is_dir():
-        return "folder"
-    if not source.exists():
-        raise DataError(f"{source} does not exist")
-    if tarfile.is_tarfile(source):
-        return "tar"
-    if zipfile.is_zipfile(source):
-        return "zip"
-    raise DataError(f"{source} is neither a folder nor a readable archive ({KINDS})")
+def _refused(source: Path, reason: str) -> DataError:
+    return DataError(f"the archive {source} is refused: {reason}")
 
 
 @contextmanager
@@ -84,6 +106,8 @@ def _errors(source: Path) -> Iterator[None]:
     """Turn everything that damaged bytes and disks lead to into DataError."""
     try:
         yield
+    except DataError:
+        raise
     except OSError as error:
         place = error.filename or source
         raise DataError(f"{place} cannot be read: {error.strerror or error}") from error
@@ -96,13 +120,22 @@ def _errors(source: Path) -> Iterator[None]:
         NotImplementedError,  # compression methods that zipfile does not know
         RuntimeError,  # encrypted members
     ) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"the archive {source} is damaged or cannot be read: {error}") from error
 
 
-def _list_folder(source: Path) -> Listing:
-    listing = Listing({}, set())
+def _members(source: Path) -> Iterator[Member]:
+    if source.is_dir():
+        return _in_folder(source)
+    if not source.exists():
+        raise DataError(f"{source} does not exist")
+    if tarfile.is_tarfile(source):
+        return _in_tar(source)
+    if zipfile.is_zipfile(source):
+        return _in_zip(source)
+    raise DataError(f"{source} is neither a folder nor a readable archive ({KINDS})")
+
+
+def _in_folder(source: Path) -> Iterator[Member]:
     seen = set()
 
     def fail(error: OSError) -> None:
@@ -114,31 +147,25 @@ def _list_folder(source: Path) -> Listing:
         if (status.st_dev, status.st_ino) in seen:
             raise DataError(f"{here} is a link to a folder that lies below {source} as well")
         seen.add((status.st_dev, status.st_ino))
-        relative = PurePosixPath(here.relative_to(source).as_posix())
-        listing.folders.update(relative / folder for folder in folders)
-        listing.files.update({relative / file: (here / file).stat().st_size for file in files})
-    return listing
+        for kind, entries in ((FOLDER, folders), (FILE, files)):
+            for path in (here / entry for entry in sorted(entries)):
+                relative = path.relative_to(source).as_posix()
+                yield Member(relative, kind, path.stat().st_size, path.read_bytes)
 
 
-def _read_folder(source: Path, paths: set[PurePosixPath]) -> Iterator[tuple[PurePosixPath, bytes]]:
-    for path in sorted(paths):
-        yield path, (source / path).read_bytes()
+def _in_tar(source: Path) -> Iterator[Member]:
+    def read(member: tarfile.TarInfo) -> bytes:
+        stream = archive.extractfile(member)
+        assert stream is not None  # it is a file
+        return stream.read()
 
-
-def _list_tar(source: Path) -> Listing:
-    listing = Listing({}, set())
-    with tarfile.open(source) as archive:
+    # Names are UTF-8 whatever the locale says.
+    with tarfile.open(source, encoding="utf-8") as archive:
         for member in archive:
-            path = _member_path(source, member.name)
-            if member.isdir():
-                listing.folders.add(path)
-            elif member.isfile():
-                _add_file(source, listing, path, member.size)
-            else:
-                kind = "a link" if member.issym() or member.islnk() else "neither file nor folder"
-                raise DataError(f"the archive {source} is refused: {member.name} is {kind}")
+            kind = FOLDER if member.isdir() else FILE if member.isfile() else OTHER
+            kind = LINK if member.issym() or member.islnk() else kind
+            yield Member(member.name, kind, member.size, partial(read, member))
         _check_end(archive)
-    return listing
 
 
 def _check_end(archive: tarfile.TarFile) -> None:
@@ -156,45 +183,9 @@ def _check_end(archive: tarfile.TarFile) -> None:
         pass
 
 
-def _read_tar(source: Path, paths: set[PurePosixPath]) -> Iterator[tuple[PurePosixPath, bytes]]:
-    with tarfile.open(source) as archive:
-        for member in archive:
-            path = PurePosixPath(member.name)
-            stream = archive.extractfile(member) if path in paths and member.isfile() else None
-            if stream is not None:
-                yield path, stream.read()
-
-
-def _list_zip(source: Path) -> Listing:
-    listing = Listing({}, set())
+def _in_zip(source: Path) -> Iterator[Member]:
     with zipfile.ZipFile(source) as archive:
         for member in archive.infolist():
-            path = _member_path(source, member.filename)
-            if stat.S_ISLNK(member.external_attr >> 16):
-                raise DataError(f"the archive {source} is refused: {member.filename} is a link")
-            if member.is_dir():
-                listing.folders.add(path)
-            else:
-                _add_file(source, listing, path, member.file_size)
-    return listing
-
-
-def _read_zip(source: Path, paths: set[PurePosixPath]) -> Iterator[tuple[PurePosixPath, bytes]]:
-    with zipfile.ZipFile(source) as archive:
-        for member in archive.infolist():
-            path = PurePosixPath(member.filename)
-            if path in paths:
-                yield path, archive.read(member)
-
-
-def _add_file(source: Path, listing: Listing, path: PurePosixPath, size: int) -> None:
-    if path in listing.files:
-        raise DataError(f"the archive {source} is refused: it holds {path} twice")
-    listing.files[path] = size
-
-
-def _member_path(source: Path, name: str) -> PurePosixPath:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise DataError(f"the archive {source} is refused: {name} lies outside of its folder")
-    return path
+            kind = LINK if stat.S_ISLNK(member.external_attr >> 16) else FILE
+            kind = FOLDER if member.is_dir() else kind
+            yield Member(member.filename, kind, member.file_size, partial(archive.read, member))

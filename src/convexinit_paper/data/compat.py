@@ -1,14 +1,15 @@
-"""Importing torchvision where its compiled operators do not load.
+"""torchvision's knowledge of data sets, also where its compiled operators do not load.
 
 The torchvision wheel of the package registry is a CUDA build. Beside a CPU build of torch its
 compiled library does not load, and ``import torchvision`` then stops because it registers shape
-functions for two operators that do not exist. Data sets and transforms use neither of them, so
-it is enough to declare the two operators without an implementation.
+functions for two operators that do not exist. Data sets use neither of them, so it is enough to
+declare the two operators without an implementation.
 """
 
 import importlib
 import sys
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -19,6 +20,16 @@ _SCHEMAS = (
 
 # A Library takes its declarations back when it is collected: this reference keeps it alive.
 _library: torch.library.Library | None = None
+
+
+def official(name: str) -> Any:
+    """A class of ``torchvision.datasets``: it knows names, digests and addresses of files.
+
+    Example:
+        >>> official("CIFAR10").filename
+        'cifar-10-python.tar.gz'
+    """
+    return getattr(import_torchvision().datasets, name)
 
 
 def import_torchvision() -> ModuleType:

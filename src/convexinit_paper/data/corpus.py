@@ -28,7 +28,7 @@ from convexinit.molecules.tokens import (
     split_symbols,
 )
 from convexinit_paper.data.cache import read_arrays, write_arrays
-from convexinit_paper.data.multitask import load_multitask
+from convexinit_paper.data.datasets import load_multitask
 from convexinit_paper.data.recombine import recombine
 from convexinit_paper.data.smiles import is_held_out, load_smiles
 from convexinit_paper.progress import counted

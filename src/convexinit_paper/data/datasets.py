@@ -1,4 +1,4 @@
-"""The image data sets of the experiments, read and pre-processed as ``conf/dataset`` says."""
+"""The data sets of the experiments, read as ``conf/dataset`` says."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convexinit_paper.data.images import PREPROCESSING, Dataset, load_images, preprocess
+from convexinit_paper.data.image_folder import load_image_folder
+from convexinit_paper.data.images import load_images
+from convexinit_paper.data.multitask import MultitaskData
+from convexinit_paper.data.preprocessing import PREPROCESSING, ImageInputs, preprocess
+from convexinit_paper.data.registry import find_source
+from convexinit_paper.data.sources import MultitaskSource
 from convexinit_paper.request.config import checked, require
 
 
@@ -19,7 +24,7 @@ class DatasetSettings:
         validation_fraction: share of the training set that each seed holds out, in [0, 1); with 0
             there are no validation metrics.
         preprocessing: "normalise", "pca" or "zca"; see
-            :func:`convexinit_paper.data.images.preprocess`.
+            :func:`convexinit_paper.data.preprocessing.preprocess`.
     """
 
     name: str
@@ -84,8 +89,8 @@ def dataset_settings(options: dict[str, Any]) -> DatasetSettings:
 
 def load_dataset(
     settings: DatasetSettings, data_dir: str | Path, results_dir: str | Path
-) -> Dataset:
-    """Read a data set into memory and pre-process it.
+) -> ImageInputs:
+    """Read a data set of images into memory and pre-process it.
 
     Args:
         settings: which one, and how.
@@ -97,12 +102,28 @@ def load_dataset(
         DataError: a file is missing or damaged.
     """
     if isinstance(settings, ImageFolderSettings):
-        # Imported here, as other data sets need no decoding of image files.
-        from convexinit_paper.data.image_folder import load_image_folder
-
         source = Path(data_dir).expanduser() / Path(settings.path).expanduser()
         cache = Path(results_dir) / "cache"
         images = load_image_folder(source, settings.title, settings.size, cache)
     else:
         images = load_images(settings.name, data_dir)
     return preprocess(images, settings.preprocessing)
+
+
+def load_multitask(name: str, data_dir: str | Path) -> MultitaskData:
+    """Read a data set of molecules into memory.
+
+    Args:
+        name: "tox21", or "structural_alerts" (built in, needs no files).
+        data_dir: folder that holds the raw files; it is only read, and may be read-only.
+
+    Raises:
+        ValueError: there is no data set of that name.
+        DataError: a file is missing or damaged.
+
+    Example:
+        >>> data = load_multitask("structural_alerts", "not needed")
+        >>> data.train.labels.shape == (len(data.train.smiles), len(data.tasks))
+        True
+    """
+    return find_source(MultitaskSource, name).load(Path(data_dir).expanduser())

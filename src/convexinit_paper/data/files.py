@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+# The last line of errors about missing files.
+ELSEWHERE = "To use another folder:  data_dir=<folder>, or the environment variable CONVEXINIT_DATA"
+
 
 class DataError(RuntimeError):
     """A data file is missing or damaged. The message says what, where and what to do."""
@@ -103,7 +106,7 @@ def file_error(name: str, path: str, data_dir: Path, fault: str, *hints: str) ->
     command = f"python scripts/download_data.py {name} --data-dir {shlex.quote(str(data_dir))}"
     lines += [
         f"To download it:  {command}",
-        "To use another folder:  data_dir=<folder>, or the environment variable CONVEXINIT_DATA",
+        ELSEWHERE,
         *hints,
     ]
     return DataError("\n".join(lines))

@@ -1,12 +1,8 @@
 """Any images in class folders, or an archive of them, as one data set in memory.
 
-``train/<class>/*.jpg`` and ``test/<class>/*.jpg``, or ``<class>/*.jpg`` alone, which is split into
-80% for training and 20% for the test, stratified by class and always the same way. All of it may
-lie in one more folder. Labels are the positions of the classes in the order of their sorted names.
-
-Files whose names begin with a dot, and those that desktops leave behind, are passed over, and so
-is whatever is no image and lies outside of the class folders. Anything else has to be an image:
-nothing is left out in silence.
+What lies where is said in :mod:`convexinit_paper.data.class_folders`. Without folders train and
+test, images are split into 80% for training and 20% for the test, stratified by class and always
+the same way.
 """
 
 from __future__ import annotations
@@ -14,18 +10,18 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from convexinit_paper.data.archives import Listing, list_files, read_files
+from convexinit_paper.data.archives import list_files, read_files
 from convexinit_paper.data.cache import read_arrays, write_arrays
-from convexinit_paper.data.files import DataError
+from convexinit_paper.data.class_folders import SPLITS, Layout, arrange
+from convexinit_paper.data.files import ELSEWHERE, DataError
 from convexinit_paper.data.images import ImageData
+from convexinit_paper.data.sources import ImageArrays
 from convexinit_paper.progress import counted
 
 if TYPE_CHECKING:
@@ -33,29 +29,11 @@ if TYPE_CHECKING:
 
 # What is decoded: formats whose readers are self-contained (that of EPS, say, runs Ghostscript).
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 GREY, COLOUR = ("1", "L"), ("P", "RGB", "CMYK", "YCbCr")  # Pillow's names of pixel formats
-LEFT_BEHIND = ("__MACOSX", "Thumbs.db", "desktop.ini")
 MAX_FILE_BYTES = 100_000_000
-SPLITS = ("train", "test")
 TEST_SHARE = 0.2
-SHOWN = 5  # names in an error message
 
 _FORMAT = 1  # to be raised when the content of cached files changes
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Which file is an image of which class.
-
-    Attributes:
-        classes: sorted names.
-        labels: of the images of each split, by path: "train" and "test", or "all" if the source
-            does not split them. Sorted by path.
-    """
-
-    classes: list[str]
-    labels: dict[str, dict[PurePosixPath, int]]
 
 
 def load_image_folder(
@@ -84,151 +62,30 @@ def load_image_folder(
         raise DataError(
             f"The images are missing: there is no {source}\n"
             "To use others:  dataset.path=<folder or archive of images in class folders>\n"
-            "To use another data folder:  data_dir=<folder>, or the environment variable "
-            "CONVEXINIT_DATA"
+            f"{ELSEWHERE}"
         )
     path = Path(cache_dir) / f"images-{_digest(source, size)}.npz"
     arrays = read_arrays(path, "images", _check)
     if arrays is None:
-        arrays = _read(source, arrange(list_files(source), source), size)
-        write_arrays(path, "images", **arrays)
-    return ImageData(
-        train_inputs=torch.from_numpy(arrays["train_inputs"]),
-        train_labels=torch.from_numpy(arrays["train_labels"]),
-        test_inputs=torch.from_numpy(arrays["test_inputs"]),
-        test_labels=torch.from_numpy(arrays["test_labels"]),
-        num_classes=int(arrays["train_labels"].max()) + 1,
-        title=title or source.name,
-    )
+        arrays = _read(source, size)
+        write_arrays(path, "images", **arrays._asdict())
+    classes = int(arrays.train_labels.max()) + 1
+    return ImageData.of(arrays, classes, title or source.name)
 
 
-def arrange(listing: Listing, source: Path) -> Layout:
-    """Find the classes in the paths of files.
-
-    Args:
-        listing: all files and folders.
-        source: where they lie, for error messages.
-
-    Raises:
-        DataError: they are not laid out as this module says.
-    """
-    files, folders = (
-        [path for path in sorted(paths) if not any(map(_is_left_behind, path.parts))]
-        for paths in (listing.files, listing.folders)
-    )
-    root = _root(files)
-    folders = sorted({*folders, *(parent for path in files for parent in path.parents)})
-    tops = _inside(folders, root)
-    if not set(tops) & set(SPLITS):
-        classes = _classes(files, folders, root, source)
-        return Layout(classes, {"all": _labels(files, root, classes, source, listing)})
-
-    if set(tops) != set(SPLITS):
-        raise DataError(
-            f"{source} cannot be used: beside train and test there must be no other folder, and "
-            f"both must be there; it has {_some(tops)}.\n"
-            "Without both of them, class folders are split 80:20."
-        )
-    _refuse_images([path for path in files if path.parent == root], source)
-    train, test = (_classes(files, folders, root / split, source) for split in SPLITS)
-    if train != test:
-        raise DataError(
-            f"{source} cannot be used: train and test must have the same classes.\n"
-            f"only in train: {_some(sorted(set(train) - set(test)))}\n"
-            f"only in test: {_some(sorted(set(test) - set(train)))}"
-        )
-    return Layout(
-        train,
-        {split: _labels(files, root / split, train, source, listing) for split in SPLITS},
-    )
-
-
-def _is_left_behind(name: str) -> bool:
-    return name.startswith(".") or name in LEFT_BEHIND
-
-
-def _root(files: list[PurePosixPath]) -> PurePosixPath:
-    """The folder that holds the class folders, or the folders train and test."""
-    root = PurePosixPath()
-    while True:
-        inside = [path.relative_to(root) for path in files]
-        tops = {path.parts[0] for path in inside}
-        wrapped = len(tops) == 1 and not tops & set(SPLITS)
-        if not wrapped or not any(len(path.parts) > 2 for path in inside):
-            return root
-        root /= tops.pop()
-
-
-def _inside(paths: Iterable[PurePosixPath], folder: PurePosixPath) -> list[str]:
-    """Names of the paths that lie directly in a folder."""
-    return [path.name for path in paths if path.parent == folder and path != folder]
-
-
-def _classes(
-    files: list[PurePosixPath],
-    folders: list[PurePosixPath],
-    parent: PurePosixPath,
-    source: Path,
-) -> list[str]:
-    """Sorted names of the class folders in ``parent``, of which there must be two at least."""
-    classes = sorted(_inside(folders, parent))
-    place = source / parent
-    if len(classes) < 2:
-        raise DataError(
-            f"{place} cannot be used: it needs at least two class folders, and has {_some(classes)}"
-        )
-    filled = {path.relative_to(parent).parts[0] for path in files if path.is_relative_to(parent)}
-    empty = [name for name in classes if name not in filled]
-    if empty:
-        raise DataError(f"{place} cannot be used: empty class folders: {_some(empty)}")
-    return classes
-
-
-def _labels(
-    files: list[PurePosixPath],
-    parent: PurePosixPath,
-    classes: list[str],
-    source: Path,
-    listing: Listing,
-) -> dict[PurePosixPath, int]:
-    """Labels of the files in the class folders in ``parent``."""
-    _refuse_images([path for path in files if path.parent == parent], source)
-    numbers = {name: number for number, name in enumerate(classes)}
-    labels = {
-        path: numbers[path.relative_to(parent).parts[0]]
-        for path in files
-        if path.is_relative_to(parent) and path.parent != parent
-    }
-    for path in labels:
+def _read(source: Path, size: int | None) -> ImageArrays:
+    """Find the classes and decode all images."""
+    listing = list_files(source)
+    layout = arrange(listing, source)
+    paths = {path for labels in layout.labels.values() for path in labels}
+    for path in sorted(paths):
         if listing.files[path] > MAX_FILE_BYTES:
             raise _image_error(source, path, f"it has more than {MAX_FILE_BYTES:,} bytes")
-    return labels
-
-
-def _refuse_images(paths: list[PurePosixPath], source: Path) -> None:
-    """Raise DataError for images that lie outside of class folders."""
-    images = [str(path) for path in paths if path.suffix.lower() in SUFFIXES]
-    if images:
-        raise DataError(
-            f"{source} cannot be used: images outside of class folders: {_some(images)}"
-        )
-
-
-def _some(names: list[str]) -> str:
-    """The first few names."""
-    if not names:
-        return "none"
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" * (len(names) > SHOWN))
-
-
-def _read(source: Path, layout: Layout, size: int | None) -> dict[str, np.ndarray]:
-    """Decode all images: the arrays of ImageData by name."""
-    labels = {path: label for split in layout.labels.values() for path, label in split.items()}
     images: dict[PurePosixPath, np.ndarray] = {}
-    contents = read_files(source, set(labels))
-    for path, content in counted(contents, source.name, len(labels), "images"):
+    contents = read_files(source, paths)
+    for path, content in counted(contents, source.name, len(paths), "images"):
         try:
-            images[path] = decode(content, size)
+            images[path] = np.atleast_3d(decode(content, size))
         except ValueError as error:
             raise _image_error(source, path, str(error)) from error
         first = next(iter(images))
@@ -238,20 +95,17 @@ def _read(source: Path, layout: Layout, size: int | None) -> dict[str, np.ndarra
                 f"{first}: {_extent(images[first])}\n{path}: {_extent(images[path])}\n"
                 "dataset.size=<pixels> resizes all of them to that height and width."
             )
-    if all(image.ndim == 2 for image in images.values()):
-        stacked = {path: image[None] for path, image in images.items()}
-    else:
-        stacked = {
-            path: np.stack([image] * 3) if image.ndim == 2 else image.transpose(2, 0, 1)
-            for path, image in images.items()
-        }
+    channels = max(image.shape[2] for image in images.values())
+
+    def arrays(labels: dict[PurePosixPath, int]) -> tuple[np.ndarray, np.ndarray]:
+        stacked = np.stack(
+            [np.broadcast_to(images[path], (*images[path].shape[:2], channels)) for path in labels]
+        )
+        inputs = np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))
+        return inputs, np.array([*labels.values()], np.int64)
+
     splits = _split(source, layout) if "all" in layout.labels else layout.labels
-    arrays = {}
-    for name in SPLITS:
-        inputs = np.stack([stacked[path] for path in splits[name]])
-        arrays[f"{name}_inputs"] = np.ascontiguousarray(inputs)
-        arrays[f"{name}_labels"] = np.array([*splits[name].values()], np.int64)
-    return arrays
+    return ImageArrays(*arrays(splits["train"]), *arrays(splits["test"]))
 
 
 def _split(source: Path, layout: Layout) -> dict[str, dict[PurePosixPath, int]]:
@@ -353,12 +207,10 @@ def _digest(source: Path, size: int | None) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-def _check(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _check(arrays: Mapping[str, np.ndarray]) -> ImageArrays:
     """Arrays from a file, if they are of the right kind."""
-    content: dict[str, np.ndarray] = {}
-    for name in SPLITS:
-        inputs, labels = arrays[f"{name}_inputs"], arrays[f"{name}_labels"]
+    content = ImageArrays(*(arrays[name] for name in ImageArrays._fields))
+    for inputs, labels in (content[:2], content[2:]):
         if inputs.dtype != np.uint8 or inputs.ndim != 4 or labels.shape != inputs.shape[:1]:
             raise ValueError(f"it holds {inputs.dtype} {list(inputs.shape)}")
-        content |= {f"{name}_inputs": inputs, f"{name}_labels": labels}
     return content

@@ -1,30 +1,39 @@
-"""Names, titles and sizes of the data sets: the one place where they stand."""
+"""The table of all data sets: their titles, numbers of classes, readers and addresses by name."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TypeVar
+
+from convexinit_paper.data import sources
+from convexinit_paper.data.sources import Source
+
+Kind = TypeVar("Kind", bound=Source)
 
 
-@dataclass(frozen=True)
-class DataSet:
-    """What is known of a data set before it is read.
+def find_data_sets() -> dict[str, Source]:
+    """The entries ``DATA_SETS`` of all modules of :mod:`convexinit_paper.data.sources`."""
+    found: dict[str, Source] = {}
+    for module in iter_modules(sources.__path__, f"{sources.__name__}."):
+        found |= import_module(module.name).DATA_SETS
+    return found
 
-    Attributes:
-        title: name in figures and tables.
-        classes: number of classes; None if its labels are no classes.
+
+DATA_SETS = find_data_sets()
+
+
+def find_source(kind: type[Kind], name: str) -> Kind:
+    """The data set of this kind and name.
+
+    Raises:
+        ValueError: there is none; names those that there are.
+
+    Example:
+        >>> find_source(ImageSource, "cifar100").classes
+        100
     """
-
-    title: str
-    classes: int | None = None
-
-
-DATA_SETS = {
-    "digits": DataSet("digits", 10),
-    "mnist": DataSet("MNIST", 10),
-    "fashion_mnist": DataSet("Fashion-MNIST", 10),
-    "cifar10": DataSet("CIFAR-10", 10),
-    "cifar10_jpeg": DataSet("CIFAR-10 (JPEG copy)", 10),
-    "cifar100": DataSet("CIFAR-100", 100),
-    "tox21": DataSet("Tox21"),
-    "structural_alerts": DataSet("structural alerts"),
-}
+    known = {key: source for key, source in DATA_SETS.items() if isinstance(source, kind)}
+    if name not in known:
+        raise ValueError(f"unknown {kind.KIND} data set {name!r}; known: {', '.join(known)}")
+    return known[name]

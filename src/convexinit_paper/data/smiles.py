@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from convexinit_paper.data.files import DataError
+from convexinit_paper.data.files import ELSEWHERE, DataError
 
 # Share of the molecules that no training of the autoencoder sees.
 HELD_OUT = 0.05
@@ -29,7 +29,7 @@ def load_smiles(data_dir: str | Path) -> dict[str, list[str]]:
         raise DataError(
             f"There are no molecules in {folder.resolve()}\n"
             "The autoencoder learns from any files smiles/*.smi there, one SMILES a line.\n"
-            "To use another folder:  data_dir=<folder>, or the environment variable CONVEXINIT_DATA"
+            f"{ELSEWHERE}"
         )
     sources = {}
     for path in paths:

@@ -15,7 +15,8 @@ from convexinit.dropout import seed_dropout_
 from convexinit.molecules import load_codec
 from convexinit.molecules.codec import Codec
 from convexinit_paper.data.codes import encode_cached
-from convexinit_paper.data.multitask import MoleculeSet, MultitaskData, load_multitask
+from convexinit_paper.data.datasets import load_multitask
+from convexinit_paper.data.multitask import MoleculeSet, MultitaskData
 from convexinit_paper.experiments.training_dynamics import final_metrics, metrics_table
 from convexinit_paper.request.config import ConfigError, checked, parse_seeds, require
 from convexinit_paper.store.checkpoints import checkpoint_of

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from convexinit_paper.data.multitask import MoleculeSet, MultitaskData
+from convexinit_paper.data.sources import MultitaskSource
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
-TITLE = "Structural alerts (stand-in for Tox21)"
+TITLE = "structural alerts"
 SIZES = (1_400, 300, 300)  # training, validation, test
 HEAVY_ATOMS = (6, 35)  # both included
 LOG_P = 5.0  # excluded bound of the magnitude
@@ -204,7 +205,7 @@ def load_structural_alerts() -> MultitaskData:
         MoleculeSet(texts[i:j], ids[i:j], table[i:j]) for i, j in pairwise(bounds)
     ]
     return MultitaskData(
-        title=TITLE,
+        title=f"{TITLE.capitalize()} (stand-in for Tox21)",
         tasks=tuple(ALERTS),
         train=train,
         validation=validation,
@@ -238,3 +239,8 @@ def _is_small(molecule: Mol) -> bool:
 def _choose(options: Sequence[str], generator: random.Random) -> str:
     # Only random() is promised to give the same numbers in later versions of Python.
     return options[int(generator.random() * len(options))]
+
+
+DATA_SETS = {
+    "structural_alerts": MultitaskSource(TITLE, load=lambda data_dir: load_structural_alerts())
+}

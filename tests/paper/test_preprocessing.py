@@ -1,6 +1,4 @@
-"""Whitening against NumPy and scikit-learn in double precision, and on real MNIST."""
-
-from dataclasses import replace
+"""Normalisation and whitening, against NumPy and scikit-learn in double precision."""
 
 import numpy as np
 import pytest
@@ -9,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
-from convexinit_paper.data import images
-from convexinit_paper.data.images import ImageData, load_images, preprocess
+from convexinit_paper.data import preprocessing
+from convexinit_paper.data.images import ImageData, load_images
+from convexinit_paper.data.preprocessing import normalise, preprocess
 from convexinit_paper.data.whitening import (
     EPSILON,
     fit_whitening,
@@ -18,7 +17,6 @@ from convexinit_paper.data.whitening import (
     whitening_bytes,
     whitening_matrix,
 )
-from support.data import needs_mnist, real_data_dir
 
 
 def correlated_pixels(count: int, features: int, seed: int = 0) -> torch.Tensor:
@@ -36,13 +34,13 @@ def test_images_too_large_to_whiten_are_named(monkeypatch):
     pixels, labels = correlated_pixels(8, 64).view(8, 1, 8, 8), torch.arange(8)
     data = ImageData(pixels, labels, pixels, labels, 8, "Pets")
     need = whitening_bytes(64)
-    monkeypatch.setattr(images, "available_bytes", lambda device: need - 1)
+    monkeypatch.setattr(preprocessing, "available_bytes", lambda device: need - 1)
     for kind in ("pca", "zca"):
         with pytest.raises(ValueError, match=r"Pets: .* 64 pixel values .*preprocessing=normalise"):
             preprocess(data, kind)
     assert preprocess(data, "normalise").train_inputs.shape == (8, 64)
     for free in (need, None):
-        monkeypatch.setattr(images, "available_bytes", lambda device, free=free: free)
+        monkeypatch.setattr(preprocessing, "available_bytes", lambda device, free=free: free)
         assert preprocess(data, "zca").train_inputs.shape == (8, 64)
 
 
@@ -246,22 +244,32 @@ def test_unknown_preprocessing():
         preprocess(random_images(), "whiten")
 
 
-@needs_mnist
-def test_mnist():
-    images = load_images("mnist", real_data_dir())
-    images = replace(images, train_inputs=images.train_inputs[:10_000])  # the rest takes long
-    data = preprocess(images, "zca")
-    eigenvalues = np.linalg.eigvalsh(covariance_of(images.train_inputs.flatten(1)) / 255**2)
-    expected = np.sort(eigenvalues / (eigenvalues + EPSILON))
-    actual = np.linalg.eigvalsh(covariance_of(data.train_inputs))
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4)
-    # Pixels at the border are black in all of these; in the whole training set, 67 of them.
-    constant = images.train_inputs.flatten(1).amax(0) == 0
-    assert constant.sum() >= 67
-    assert data.train_inputs[:, constant].abs().max() < 1e-6
-    assert data.train_inputs.abs().max() < 200
-    assert data.test_inputs.abs().max() < 317  # 1 / sqrt(epsilon): white where all were black
-    ordinary = (images.test_inputs.flatten(1)[:, constant] == 0).all(1)
-    assert 0.99 < ordinary.double().mean() < 1
-    test = data.test_inputs[ordinary].pow(2).mean().item()
-    assert test < 1.5 * data.train_inputs.pow(2).mean().item()
+# --- normalisation --------------------------------------------------------------------------------
+
+
+def image_data(train: torch.Tensor, test: torch.Tensor) -> ImageData:
+    labels = [torch.zeros(len(part), dtype=torch.int64) for part in (train, test)]
+    return ImageData(train, labels[0], test, labels[1], num_classes=1, title="Noise")
+
+
+def test_normalise_is_per_channel_with_constants_of_the_training_set():
+    generator = torch.Generator().manual_seed(0)
+    train = torch.randint(0, 256, (50, 3, 4, 5), generator=generator, dtype=torch.uint8)
+    train[:, 1] //= 4
+    test = torch.randint(0, 256, (7, 3, 4, 5), generator=generator, dtype=torch.uint8)
+    raw = train.clone(), test.clone()
+    data = normalise(image_data(train, test))
+
+    std, mean = torch.std_mean(train.double(), dim=(0, 2, 3), correction=0, keepdim=True)
+    for actual, images in ((data.train_inputs, train), (data.test_inputs, test)):
+        expected = ((images.double() - mean) / std).flatten(1)
+        torch.testing.assert_close(actual.double(), expected, rtol=0, atol=1e-5)
+    assert data.train_inputs.shape == (50, 60)
+    assert torch.equal(train, raw[0])
+    assert torch.equal(test, raw[1])
+
+
+def test_constant_channel_is_refused():
+    images = torch.full((3, 1, 2, 2), 7, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="Noise: a channel is constant"):
+        normalise(image_data(images, images))
