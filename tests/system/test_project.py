@@ -60,14 +60,6 @@ def test_public_names_are_importable_and_listed():
         convexinit.nothing  # noqa: B018
 
 
-def test_the_library_examples_of_the_readme_run():
-    readme = (ROOT / "README.md").read_text()
-    examples = [part.split("```")[0] for part in readme.split("```python\n")[1:]]
-    assert len(examples) == 2
-    for example in examples:
-        exec(compile(example, "README.md", "exec"), {})
-
-
 def demo_runs():
     """Options of all runs that ``make paper-figures SCALE=demo`` asks for."""
     makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
@@ -96,9 +88,3 @@ def test_the_demo_makes_every_run_that_its_figures_draw():
                     if config["name"] == panel.experiment and panel.fits(variant, flatten(config))
                 ]
                 assert fitting, (name, panel.title, variant)
-
-
-@pytest.mark.parametrize("name", ["training-summary", "autoencoder", "table-1-by-epoch"])
-def test_the_results_in_the_readme_are_the_recorded_ones(name):
-    table = (ROOT / "results" / "tables" / f"{name}.md").read_text()
-    assert table in (ROOT / "README.md").read_text()
