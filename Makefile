@@ -1,5 +1,6 @@
 # make paper-figures [SCALE=demo]   figures and tables; "demo" trains everything on built-in data
-# make test | lint | bench          tests | ruff and mypy | benchmark table
+# make test | test-quick            all tests | those without processes and data
+# make lint | docs | bench          ruff and mypy | site in build/site | benchmark table
 # make record                       refresh results/recorded from results/runs
 # make constraints                  pin the packages that are installed now
 
@@ -10,10 +11,10 @@ RUN := $(VENV)/bin/python
 VARIANTS := nonconvex,icnn,icnn_skip,icnn_init
 
 .DEFAULT_GOAL := help
-.PHONY: help install test lint bench paper-figures record constraints clean
+.PHONY: help install test test-quick lint docs bench paper-figures record constraints clean
 
 help:
-	@sed -n '1,4s/^# //p' Makefile
+	@sed -n '1,5s/^# //p' Makefile
 
 install: $(VENV)/installed
 
@@ -27,10 +28,23 @@ test: export OMP_NUM_THREADS := 1
 test: install
 	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
+test-quick: export OMP_NUM_THREADS := 1
+test-quick: install
+	$(RUN) -m pytest tests/library tests/paper -m 'not slow' --numprocesses 2 --dist loadfile
+
 lint: install
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+# Without the theme's message about its successor.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/docs
+	$(VENV)/bin/mkdocs build --strict --quiet
+
+$(VENV)/docs: $(VENV)/installed
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
 
 bench: install
 	$(RUN) scripts/benchmark.py
@@ -67,7 +81,7 @@ record: install
 	$(RUN) scripts/record_runs.py
 
 # Without the suffix of a build, such as +cpu, a version fits every machine's.
-constraints: install
+constraints: install $(VENV)/docs
 	$(VENV)/bin/pip freeze --exclude-editable | grep -v '@' | sed 's/+.*//' > constraints.txt
 
 clean:

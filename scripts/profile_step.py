@@ -1,6 +1,6 @@
 """Where the time of a training step goes, and what each measure of the engine is worth.
 
-    python scripts/profile_step.py > docs/performance-table.md
+    python scripts/profile_step.py
 
 The same loop as in ``convexinit_paper.training.loop.train``, with a clock between its parts (CPU
 only). The products of a step on their own, on data that stays in the cache, are the ceiling. All
