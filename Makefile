@@ -28,7 +28,9 @@ test: export OMP_NUM_THREADS := 1
 test: install
 	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
+# Tests of real data skip themselves where there is none.
 test-quick: export OMP_NUM_THREADS := 1
+test-quick: export CONVEXINIT_DATA := none
 test-quick: install
 	$(RUN) -m pytest tests/library tests/paper -m 'not slow' --numprocesses 2 --dist loadfile
 

@@ -30,7 +30,7 @@ def find_source(kind: type[Kind], name: str) -> Kind:
         ValueError: there is none; names those that there are.
 
     Example:
-        >>> find_source(ImageSource, "cifar100").classes
+        >>> find_source(Source, "cifar100").classes
         100
     """
     known = {key: source for key, source in DATA_SETS.items() if isinstance(source, kind)}

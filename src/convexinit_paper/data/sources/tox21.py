@@ -24,6 +24,7 @@ with the molecules that cannot be encoded, and not lost.
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -140,13 +141,15 @@ def load_tox21(data_dir: Path) -> MultitaskData:
     train_sdf = _find_train(data_dir)
     validation_sdf = _find_validation(data_dir)
     check_files("tox21", TEST_FILES, data_dir)
+    rows: Iterable[Row]
     if train_sdf is None:
-        train = _load_assays(data_dir)
         source = f"{len(TASKS)} files train/*.smiles"
+        contents = [(data_dir / file.path).read_bytes() for file in ASSAY_FILES]
+        rows = chain.from_iterable(map(read_assay, contents, range(len(TASKS))))
     else:
-        rows = _load_sdf(train_sdf, data_dir, TRAIN_SIZE)
-        train = merge(sorted(rows, key=lambda row: row.sample_id))
         source = train_sdf.name
+        rows = _load_sdf(train_sdf, data_dir, TRAIN_SIZE)
+    train = merge(sorted(rows, key=lambda row: row.sample_id))
     validation = merge(_load_sdf(validation_sdf, data_dir, VALIDATION_SIZE, VALIDATION_FILE))
     test = merge(read_final(*((data_dir / file.path).read_bytes() for file in TEST_FILES)))
     notes: dict[str, int | str] = {"train_source": source}
@@ -331,18 +334,8 @@ def _find_train(data_dir: Path) -> Path | None:
         near = (data_dir, *data_dir.resolve().parents[:2])
         if any((folder / file.path).exists() for folder in near for file in ASSAY_FILES):
             check_files("tox21", ASSAY_FILES, data_dir)
-        else:
-            check_files("tox21", [DataFile(TRAIN_SDF, 0, "")], data_dir)
+        raise file_error("tox21", TRAIN_SDF, data_dir, "missing")
     return path
-
-
-def _load_assays(data_dir: Path) -> Merged:
-    rows = (
-        row
-        for task, file in enumerate(ASSAY_FILES)
-        for row in read_assay((data_dir / file.path).read_bytes(), task)
-    )
-    return merge(sorted(rows, key=lambda row: row.sample_id))
 
 
 def _find_validation(data_dir: Path) -> Path:
@@ -398,18 +391,14 @@ def _count(merged: Merged) -> dict[str, int]:
     """What is worth recording about a split; see the keys."""
     samples = merged.samples
     readable = [
-        (text, row) for text, row in zip(samples.smiles, samples.labels, strict=True) if text
+        Row(text, text, tuple((task, x) for task, x in enumerate(row) if np.isfinite(x)))
+        for text, row in zip(samples.smiles, samples.labels, strict=True)
+        if text
     ]
-    groups: dict[str, list[np.ndarray]] = {}
-    for text, row in readable:
-        groups.setdefault(text, []).append(row)
-    between = 0
-    for rows in groups.values():
-        stacked = np.stack(rows)
-        between += int(((stacked == 0).any(0) & (stacked == 1).any(0)).sum())
+    by_structure = merge(readable)
     return {
         "samples": len(samples),
-        "distinct_smiles": len(groups),
+        "distinct_smiles": len(by_structure.samples),
         "unreadable_records": len(samples) - len(readable),
         "labels": int(np.isfinite(samples.labels).sum()),
         "positive_labels": int((samples.labels == 1).sum()),
@@ -417,7 +406,7 @@ def _count(merged: Merged) -> dict[str, int]:
         "conflicting_labels": merged.conflicting,
         "sample_ids_with_two_smiles": merged.renamed,
         # Pairs of a SMILES and a task on which its samples disagree: kept as they are.
-        "labels_in_conflict_between_samples": between,
+        "labels_in_conflict_between_samples": by_structure.conflicting,
     }
 
 
