@@ -18,7 +18,7 @@ from convexinit_paper.data.sources.structural_alerts import ALERTS, load_structu
 from convexinit_paper.experiments import run_experiment, tox21
 from convexinit_paper.request.config import CONF, ConfigError
 from convexinit_paper.store.runs import read_run
-from convexinit_paper.training.objectives import masked_binary_cross_entropy
+from convexinit_paper.training.objectives import auroc, masked_binary_cross_entropy
 
 NAN = float("nan")
 
@@ -34,7 +34,7 @@ def test_auroc_against_sklearn(seed, n, levels):
     scores[1] = rng.normal(size=(n, 3))
     labels = rng.choice([0.0, 1.0, NAN], (n, 3)).astype(np.float32)
     labels[:, 2] = np.where(rng.random(n) < 0.5, 1.0, NAN)
-    result = tox21.auroc(torch.from_numpy(scores), torch.from_numpy(labels))
+    result = auroc(torch.from_numpy(scores), torch.from_numpy(labels))
     assert result.shape == (2, 3)
     for task in range(3):
         known = ~np.isnan(labels[:, task])
@@ -50,7 +50,7 @@ def test_auroc_against_sklearn(seed, n, levels):
 
 def test_auroc_of_constant_scores_is_a_half():
     labels = torch.tensor([[0.0], [1.0], [1.0]])
-    assert tox21.auroc(torch.zeros(1, 3, 1), labels).tolist() == [[0.5]]
+    assert auroc(torch.zeros(1, 3, 1), labels).tolist() == [[0.5]]
 
 
 def test_a_network_with_scores_that_are_not_finite_has_no_auroc():
@@ -59,7 +59,7 @@ def test_a_network_with_scores_that_are_not_finite_has_no_auroc():
     scores[1, 0, 0] = NAN
     scores[2, 2, 0] = torch.inf
     scores[2, 2, 1] = torch.inf  # whose label is missing
-    result = tox21.auroc(scores, labels)
+    result = auroc(scores, labels)
     assert result[0].tolist() == [0.5, 0.5]
     assert result[1, 0].isnan()
     assert result[1, 1] == 0.5
@@ -74,7 +74,7 @@ def test_auroc_is_exact_for_many_molecules():
     labels = (torch.arange(n) >= n // 2).float().view(n, 1)
     labels[0], labels[-1] = 1.0, 0.0
     expected = roc_auc_score(labels[:, 0].numpy(), scores[0, :, 0].numpy())
-    assert float(tox21.auroc(scores, labels)) == pytest.approx(expected, abs=1e-7)
+    assert float(auroc(scores, labels)) == pytest.approx(expected, abs=1e-7)
 
 
 def test_the_mean_leaves_out_tasks_without_auroc():
