@@ -15,8 +15,9 @@ Example:
 
 from convexinit.difference import ConvexDifference
 from convexinit.init import lognormal_init_, moments_init_
-from convexinit.init_network import init_icnn_, lsuv_init_
+from convexinit.init_network import init_icnn_
 from convexinit.layers import ConvexConv2d, ConvexLinear, project_
+from convexinit.lsuv import lsuv_init_
 from convexinit.networks import CNN, MLP
 from convexinit.theory import solve_init
 

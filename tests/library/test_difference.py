@@ -2,41 +2,15 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from convexinit import MLP, ConvexDifference, init_icnn_, project_
-from convexinit.positivity import POSITIVITY
-from convexinit.stacking import stack_networks, unstack_network
-from support.convexity import ACTIVATIONS, convexity_gap, train_a_little
+from support.networks import convexity_gap, generator, unchanged
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def difference(widths, seed=0, **options):
-    network = ConvexDifference(MLP(widths, **options), MLP(widths, **options)).double()
-    return init_icnn_(network, options.get("activation", "relu"), generator=generator(seed))
-
-
-@settings(deadline=None, max_examples=40)
-@given(
-    seed=st.integers(0, 10_000),
-    positivity=st.sampled_from(sorted(POSITIVITY)),
-    activation=st.sampled_from(ACTIVATIONS),
-    hidden=st.lists(st.integers(1, 12), min_size=1, max_size=3),
-)
-def test_both_parts_stay_convex_in_training(seed, positivity, activation, hidden):
-    network = difference([3, *hidden, 1], seed, activation=activation, positivity=positivity)
-    project_(network)
-    before = [parameter.clone() for parameter in network.parameters()]
-    train_a_little(network, 3, generator(seed))
-    assert any(not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
-    for part in (network.minuend, network.subtrahend):
-        assert convexity_gap(part, 3, generator(seed)) < 1e-9
-        assert all((layer.nonnegative_weight >= 0).all() for layer in part.layers[1:])
+def difference(widths, seed=0):
+    network = ConvexDifference(MLP(widths), MLP(widths)).double()
+    return init_icnn_(network, generator=generator(seed))
 
 
 @torch.no_grad()
@@ -87,24 +61,5 @@ def test_both_parts_are_initialised_with_draws_of_their_own():
 
 def test_a_part_without_convex_layers_is_refused_before_anything_changes():
     network = ConvexDifference(MLP([3, 4, 1]), nn.Linear(3, 1))
-    before = [parameter.clone() for parameter in network.parameters()]
-    with pytest.raises(ValueError, match="no convex layer"):
+    with unchanged(network), pytest.raises(ValueError, match="no convex layer"):
         init_icnn_(network)
-    assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
-
-
-def test_a_stack_computes_and_differentiates_each_difference_alone():
-    networks = [difference([4, 6, 3], seed) for seed in range(3)]
-    inputs = torch.randn(3, 5, 4, generator=generator(), dtype=torch.float64)
-    stack = stack_networks(networks)
-    outputs = stack(inputs)
-    outputs.square().sum().backward()
-    for index, network in enumerate(networks):
-        alone = network(inputs[index])
-        parts = network.minuend(inputs[index]), network.subtrahend(inputs[index])
-        assert torch.allclose(alone, parts[0] - parts[1])
-        alone.square().sum().backward()
-        assert torch.allclose(outputs[index], alone, atol=1e-12)
-        for name, parameter in network.named_parameters():
-            assert torch.allclose(stack.get_parameter(name).grad[index], parameter.grad, atol=1e-10)
-        assert torch.equal(unstack_network(stack, index)(inputs[index]), alone)

@@ -10,8 +10,9 @@ from torch import Generator, Tensor, nn
 
 from convexinit.difference import ConvexDifference
 from convexinit.init import BIAS_RULES, DISTRIBUTIONS, he_normal_, lecun_normal_
-from convexinit.init_network import init_icnn_, lsuv_init_
+from convexinit.init_network import init_icnn_
 from convexinit.layers import Linear, project_
+from convexinit.lsuv import lsuv_init_
 from convexinit.networks import CNN, MLP
 from convexinit.positivity import POSITIVITY
 from convexinit.stacking import stack_networks

@@ -1,0 +1,107 @@
+"""Initialisation of whole networks: which layers, with which moments, and what is refused."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from convexinit import CNN, MLP, ConvexConv2d, ConvexLinear, init_icnn_, solve_init
+from convexinit.positivity import POSITIVITY
+from convexinit.stacking import stack_networks
+from support.networks import generator, unchanged
+
+
+def foreign():
+    """Layers of torch and of this library in one sequence."""
+    return nn.Sequential(
+        nn.Conv2d(3, 40, 3), nn.ReLU(), ConvexConv2d(40, 30, 3), nn.ReLU(),
+        nn.Flatten(), ConvexLinear(270, 20),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("network", "first_fan_in", "fan_ins"),
+    [
+        (MLP([20, 100, 300, 50]), 20, [100, 300]),
+        (CNN((3, 7, 8), [50, 40, 6], 5), 27, [50 * 9, 40 * 9, 6 * 2 * 2]),
+        (foreign(), 27, [40 * 9, 270]),
+    ],
+    ids=["MLP", "CNN", "foreign"],
+)
+@pytest.mark.parametrize("rho", [0.3, 0.5])
+def test_every_layer_is_initialised_with_its_own_fan_in(network, first_fan_in, fan_ins, rho):
+    assert init_icnn_(network, rho=rho, generator=generator()) is network
+    first, *later = [layer for layer in network.modules() if hasattr(layer, "weight")]
+    for layer, fan_in in zip(later, fan_ins, strict=True):
+        expected = solve_init(fan_in, rho=rho)
+        assert torch.allclose(layer.bias, torch.tensor(expected.bias_mean))
+        weight = layer.weight.detach()
+        assert (weight >= 0).all()
+        error = math.sqrt(expected.weight_var / weight.numel())
+        assert float(weight.mean()) == pytest.approx(expected.weight_mean, abs=5 * error)
+    assert float(first.weight.detach().var()) == pytest.approx(1 / first_fan_in, rel=0.2)
+    assert (first.bias == 0).all()
+
+
+@pytest.mark.parametrize("positivity", sorted(POSITIVITY))
+def test_the_initialisation_is_carried_through_the_positivity_map(positivity):
+    plain = init_icnn_(MLP([5, 50, 40]), generator=generator(3))
+    mapped = init_icnn_(MLP([5, 50, 40], positivity=positivity), generator=generator(3))
+    assert torch.allclose(
+        mapped.layers[1].nonnegative_weight, plain.layers[1].weight, rtol=1e-4, atol=1e-7
+    )
+
+
+def test_same_generator_state_gives_the_same_network():
+    first = init_icnn_(MLP([3, 10, 10, 1]), generator=generator(5))
+    second = init_icnn_(MLP([3, 10, 10, 1]), generator=generator(5))
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_only_the_first_layer_and_convex_layers_are_touched():
+    class PassThrough(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.from_input = nn.ModuleList([nn.Linear(7, 9), nn.Linear(7, 9), nn.Linear(7, 1)])
+            self.between = nn.ModuleList([ConvexLinear(9, 9), ConvexLinear(9, 1)])
+
+    network = PassThrough()
+    with unchanged(network.from_input[1:]):
+        init_icnn_(network)
+    assert (network.from_input[0].bias == 0).all()
+    network = MLP([5, 8, 8, 2], skip=True)
+    with unchanged(network.skips):
+        init_icnn_(network)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rho": 1.5}, r"rho .* got 1\.5"),
+        ({"variance": -1}, "variance"),
+        ({"mean": "x"}, "mean"),
+        ({"activation": "rleu"}, "activation"),
+        ({"distribution": "uniform"}, r"distribution .*lognormal, gamma"),
+        ({"distribution": None}, "distribution"),
+        ({"bias_rule": "none"}, r"bias_rule .*sampled, centred"),
+    ],
+)
+def test_a_refused_argument_leaves_the_network_unchanged(arguments, message):
+    network = MLP([3, 5, 1])
+    with unchanged(network), pytest.raises(ValueError, match=message):
+        init_icnn_(network, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (stack_networks([MLP([3, 5, 1])] * 2), "before they are stacked"),
+        (stack_networks([CNN((1, 4, 4), [3, 3], 1)] * 2), "before they are stacked"),
+        (nn.Linear(3, 3), "no convex layer"),
+    ],
+)
+def test_a_refused_network_is_left_unchanged(network, message):
+    with unchanged(network), pytest.raises(ValueError, match=message):
+        init_icnn_(network)

@@ -1,0 +1,185 @@
+"""Networks: convex before and after training, alone and stacked, and what they compute."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import correlate
+from torch import nn
+
+from convexinit import CNN, MLP, ConvexConv2d, ConvexDifference, ConvexLinear, init_icnn_
+from convexinit.difference import parts_of
+from convexinit.positivity import POSITIVITY
+from convexinit.stacking import stack_networks, unstack_network
+from support.networks import (
+    ACTIVATIONS,
+    convex_weights,
+    convexity_gap,
+    generator,
+    randomised,
+    train_a_little,
+)
+
+KINDS = ["MLP", "CNN", "difference", "foreign first layers"]
+STACKABLE = KINDS[:3]
+
+
+@st.composite
+def architectures(draw, kinds=KINDS, convex=(True,)):
+    """A function that builds a network in float64, the size of its inputs, and its activation."""
+    activation = draw(st.sampled_from(ACTIVATIONS))
+    positivity, convex = draw(st.sampled_from(sorted(POSITIVITY))), draw(st.sampled_from(convex))
+    hidden = draw(st.lists(st.integers(1, 12), min_size=1, max_size=3))
+    kind = draw(st.sampled_from(kinds))
+    skip, image_shape = draw(st.booleans()), draw(st.tuples(*[st.integers(1, 5)] * 3))
+
+    def build():
+        if kind == "CNN":
+            network = CNN(image_shape, hidden, 2, activation, convex, positivity)
+        elif kind == "foreign first layers":
+            network = nn.Sequential(
+                nn.Unflatten(1, image_shape),
+                nn.Conv2d(image_shape[0], 4, 3, padding=1),
+                nn.ReLU(),
+                ConvexConv2d(4, 3, 3, padding=1, positivity=positivity),
+                nn.ReLU(),
+                nn.Flatten(),
+                ConvexLinear(3 * math.prod(image_shape[1:]), 1, positivity=positivity),
+            )
+        else:
+            parts = [MLP([3, *hidden, 2], activation, convex, positivity, skip) for _ in range(2)]
+            network = ConvexDifference(*parts) if kind == "difference" else parts[0]
+        return network.double()
+
+    return build, 3 if kind in ("MLP", "difference") else math.prod(image_shape), activation
+
+
+@settings(deadline=None, max_examples=120)
+@given(architecture=architectures(), seed=st.integers(0, 10_000), principled=st.booleans())
+def test_networks_are_convex_before_and_after_training(architecture, seed, principled):
+    build, inputs, activation = architecture
+    network = randomised(build(), seed)
+    if principled:
+        init_icnn_(network, activation, generator=generator(seed))
+    before = copy.deepcopy(network.state_dict())
+    for trained in (False, True):
+        if trained:
+            train_a_little(network, inputs, generator(seed))
+        # Both parts of a difference, which as a whole need not be convex.
+        for part in parts_of(network):
+            assert convexity_gap(part, inputs, generator(seed)) < 1e-9
+        assert all((weight >= 0).all() for weight in convex_weights(network))
+    after = network.state_dict()
+    assert any(not torch.equal(value, after[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize(
+    ("network", "inputs"),
+    [(MLP([3, 20, 20, 1], convex=False), 3), (CNN((1, 4, 4), [8, 8], 1, convex=False), 16)],
+)
+def test_the_convexity_check_can_fail(network, inputs):
+    assert not convex_weights(network)
+    assert convexity_gap(randomised(network.double()), inputs, generator()) > 1e-3
+
+
+@settings(deadline=None, max_examples=60)
+@given(architecture=architectures(STACKABLE, convex=(True, False)), count=st.integers(1, 4))
+def test_a_stack_computes_and_differentiates_each_network_alone(architecture, count):
+    build, size, _ = architecture
+    networks = [randomised(build(), seed) for seed in range(count)]
+    inputs = torch.randn(count, 11, size, generator=generator(count), dtype=torch.float64)
+    stack = stack_networks(networks)
+    outputs = stack(inputs)
+    outputs.square().sum().backward()
+    for index, network in enumerate(networks):
+        alone = network(inputs[index])
+        alone.square().sum().backward()
+        assert torch.allclose(outputs[index], alone, atol=1e-12)
+        for name, parameter in network.named_parameters():
+            stacked = stack.get_parameter(name)
+            assert torch.allclose(stacked.grad[index], parameter.grad, atol=1e-10), name
+        assert torch.equal(unstack_network(stack, index)(inputs[index]), alone)
+
+
+def test_convolutions_are_those_of_scipy_with_repeated_borders():
+    network = randomised(CNN((2, 5, 4), [3, 4], 2).double())
+    inputs = torch.randn(1, 40, generator=generator(1), dtype=torch.float64)
+    image = inputs[0].view(2, 5, 4).numpy()
+    for layer, stride in zip(network.layers[:2], (2, 1), strict=True):
+        weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
+        image = np.stack(
+            [
+                sum(
+                    correlate(channel, kernel, mode="nearest")
+                    for channel, kernel in zip(image, kernels, strict=True)
+                )
+                + shift
+                for kernels, shift in zip(weight, bias, strict=True)
+            ]
+        )[:, ::stride, ::stride]
+        image = np.maximum(image, 0.0)
+    last = network.layers[2]
+    expected = last.weight.detach().numpy() @ image.ravel() + last.bias.detach().numpy()
+    np.testing.assert_allclose(network(inputs)[0].detach().numpy(), expected, rtol=1e-10)
+
+
+def test_every_position_of_an_image_sums_over_its_full_fan_in():
+    """Constant features give the same pre-activation everywhere, at the border too."""
+    network = init_icnn_(CNN((1, 6, 6), [5, 4, 3], 2).double(), generator=generator())
+    for layer, channels in zip(network.layers[1:3], (5, 4), strict=True):
+        signal = layer(torch.ones(1, channels, 6, 6, dtype=torch.float64))
+        corner = signal[..., :1, :1]
+        assert torch.allclose(signal, corner.expand_as(signal))
+        assert torch.allclose(corner[0, :, 0, 0], layer.weight.sum((1, 2, 3)) + layer.bias)
+
+
+@pytest.mark.parametrize(
+    ("network", "shapes"),
+    [
+        (MLP([20, 7, 6, 2], skip=True), [(7,), (6,), (2,)]),
+        (CNN((1, 5, 4), [3, 4], 2), [(3, 3, 2), (4, 3, 2), (2,)]),
+    ],
+)
+def test_pre_activations_end_with_the_output(network, shapes):
+    inputs = torch.randn(6, 20, generator=generator())
+    signals = network.pre_activations(inputs)
+    assert [signal.shape[1:] for signal in signals] == shapes
+    assert torch.equal(signals[-1], network(inputs))
+
+
+def test_networks_can_be_copied_saved_and_loaded(tmp_path):
+    network = MLP([3, 4, 1], positivity="exp")
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    other = MLP([3, 4, 1], positivity="exp")
+    other.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    inputs = torch.randn(6, 3)
+    assert torch.equal(other(inputs), network(inputs))
+    assert torch.equal(copy.deepcopy(network)(inputs), network(inputs))
+
+
+@pytest.mark.parametrize("widths", [[3], [], [3, 0, 1], [3, -1]])
+def test_impossible_widths_are_refused(widths):
+    with pytest.raises(ValueError, match="widths"):
+        MLP(widths)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [((1, 4), [3], 1), ((1, 0, 4), [3], 1), ((1, 4, 4), [], 1), ((1, 4, 4), [3, 0], 1),
+     ((1, 4, 4), [3], 0)],
+)  # fmt: skip
+def test_impossible_sizes_of_images_are_refused(arguments):
+    with pytest.raises(ValueError, match="positive"):
+        CNN(*arguments)
+
+
+@pytest.mark.parametrize("build", [MLP, CNN])
+def test_activations_that_break_convexity_are_refused(build):
+    sizes = {MLP: ([2, 3, 1],), CNN: ((1, 4, 4), [3], 1)}[build]
+    with pytest.raises(ValueError, match="is not convex"):
+        build(*sizes, activation=torch.tanh)
+    build(*sizes, activation=torch.tanh, convex=False)
