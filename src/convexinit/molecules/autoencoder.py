@@ -24,7 +24,6 @@ from convexinit.molecules.chemistry import canonical
 from convexinit.molecules.codec import Codec, check_codes, check_count
 from convexinit.molecules.tokens import NO_TOKEN, PADDING, START, Vocabulary, split_symbols
 from convexinit_paper.data.files import DataError
-from convexinit_paper.request.config import require
 
 # The weights that come with the package.
 WEIGHTS = Path(__file__).with_name("autoencoder.npz")
@@ -53,7 +52,8 @@ class Sizes:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            require(value >= 1, f"model.{name}", "at least 1", value)
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1; got {value!r}")
 
 
 class Autoencoder(nn.Module):

@@ -1,172 +1,57 @@
-"""Train the translation autoencoder that gives molecules their codes."""
+"""How the autoencoder is trained: Adam on translations of random into canonical SMILES."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from convexinit.molecules.autoencoder import (
-    Autoencoder,
-    AutoencoderCodec,
-    Sizes,
-    encode_tokens,
-    greedy,
-    to_arrays,
-    tokenise,
-    translation_loss,
-)
-from convexinit.molecules.chemistry import canonical
-from convexinit.molecules.tokens import Vocabulary
-from convexinit_paper.data.corpus import Corpus, CorpusSettings, gather, load_corpus
-from convexinit_paper.request.config import checked, parse_seeds, require
-from convexinit_paper.store.checkpoints import Checkpoint, checkpoint_of
+from convexinit.molecules.autoencoder import Autoencoder, Sizes, translation_loss
+from convexinit_paper.data.corpus import Corpus, gather
+from convexinit_paper.experiments.autoencoder.assessment import reconstruct
+from convexinit_paper.request.options import Section, above, at_least, between, one_of, option
+from convexinit_paper.store.checkpoints import Checkpoint
 from convexinit_paper.store.provenance import git_revision
-from convexinit_paper.store.runs import COLUMNS, Outcome
 from convexinit_paper.training.history import added
-from convexinit_paper.training.machine import device_name, prepare_process
 from convexinit_paper.training.randomness import seeded_generator
-from convexinit_paper.training.settings import check_device, resolve_device
+from convexinit_paper.training.settings import DEVICES, resolve_device
 
 
 class DivergedError(RuntimeError):
     """Training cannot go on."""
 
 
-PAIRS = 200  # of molecules, for the codes between them
-SEARCHES: dict[str, dict[str, Any]] = {
-    "greedy": {"beam": 1},
-    "beam": {"beam": 10, "nearest": False},
-    "nearest of beam": {"beam": 10},
-}
-LENGTHS = (1, 21, 41, 61, 201)  # bounds of the reported ranges, in characters
 SORTED_BATCHES = 50  # batches among which molecules are sorted by length
 
 
 @dataclass(frozen=True)
-class AutoencoderSettings:
-    """Network and training; defaults in ``conf/experiment/autoencoder.yaml``.
+class AutoencoderSettings(Section):
+    """How the autoencoder is trained; defaults in ``conf/experiment/autoencoder.yaml``."""
 
-    Attributes:
-        steps: of Adam, at least 1.
-        batch_size: molecules per step, at least 1.
-        learning_rate: the highest, after warm-up; falls to 0 like a cosine. Above 0.
-        warmup: steps in which the learning rate rises linearly, at least 0.
-        clip: largest norm of the gradient, above 0.
-        noise: standard deviation of the Gaussian noise on the code, at least 0.
-        canonical_share: share of the inputs that are in canonical spelling, 0 to 1.
-        property_weight: weight of the properties in the loss, at least 0.
-        precision: "float32" or "bfloat16" (autocast).
-        device: "cpu", "cuda", or "auto" for the GPU if there is one.
-        checkpoint_every: steps between two checkpoints and evaluations, at least 1.
-        evaluated: held-out molecules of such an evaluation, at least 1.
-    """
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    warmup: int
-    clip: float
-    noise: float
-    canonical_share: float
-    property_weight: float
-    precision: str
-    device: str
-    checkpoint_every: int
-    evaluated: int
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "checkpoint_every", "evaluated"):
-            require(
-                getattr(self, name) >= 1, f"autoencoder.{name}", "at least 1", getattr(self, name)
-            )
-        require(self.learning_rate > 0, "autoencoder.learning_rate", "above 0", self.learning_rate)
-        require(self.warmup >= 0, "autoencoder.warmup", "at least 0", self.warmup)
-        require(self.clip > 0, "autoencoder.clip", "above 0", self.clip)
-        require(self.noise >= 0, "autoencoder.noise", "at least 0", self.noise)
-        require(
-            0 <= self.canonical_share <= 1,
-            "autoencoder.canonical_share",
-            "0 to 1",
-            self.canonical_share,
-        )
-        require(
-            self.property_weight >= 0,
-            "autoencoder.property_weight",
-            "at least 0",
-            self.property_weight,
-        )
-        require(
-            self.precision in ("float32", "bfloat16"),
-            "autoencoder.precision",
-            "float32 or bfloat16",
-            self.precision,
-        )
-        check_device("autoencoder.device", self.device)
+    steps: int = option("of Adam", at_least(1))
+    batch_size: int = option("molecules per step", at_least(1))
+    learning_rate: float = option("the highest, after warm-up; falls to 0 like a cosine", above(0))
+    warmup: int = option("steps in which the learning rate rises linearly", at_least(0))
+    clip: float = option("largest norm of the gradient", above(0))
+    noise: float = option("standard deviation of the Gaussian noise on the code", at_least(0))
+    canonical_share: float = option("of the inputs, in canonical spelling", between(0, 1))
+    property_weight: float = option("of the properties in the loss", at_least(0))
+    precision: str = option("bfloat16 is by autocast", one_of(("float32", "bfloat16")))
+    device: str = option("auto for the GPU if there is one", *DEVICES)
+    checkpoint_every: int = option("steps between two checkpoints and evaluations", at_least(1))
+    evaluated: int = option("held-out molecules of such an evaluation", at_least(1))
 
     def torch_device(self) -> torch.device:
         """Device to train on."""
         return resolve_device(self.device)
-
-
-def run(config: dict[str, Any]) -> Outcome:
-    """Train one autoencoder (one seed), going on from its checkpoint if there is one."""
-    prepare_process()
-    seeds = parse_seeds(config["seeds"])
-    require(len(seeds) == 1, "seeds", "one seed, for example [0]", seeds)
-    settings = checked(AutoencoderSettings, config["autoencoder"], "autoencoder")
-    sizes = checked(Sizes, config["model"], "model")
-    corpus_settings = checked(CorpusSettings, config["corpus"], "corpus")
-    corpus = load_corpus(
-        corpus_settings, config["data_dir"], seeds[0], Path(config["results_dir"]) / "cache"
-    )
-    network, history = train(corpus, sizes, settings, seeds[0], checkpoint_of(config))
-    report = assess(network, corpus, seeds[0])
-    per_epoch = math.ceil(len(corpus.starts) / settings.batch_size)
-    rows = [
-        (seeds[0], (step - 1) // per_epoch + 1, step, split, name, value)
-        for step, split, name, value in history.rows()
-    ]
-    rows += [
-        (seeds[0], 0, settings.steps, split, name, value)
-        for split, metrics in report.items()
-        for name, value in metrics.items()
-    ]
-    return Outcome(
-        metrics=pd.DataFrame(rows, columns=COLUMNS),
-        seeds={
-            seeds[0]: {
-                "status": "finished",
-                "exact": report["held_out"]["exact"],
-                "valid": report["held_out"]["valid"],
-                **{
-                    f"{name.replace(' ', '_')}_valid": report[name]["valid"]
-                    for name in report
-                    if name.endswith("between")
-                },
-            }
-        },
-        device=device_name(settings.torch_device()),
-        arrays=to_arrays(network, corpus.vocabulary),
-        notes={
-            "training_seconds": round(sum(history.spent.values()), 1),
-            "molecules": len(corpus.starts),
-            "sources": corpus.sources,
-        },
-        earlier=history.earlier,
-    )
 
 
 def train(
@@ -360,97 +245,3 @@ def _watched(corpus: Corpus, count: int) -> list[str]:
     """Held-out molecules of all sources that are looked at during training."""
     everything = sorted(set().union(*corpus.held_out.values()))
     return everything[:: max(len(everything) // count, 1)][:count]
-
-
-def reconstruct(
-    network: Autoencoder, vocabulary: Vocabulary, molecules: list[str]
-) -> dict[str, float]:
-    """Share of molecules that come back exactly, and share of valid strings (greedy decoding)."""
-    return shares(judge(molecules, translate(network, vocabulary, molecules, greedy)))
-
-
-Search = Callable[[Autoencoder, Tensor], list[list[int]]]
-
-
-def translate(
-    network: Autoencoder, vocabulary: Vocabulary, molecules: list[str], search: Search
-) -> list[str]:
-    """Encode and decode canonical SMILES."""
-    written = search(network, encode_tokens(network, tokenise(vocabulary, molecules)))
-    return [vocabulary.decode(numbers) for numbers in written]
-
-
-def judge(molecules: list[str], decoded: list[str]) -> np.ndarray:
-    """For each molecule whether it came back exactly, and whether the string is valid.
-
-    Args:
-        molecules: canonical SMILES.
-        decoded: what became of each.
-
-    Returns:
-        bool ``[n, 2]``.
-    """
-    forms = [canonical(text) for text in decoded]
-    exact = [form == molecule for form, molecule in zip(forms, molecules, strict=True)]
-    return np.stack([exact, [form is not None for form in forms]], axis=1)
-
-
-def shares(judgement: np.ndarray) -> dict[str, float]:
-    """Shares of what :func:`judge` found."""
-    exact, valid = judgement.mean(0)
-    return {"exact": float(exact), "valid": float(valid)}
-
-
-def assess(network: Autoencoder, corpus: Corpus, seed: int) -> dict[str, dict[str, float]]:
-    """Quality on molecules that were never trained on.
-
-    Returns:
-        Metrics by set: "held_out" (all held-out molecules), each source, each range of lengths
-        (characters of the canonical SMILES), and the sets of :func:`assess_searches`. Sources and
-        ranges without molecules are left out.
-    """
-    molecules = sorted(set().union(*corpus.held_out.values()))
-    judgement = judge(molecules, translate(network, corpus.vocabulary, molecules, greedy))
-    row = {molecule: number for number, molecule in enumerate(molecules)}
-    report = {"held_out": {**shares(judgement), "molecules": len(molecules)}}
-    lengths = np.array([len(text) for text in molecules])
-    parts = {name: [row[text] for text in texts] for name, texts in corpus.held_out.items()}
-    for low, high in pairwise(LENGTHS):
-        inside = (lengths >= low) & (lengths < high)
-        parts[f"length {low} to {high - 1}"] = np.flatnonzero(inside).tolist()
-    for name, rows in parts.items():
-        if len(rows):
-            report[name] = {**shares(judgement[rows]), "molecules": len(rows)}
-    codec = AutoencoderCodec(network, corpus.vocabulary, digest="")
-    return report | assess_searches(codec, molecules, seed)
-
-
-def assess_searches(
-    codec: AutoencoderCodec, molecules: list[str], seed: int
-) -> dict[str, dict[str, float]]:
-    """Quality of all ways of decoding, for codes of molecules and for codes between two of them.
-
-    Args:
-        codec: with the trained network.
-        molecules: canonical SMILES that were not trained on.
-        seed: of the pairs that lines are drawn between.
-
-    Returns:
-        For each of :data:`SEARCHES` shares of "exact" and "valid" among the codes of (at most
-        1,000) molecules, and under the name with " between" the share of "valid" strings over nine
-        points of each of (at most 200) lines, and for each tenth of the line.
-    """
-    source = np.random.default_rng(seed)
-    some = [molecules[row] for row in source.permutation(len(molecules))[: 5 * PAIRS]]
-    codes = codec.encode(some)
-    start, end = (codes[source.integers(0, len(codes), PAIRS)] for _ in range(2))
-    report: dict[str, dict[str, float]] = {}
-    for name, options in SEARCHES.items():
-        decoded = codec.decode(codes, **options)
-        report[name] = {**shares(judge(some, decoded)), "molecules": len(some)}
-        valid = {}
-        for tenth in range(1, 10):
-            texts = codec.decode(start + (end - start) * (tenth / 10), **options)
-            valid[f"valid_{tenth / 10}"] = float(np.mean([canonical(t) is not None for t in texts]))
-        report[f"{name} between"] = {"valid": float(np.mean(list(valid.values()))), **valid}
-    return report
