@@ -11,9 +11,9 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 import types
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +21,10 @@ import pandas as pd
 import pytest
 
 from convexinit_paper import experiments
-from convexinit_paper.experiments import prepared, run_experiment
+from convexinit_paper.experiments import request_of, run_experiment
 from convexinit_paper.store import runs
 from convexinit_paper.store.errors import RunError
 from convexinit_paper.store.failures import failure_log
-from convexinit_paper.store.identity import run_folder
 from convexinit_paper.store.locks import claimed
 from convexinit_paper.store.runs import COLUMNS, Outcome, is_intact, read_runs
 from support.commands import VARIANTS, start_sweep
@@ -35,27 +34,41 @@ FORK = multiprocessing.get_context("fork")
 RHOS = [0.1, 0.2, 0.3, 0.4, 0.5]
 
 
+@dataclass(frozen=True)
+class FakeDataset:
+    pass
+
+
+@dataclass(frozen=True)
+class FakeModel:
+    rho: float
+
+
+@dataclass(frozen=True)
+class FakeSettings:
+    dataset: FakeDataset
+    model: FakeModel
+
+
 @pytest.fixture
 def fake(monkeypatch):
     """A module in the place of an experiment; its ``run`` may be replaced."""
-    module = types.ModuleType("fake_experiment")
-    module.run = measure
-    monkeypatch.setitem(sys.modules, "fake_experiment", module)
-    monkeypatch.setitem(experiments.TASKS, "training_dynamics", "fake_experiment")
+    module = types.SimpleNamespace(Settings=FakeSettings, run=measure)
+    monkeypatch.setattr(experiments, "task_module", lambda task: module)
     return module
 
 
-def measure(config):
-    """Numbers that depend on the configuration alone."""
+def measure(settings, request):
+    """Numbers that depend on the settings alone."""
     time.sleep(0.003)
-    rng = np.random.default_rng(round(100 * config["model"]["rho"]))
+    rng = np.random.default_rng(round(100 * settings.model.rho))
     rows = [
         (seed, 1, step, "train", "batch_loss", value)
-        for seed in config["seeds"]
+        for seed in request.seeds
         for step, value in enumerate(rng.normal(size=40).round(6), start=1)
     ]
     table = pd.DataFrame(rows, columns=COLUMNS)
-    seeds = {seed: {"status": "finished"} for seed in config["seeds"]}
+    seeds = {seed: {"status": "finished"} for seed in request.seeds}
     return Outcome(table, seeds, "none", {"matrix": rng.normal(size=(3, 3))})
 
 
@@ -165,7 +178,7 @@ def test_without_exchange_of_folders_the_next_request_brings_the_old_run_back(
     assert process.exitcode == -signal.SIGKILL
     assert not folder.exists()
 
-    fake.run = lambda config: pytest.fail("computed again")
+    fake.run = lambda *_: pytest.fail("computed again")
     assert run_experiment(request(tmp_path, RHOS[0])) == folder
     assert folder.stat().st_ino == inode
     assert hidden(tmp_path) == []
@@ -202,11 +215,11 @@ def test_sweeps_at_the_same_time_share_the_work(fake, tmp_path, capfd):
     """Every run is computed once, by one of four identical sweeps."""
     log = tmp_path / "log"
 
-    def counted(config):
+    def counted(settings, request):
         with log.open("a") as file:
-            file.write(f"{config['model']['rho']}\n")
+            file.write(f"{settings.model.rho}\n")
         time.sleep(0.05)
-        return measure(config)
+        return measure(settings, request)
 
     fake.run = counted
     processes = [FORK.Process(target=sweep, args=(tmp_path / "results",)) for _ in range(4)]
@@ -224,10 +237,10 @@ def test_sweeps_at_the_same_time_share_the_work(fake, tmp_path, capfd):
 
 
 def test_the_lock_of_a_dead_process_holds_nobody_up(fake, tmp_path):
-    config = prepared(request(tmp_path, RHOS[0]))
+    config = request(tmp_path, RHOS[0])
 
     def hold():
-        with claimed(run_folder(config)):
+        with claimed(request_of(config).folder):
             signal.pause()
 
     assert kill_after(0.3, hold) == -signal.SIGKILL
@@ -334,11 +347,11 @@ def test_no_byte_of_a_run_can_change_unnoticed(fake, tmp_path, name):
 
 
 def test_a_failure_is_recorded_until_the_run_succeeds(fake, tmp_path):
-    def fail(config):
+    def fail(*_):
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", "a.csv")
 
     fake.run = fail
-    log = failure_log(run_folder(prepared(request(tmp_path, RHOS[0]))))
+    log = failure_log(request_of(request(tmp_path, RHOS[0])).folder)
     with pytest.raises(FileNotFoundError):
         run_experiment(request(tmp_path, RHOS[0]))
     assert log.read_text().startswith("a.csv: No such file or directory")
@@ -349,7 +362,7 @@ def test_a_failure_is_recorded_until_the_run_succeeds(fake, tmp_path):
 
 
 def test_being_stopped_is_no_failure(fake, tmp_path):
-    def stopped(config):
+    def stopped(*_):
         raise KeyboardInterrupt
 
     fake.run = stopped
