@@ -48,7 +48,7 @@ def downloads_of(name: str) -> list[Download]:
         return DATA_SETS[name].downloads()
     from convexinit.molecules.cddd import URL, WEIGHTS, find_weights_fault
 
-    return [Download(WEIGHTS, [URL], lambda data_dir: find_weights_fault(data_dir / WEIGHTS))]
+    return [Download(str(WEIGHTS), [URL], lambda data_dir: find_weights_fault(data_dir / WEIGHTS))]
 
 
 def download(file: Download, data_dir: Path) -> None:

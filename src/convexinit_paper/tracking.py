@@ -19,68 +19,30 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from convexinit_paper.request.config import CONF, ConfigError, checked, require
+from convexinit_paper.request.config import CONF
+from convexinit_paper.request.options import ConfigError
+from convexinit_paper.request.request import MODES, WandbSettings
 from convexinit_paper.store.errors import RunError
 from convexinit_paper.store.identity import identity
 from convexinit_paper.store.runs import Run, read_run
 
-MODES = ("online", "offline", "disabled")
 IMAGES = (".png", ".jpg", ".jpeg", ".svg")
 
 
-@dataclass(frozen=True)
-class WandbSettings:
-    """How wandb is used; defaults live in ``conf/logger/wandb.yaml``.
-
-    Attributes:
-        mode: "online", "offline" (files that ``wandb sync`` uploads) or "disabled".
-        project: name of the project.
-        entity: user or team, None for the user's own default.
-        folder: where the subfolder ``wandb`` with the local files is made.
-    """
-
-    mode: str
-    project: str
-    entity: str | None
-    folder: str
-
-    def __post_init__(self) -> None:
-        require(self.mode in MODES, "logger.mode", f"one of {', '.join(MODES)}", self.mode)
-
-
-def logger_settings(config: dict[str, Any]) -> WandbSettings | None:
-    """The checked options of ``logger=wandb``, or None for ``logger=csv``.
-
-    Raises:
-        ConfigError: if an option of the section ``logger`` has a wrong name or value.
-    """
-    options = config.get("logger", {"name": "csv"})  # recorded runs have no logger
-    name = options.get("name") if isinstance(options, dict) else options
-    require(name in ("csv", "wandb"), "logger", "csv or wandb", name)
-    if name == "csv":
-        return None
-    return checked(WandbSettings, options, "logger")
-
-
-def log_run(folder: Path) -> None:
-    """Send a stored run to its logger; whatever goes wrong is a warning on stderr."""
-    mode = ""
+def log_run(folder: Path, settings: WandbSettings) -> None:
+    """Send a stored run; whatever goes wrong is a warning on stderr."""
     try:
-        run = read_run(folder)
-        settings = logger_settings(run.config)
-        if settings is not None:
-            mode = f"--mode {settings.mode} "
-            send_run(run, settings)
+        send_run(read_run(folder), settings)
     except Exception as error:
         sys.stderr.write(
             f"warning: the run is stored, but was not logged ({type(error).__name__}: {error}).\n"
-            f"python -m convexinit_paper.tracking {mode}{shlex.quote(str(folder))} tries again.\n"
+            f"python -m convexinit_paper.tracking --mode {settings.mode} "
+            f"{shlex.quote(str(folder))} tries again.\n"
         )
 
 

@@ -39,14 +39,13 @@ from convexinit_paper.data.corpus import (
 from convexinit_paper.data.smiles import is_held_out
 from convexinit_paper.data.sources.structural_alerts import load_structural_alerts
 from convexinit_paper.experiments import run_experiment
-from convexinit_paper.experiments.autoencoder import (
+from convexinit_paper.experiments.autoencoder.assessment import judge, shares
+from convexinit_paper.experiments.autoencoder.training import (
     AutoencoderSettings,
-    judge,
     learning_rate,
-    shares,
     train,
 )
-from convexinit_paper.request.config import ConfigError
+from convexinit_paper.request.options import ConfigError
 from convexinit_paper.store.checkpoints import Checkpoint
 from convexinit_paper.store.provenance import git_revision
 from convexinit_paper.store.runs import read_run

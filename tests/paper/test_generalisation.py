@@ -2,11 +2,11 @@
 
 import importlib.util
 import itertools
-import json
 import os
 import shlex
 import subprocess
 import sys
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
@@ -14,34 +14,32 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from omegaconf import OmegaConf
 
 from convexinit.layers import ConvexLinear
-from convexinit_paper.experiments import run_experiment
+from convexinit_paper.experiments import best_of_grid, run_experiment
+from convexinit_paper.experiments.best_of_grid import final_config
 from convexinit_paper.figures import figure_3, figure_11, grid_search, style
 from convexinit_paper.figures.__main__ import main
 from convexinit_paper.figures.select import TITLES, select, title_of
-from convexinit_paper.request.config import CONF, ConfigError, checked
+from convexinit_paper.request.config import composed
+from convexinit_paper.request.options import ConfigError
 from convexinit_paper.store.errors import RunError
 from convexinit_paper.store.runs import COLUMNS, Outcome, read_runs
-from convexinit_paper.sweeps.grid_search import final_config, grid_cells, grid_names
-from convexinit_paper.training.models import ModelSettings, build_network
+from convexinit_paper.sweeps.grid_search import grid_cells, grid_names
+from convexinit_paper.training.models import build_network
 from support.data import ROOT
+from support.requests import model_settings
 from support.runs import stored
 
-
-@cache
-def composed(*arguments):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_container(compose("config", list(arguments)), resolve=True)
+usual = cache(composed)
 
 
 def config_of(root, experiment, model="icnn", dataset="digits", **options):
     """A configuration of ``conf/``; options by name, with ``__`` for the dot."""
     arguments = [f"experiment={experiment}", f"model={model}", f"dataset={dataset}"]
-    config = json.loads(json.dumps(composed(*arguments))) | {"results_dir": str(root)}
+    config = deepcopy(usual(*arguments)) | {"results_dir": str(root)}
     for name, value in options.items():
         *sections, last = name.split("__")
         place = config
@@ -54,13 +52,8 @@ def config_of(root, experiment, model="icnn", dataset="digits", **options):
 # --- Layers ----------------------------------------------------------------------------------
 
 
-def model_settings(**options):
-    config = composed("experiment=generalisation", "model=icnn")["model"]
-    return checked(ModelSettings, {**config, **options}, "model")
-
-
 def test_every_listed_layer_is_constrained():
-    settings = model_settings(widths=[30, 50])
+    settings = model_settings("experiment=generalisation", "model=icnn", "model.widths=[30,50]")
     widths = settings.layer_widths(20, 10)
     assert widths == [20, 20, 30, 50, 10]
     layers = list(build_network(settings, widths, torch.Generator().manual_seed(0)).layers)
@@ -72,26 +65,10 @@ def test_every_listed_layer_is_constrained():
 
 
 def test_without_widths_all_layers_are_equal():
-    settings = model_settings(widths=None, num_hidden=2)
+    settings = model_settings("model.num_hidden=2")
     assert settings.layer_widths(20, 10) == [20, 20, 20, 10]
-    settings = model_settings(widths=None, num_hidden=2, width=7)
+    settings = model_settings("model.num_hidden=2", "model.width=7")
     assert settings.layer_widths(20, 10) == [20, 7, 7, 10]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"widths": []}, r"model\.widths must be"),
-        ({"widths": [10, 0]}, r"model\.widths must be"),
-        ({"widths": [10, "ten"]}, r"model\.widths"),
-        ({"widths": None}, r"model\.num_hidden must be at least 1 where model\.widths is null"),
-        ({"num_hidden": 3}, r"model\.num_hidden must be null where model\.widths is given"),
-        ({"width": 3}, r"model\.width must be null where model\.widths is given"),
-    ],
-)
-def test_impossible_widths_are_refused(options, message):
-    with pytest.raises(ConfigError, match=message):
-        model_settings(**options)
 
 
 # --- Grids -----------------------------------------------------------------------------------
@@ -119,7 +96,7 @@ def test_the_small_grid_is_a_part_of_the_paper_s():
 
 @pytest.mark.parametrize("name", grid_names())
 def test_grids_vary_options_of_the_final_run(name):
-    config = composed("experiment=generalisation_final")
+    config = usual("experiment=generalisation_final")
     for option in grid_cells(name)[0]:
         section, _ = option.split(".")
         assert section in config
@@ -262,7 +239,7 @@ def test_a_missing_cell_is_refused_unless_asked_for(tmp_path):
 
 
 def test_wrong_search_options(tmp_path):
-    with pytest.raises(ConfigError, match=r"search\.grid must be one of demo, paper, small"):
+    with pytest.raises(ConfigError, match=r"search\.grid must be one of cifar_small, demo"):
         run_experiment(final_of(tmp_path, search__grid="dem"))
     with pytest.raises(ConfigError, match=r"there is no option search\.gird"):
         run_experiment(final_of(tmp_path, search__gird="demo"))
@@ -272,9 +249,7 @@ def test_wrong_search_options(tmp_path):
 
 @pytest.mark.parametrize("name", ["trainer.learning_rat", "seeds"])
 def test_a_grid_that_varies_what_is_no_option(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(
-        "convexinit_paper.sweeps.grid_search.grid_cells", lambda grid: [{name: 1}, {name: 2}]
-    )
+    monkeypatch.setattr(best_of_grid, "grid_cells", lambda grid: [{name: 1}, {name: 2}])
     with pytest.raises(ConfigError, match=f"grid demo varies {name}, which is no option"):
         chosen(tmp_path)
     store_final(tmp_path, "icnn")
@@ -306,10 +281,11 @@ def shell(command):
 
 def test_from_the_grid_to_the_final_run(tmp_path):
     root = tmp_path / "results"
-    refused = shell(
+    asked = (
         "python run.py experiment=generalisation_final search.grid=demo seeds=2 dataset=digits "
         f"model=icnn_init trainer.epochs=2 results_dir={root}"
     )
+    refused = shell(asked)
     assert refused.returncode != 0
     assert "Traceback" not in refused.stderr
     command = refused.stderr.split("To run what is missing: ")[1].splitlines()[0]
@@ -332,17 +308,18 @@ def test_from_the_grid_to_the_final_run(tmp_path):
         for run in cells
     ]
     best = options_of[int(np.argmax([values.mean() for values in accuracies]))]
-    config = config_of(
-        root, "generalisation_final", "icnn_init", seeds=2, search__grid="demo", trainer__epochs=2
-    )
-    run_experiment(config)
+    # A sweep chooses once, whatever its workers do.
+    swept = shell(f"{asked} -m hydra/launcher=joblib")
+    assert swept.returncode == 0, swept.stderr
+    assert swept.stdout.count("4 of 4 cells of the grid demo") == 1
     (run,) = read_runs(root / "runs", "generalisation_final")
     assert run.config["model"]["widths"] == best["model.widths"]
     assert run.config["trainer"]["learning_rate"] == best["trainer.learning_rate"]
     assert set(run.metrics["split"]) == {"train", "test"}
     assert run.metrics["step"].max() == 2 * 12  # all 1437 digits in batches of 128
 
-    # Asking again trains nothing.
+    # Asking again, without a sweep, trains nothing.
+    config = composed(*shlex.split(asked)[2:])
     before = (run.folder / "summary.json").stat().st_mtime_ns
     assert run_experiment(config) == run.folder
     assert (run.folder / "summary.json").stat().st_mtime_ns == before

@@ -7,30 +7,26 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from rdkit import Chem
 from rdkit.Chem import rdFingerprintGenerator
 
 from convexinit.molecules import Codec, load_codec
+from convexinit_paper.data import encoded
 from convexinit_paper.data.datasets import load_multitask
 from convexinit_paper.data.multitask import MoleculeSet
-from convexinit_paper.experiments import level_sets, run_experiment, tox21
-from convexinit_paper.experiments.level_sets import (
-    Library,
-    as_arrays,
-    at_bottom,
-    crossed_twice,
-    low_window,
-    midpoints,
-    summarise,
-    walk_where_possible,
-)
+from convexinit_paper.experiments import run_experiment
+from convexinit_paper.experiments.level_sets.convexity import crossed_twice, midpoints
+from convexinit_paper.experiments.level_sets.molecules import Library, at_bottom, low_window
+from convexinit_paper.experiments.level_sets.settings import LevelSetSettings
+from convexinit_paper.experiments.level_sets.summary import as_arrays, summarise
+from convexinit_paper.experiments.level_sets.walking import walk_where_possible
 from convexinit_paper.figures import figure_4
 from convexinit_paper.figures.__main__ import main
 from convexinit_paper.figures.select import select
-from convexinit_paper.request.config import CONF, ConfigError
+from convexinit_paper.request.config import CONF, composed
+from convexinit_paper.request.options import ConfigError
 from convexinit_paper.store.runs import read_run, read_runs
 
 TASKS = ["tertiary-amine", "michael-acceptor"]
@@ -68,8 +64,7 @@ def config_of(results, model="icnn_init", *options):
         f"level_sets.tasks=[{','.join(TASKS)}]", "level_sets.trajectories=12",
         "level_sets.steps=5", f"results_dir={results}", *options,
     ]  # fmt: skip
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_container(compose("config", arguments), resolve=True)
+    return composed(*arguments)
 
 
 def head(molecules, count):
@@ -98,8 +93,8 @@ def codec(data):
 @pytest.fixture(scope="module")
 def replaced(codec, data):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tox21, "load_codec", lambda name, **_: codec)
-        patch.setattr(tox21, "load_multitask", lambda *_: data)
+        patch.setattr(encoded, "load_codec", lambda name, **_: codec)
+        patch.setattr(encoded, "load_multitask", lambda *_: data)
         yield
 
 
@@ -177,22 +172,15 @@ def test_the_same_request_gives_the_same_walks(runs, tmp_path):
     [
         ("level_sets.tasks=[phenol,phenyl]", "level_sets.tasks must be .*aniline"),
         ("level_sets.tasks=[]", "level_sets.tasks must be"),
-        ("level_sets.steps=0", "level_sets.steps must be at least 1"),
-        ("level_sets.trajectories=0", "level_sets.trajectories must be at least 1"),
-        ("level_sets.tol=0.0", "level_sets.tol must be above 0"),
-        ("level_sets.method=walk", "level_sets.method must be one of interpolate, track"),
-        ("level_sets.interior=top", "level_sets.interior must be one of mean, lowest, descent"),
-        ("level_sets.region=ball", "level_sets.region must be one of box, everywhere"),
-        ("level_sets.low_toxicity=[0.5,0.2]", "level_sets.low_toxicity must be two quantiles"),
     ],
 )
-def test_wrong_options_are_named(replaced, tmp_path, option, message):
+def test_wrong_tasks_are_named(replaced, tmp_path, option, message):
     with pytest.raises(ConfigError, match=message):
         run_experiment(config_of(tmp_path, "icnn_init", option))
 
 
 def test_codes_that_cannot_be_decoded_are_refused(replaced, tmp_path, monkeypatch):
-    monkeypatch.setattr(tox21, "load_codec", load_codec)
+    monkeypatch.setattr(encoded, "load_codec", load_codec)
     with pytest.raises(ConfigError, match=r"codec.name must be .*codec=autoencoder.*'ecfp'"):
         run_experiment(config_of(tmp_path, "icnn_init", "codec=ecfp"))
 
@@ -237,19 +225,15 @@ def test_midpoints_above_the_level_are_found():
 
 
 def settings(**options):
-    defaults = {
-        "tasks": None, "trajectories": 3, "steps": 4, "method": "interpolate", "tol": 1e-9,
-        "low_toxicity": [0.1, 0.4], "interior": "lowest", "region": "box", "round_trip": True,
-        "beam": 1,
-    }  # fmt: skip
-    return level_sets.LevelSetSettings(**(defaults | options))
+    usual = composed("experiment=level_sets")["level_sets"]
+    return LevelSetSettings(**{**usual, **options})
 
 
 def test_walks_that_fail_do_not_keep_the_others():
     ends = torch.tensor([[[3.0, 0.0], [0.0, 4.0]]] * 3, dtype=torch.float64)
     segment = torch.lerp(ends[:, :1], ends[:, 1:], torch.linspace(0, 1, 5).double().view(-1, 1))
     interior = torch.tensor([[0.0, 0.0], [5.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
-    points, status = walk_where_possible(bowl, segment, interior, settings())
+    points, status = walk_where_possible(bowl, segment, interior, settings(steps=4))
     assert status == ["walked", "interior is not below the level f(start)", "walked"]
     assert points[1].isnan().all()
     assert torch.allclose(points[[0, 2]].square().sum(2), torch.tensor(9.0).double(), atol=1e-8)
@@ -363,7 +347,7 @@ def test_still_low_stands_beside_what_chance_would_give(drawn, runs):
         # Values of which as many are at the bottom as the network has molecules there.
         values = torch.linspace(0.0, 1.0, 10_000, dtype=torch.float64)
         values[: round(row["at_bottom"] * 10_000)] = -1.0
-        _, low = level_sets.low_window(values, quantiles)
+        _, low = low_window(values, quantiles)
         share = (values <= low).double().mean().item()
         assert row["low_by_chance"] == pytest.approx(share, abs=2e-3)
 

@@ -3,31 +3,16 @@
 import pandas as pd
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from convexinit.networks import CNN, MLP
-from convexinit_paper.experiments import signal_propagation, tox21, training_dynamics
-from convexinit_paper.request.config import CONF, ConfigError, checked
+from convexinit_paper.request.config import composed
+from convexinit_paper.request.options import ConfigError
 from convexinit_paper.training.loop import Split
-from convexinit_paper.training.models import (
-    ModelSettings,
-    build_network,
-    build_stack,
-    initial_batches,
-)
+from convexinit_paper.training.models import build_network, build_stack, initial_batches
 from convexinit_paper.training.randomness import seeded_generator
+from support.requests import model_settings, run_task
 
 WIDTHS = [12, 20, 20, 3]
-
-
-def config_of(*overrides):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
-
-
-def model_settings(*overrides):
-    return checked(ModelSettings, config_of(*overrides)["model"], "model")
 
 
 def split_of(seeds, rows=50):
@@ -44,14 +29,25 @@ def parameters_of(network):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model.architecture=recurrent"], "model.architecture must be one of fully_connected"),
-        (["model.init=orthogonal"], r"model.init must be one of he, .*lsuv"),
+        (["model.num_hidden=0"], "model.num_hidden must be at least 1 where model.widths is null"),
+        (
+            ["model.widths=[10]"],
+            "model.num_hidden must be null where model.widths is given",
+        ),
+        (
+            ["model.widths=[10]", "model.num_hidden=null", "model.width=3"],
+            "model.width must be null where model.widths is given",
+        ),
+        (["model.widths=[10,ten]"], r"model.widths\[1\]"),
+        (
+            ["model.init=bias_only", "model.bias_rule=centred"],
+            "model.bias_rule must be sampled where model.init=bias_only",
+        ),
         (["model=nonconvex", "model.init=lsuv"], "model.init must be he where model.convex=false"),
         (
             ["model=nonconvex", "model.difference=true"],
             "model.difference must be false where model.convex=false",
         ),
-        (["model.difference=perhaps"], "model.difference"),
         (
             ["model=icnn_skip", "network@model=convolutional"],
             "model.skip must be false where model.architecture=convolutional",
@@ -62,30 +58,49 @@ def parameters_of(network):
         ),
     ],
 )
-def test_wrong_options_are_named(overrides, message):
+def test_options_that_exclude_each_other_are_named(overrides, message):
     with pytest.raises(ConfigError, match=message):
         model_settings(*overrides)
 
 
-def test_what_an_experiment_cannot_do_is_refused():
-    generator = seeded_generator(0, "weights")
-    with pytest.raises(ConfigError, match=r"model.architecture must be fully_connected where"):
-        build_network(model_settings("network@model=convolutional"), WIDTHS, generator)
-    with pytest.raises(ConfigError, match=r"model.init=lsuv needs inputs"):
-        build_network(model_settings("model=icnn_lsuv"), WIDTHS, generator)
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["network@model=convolutional"], "model.architecture must be fully_connected where"),
+        (["model=icnn_lsuv"], "model.init=lsuv needs inputs"),
+    ],
+)
+def test_a_network_without_images_or_inputs_is_refused(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        build_network(model_settings(*overrides), WIDTHS, seeded_generator(0, "weights"))
+
+
+def test_inputs_on_which_lsuv_fails_are_refused():
+    settings = model_settings("model=icnn_lsuv", "model.bias_rule=centred")
     with pytest.raises(ConfigError, match=r"model.init=lsuv: .*variance 0"):
-        build_network(
-            model_settings("model=icnn_lsuv", "model.bias_rule=centred"),
-            WIDTHS, generator, inputs=torch.ones(4, 12),
-        )  # fmt: skip
-    for option, message in (
-        ("network@model=convolutional", r"model.architecture must be fully_connected where"),
-        ("model=icnn_difference", r"model.difference must be false in this experiment"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            signal_propagation.run(config_of("experiment=signal_propagation", option))
-    with pytest.raises(ConfigError, match=r"model.architecture must be fully_connected where"):
-        tox21.check_options(config_of("experiment=tox21", "network@model=convolutional"))
+        build_network(settings, WIDTHS, seeded_generator(0, "weights"), inputs=torch.ones(4, 12))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["experiment=signal_propagation", "network@model=convolutional"],
+            "model.architecture must be fully_connected where",
+        ),
+        (
+            ["experiment=signal_propagation", "model=icnn_difference"],
+            "model.difference must be false in this experiment",
+        ),
+        (
+            ["experiment=tox21", "network@model=convolutional"],
+            "model.architecture must be fully_connected where",
+        ),
+    ],
+)
+def test_what_an_experiment_cannot_do_is_refused(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        run_task(*overrides)
 
 
 def test_a_difference_has_two_draws_and_twice_the_parameters():
@@ -151,11 +166,10 @@ def test_lsuv_normalises_every_network_of_a_stack_on_its_own_batch(model):
 )
 def test_a_run_learns_and_a_seed_does_not_depend_on_its_neighbours(overrides):
     def metrics(seeds):
-        config = config_of(
+        return run_task(
             "experiment=digits", *overrides, "model.num_hidden=2", f"seeds={seeds}",
             "trainer.epochs=2", "trainer.learning_rate=3e-3", "trainer.device=cpu",
-        )  # fmt: skip
-        return training_dynamics.run(config).metrics
+        ).metrics  # fmt: skip
 
     together, alone = metrics([0, 1]), metrics([1])
     together = together[together["seed"] == 1].reset_index(drop=True)
@@ -166,7 +180,7 @@ def test_a_run_learns_and_a_seed_does_not_depend_on_its_neighbours(overrides):
 
 def test_the_convolutional_experiment_is_that_of_mnist_with_another_network():
     plain, convolutional = (
-        config_of(f"experiment={name}", "model=icnn_init")
+        composed(f"experiment={name}", "model=icnn_init")
         for name in ("mnist", "mnist_convolutional")
     )
     assert convolutional["model"].pop("architecture") == "convolutional"
@@ -177,8 +191,7 @@ def test_the_convolutional_experiment_is_that_of_mnist_with_another_network():
 
 
 def test_signals_of_lsuv_are_measured_without_prediction():
-    config = config_of("experiment=signal_propagation", "model=icnn_lsuv", "seeds=1")
-    metrics = signal_propagation.run(config).metrics
+    metrics = run_task("experiment=signal_propagation", "model=icnn_lsuv", "seeds=1").metrics
     assert set(metrics["split"]) == {"measured"}
     variance = metrics[metrics["metric"] == "variance"]["value"]
     assert variance.between(0.8, 1.25).all()

@@ -2,9 +2,6 @@ import math
 
 import numpy as np
 import pytest
-import yaml
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from convexinit.layers import ConvexLinear
 from convexinit_paper.experiments import run_experiment
@@ -16,31 +13,18 @@ from convexinit_paper.experiments.signal_propagation import (
     pictures,
     predict,
     propagate_samples,
-    run,
 )
-from convexinit_paper.request.config import ConfigError, checked
+from convexinit_paper.request.config import composed
 from convexinit_paper.store.runs import COLUMNS, read_run
-from convexinit_paper.training.models import ModelSettings, build_network
+from convexinit_paper.training.models import build_network
 from convexinit_paper.training.randomness import seeded_generator
-from support.data import ROOT
+from support.requests import model_settings, run_task
 
-CONF = ROOT / "conf"
-
-
-def model_options(name, **options):
-    network = yaml.safe_load((CONF / "network/fully_connected.yaml").read_text())
-    variant = yaml.safe_load((CONF / f"model/{name}.yaml").read_text())
-    del variant["defaults"]
-    return {**network, **variant, **options}
+SMALL = ("signal.widths=[20,30,25,120]", "signal.samples=50", "signal.bins=10", "seeds=2")
 
 
-def model_settings(name, **options):
-    return checked(ModelSettings, model_options(name, **options), "model")
-
-
-def small_config(name="icnn", seeds=(0, 1), **options):
-    signal = {"widths": [20, 30, 25, 120], "samples": 50, "bins": 10}
-    return {"seeds": list(seeds), "model": model_options(name, **options), "signal": signal}
+def run(*overrides):
+    return run_task("experiment=signal_propagation", "model=icnn", *SMALL, *overrides)
 
 
 def ensemble(model, widths, samples, seeds):
@@ -74,23 +58,29 @@ def ensemble(model, widths, samples, seeds):
 
 
 @pytest.mark.parametrize(
-    ("name", "options"),
+    "overrides",
     [
-        ("nonconvex", {}),
-        ("icnn", {}),
-        ("icnn_skip", {}),
-        ("icnn", {"positivity": "softplus"}),
-        ("icnn", {"init": "bias_only"}),
+        ["model=nonconvex"],
+        ["model=icnn"],
+        ["model=icnn_skip"],
+        ["model=icnn", "model.positivity=softplus"],
+        ["model=icnn", "model.init=bias_only"],
         # A high correlation and a small fan-in keep the log-normal's tails light enough to sample.
-        ("icnn_init", {"rho": 0.9}),
-        ("icnn_init", {"rho": 0.9, "bias_noise": 0.5, "variance": 2.0, "positivity": "exp"}),
+        ["model=icnn_init", "model.rho=0.9"],
+        [
+            "model=icnn_init",
+            "model.rho=0.9",
+            "model.bias_noise=0.5",
+            "model.variance=2.0",
+            "model.positivity=exp",
+        ],
     ],
 )
-def test_prediction_agrees_with_wide_networks(name, options):
+def test_prediction_agrees_with_wide_networks(overrides):
     # The first layer is Gaussian only if the inputs outnumber its units: |x|^2 / n is then 1.
-    fan_in = 60 if name == "icnn_init" else 250
+    fan_in = 60 if "model=icnn_init" in overrides else 250
     widths = [4000, fan_in, 600]
-    model = model_settings(name, **options)
+    model = model_settings(*overrides)
     predicted = predict(model, widths)
     assert len(predicted) == 2
     for layer, moments in zip(ensemble(model, widths, 256, 12), predicted, strict=True):
@@ -103,7 +93,7 @@ def test_prediction_agrees_with_wide_networks(name, options):
 def test_deep_icnn_stays_predictable():
     # From layer 3 on, no unit of the default ICNN is ever negative, and ReLU does nothing.
     widths = [6000, 300, 300, 300, 300]
-    model = model_settings("icnn")
+    model = model_settings("model=icnn")
     measured, predicted = ensemble(model, widths, 256, 12), predict(model, widths)
     mean, error = measured[3]["mean"]
     assert abs(mean - predicted[3].mean) < 4 * error
@@ -113,7 +103,7 @@ def test_deep_icnn_stays_predictable():
 
 def test_principled_fixed_point_is_not_reached_from_uncorrelated_features():
     # LeCun's first layer has correlation 0, not rho; the theory itself says what comes of it.
-    moments = predict(model_settings("icnn_init"), [200, 400, 300, 400, 100])
+    moments = predict(model_settings("model=icnn_init"), [200, 400, 300, 400, 100])
     assert [round(m.variance, 2) for m in moments] == [1.0, 0.5, 0.26, 0.06]
     assert moments[3].correlation < 0.05
 
@@ -146,20 +136,20 @@ def test_clipped_normal_in_closed_form(positivity):
 
 
 @pytest.mark.parametrize(
-    ("name", "options"),
+    "overrides",
     [
-        ("nonconvex", {}),
+        ["model=nonconvex"],
         *(
-            ("icnn", {"positivity": positivity})
+            ["model=icnn", f"model.positivity={positivity}"]
             for positivity in ("projection", "clip", "exp", "neg_exp", "square", "softplus")
         ),
-        ("icnn", {"init": "bias_only"}),
-        ("icnn_init", {"rho": 0.9, "bias_noise": 0.3}),
-        ("icnn_init", {"rho": 0.9, "positivity": "square"}),
+        ["model=icnn", "model.init=bias_only"],
+        ["model=icnn_init", "model.rho=0.9", "model.bias_noise=0.3"],
+        ["model=icnn_init", "model.rho=0.9", "model.positivity=square"],
     ],
 )
-def test_layer_moments_are_those_of_the_weights_drawn(name, options):
-    model = model_settings(name, **options)
+def test_layer_moments_are_those_of_the_weights_drawn(overrides):
+    model = model_settings(*overrides)
     network = build_network(model, [10, 10, 40_000], seeded_generator(0, "weights"))
     layer = network.layers[1]
     weights = layer.nonnegative_weight if isinstance(layer, ConvexLinear) else layer.weight
@@ -174,13 +164,13 @@ def test_layer_moments_are_those_of_the_weights_drawn(name, options):
 
 
 def test_no_prediction_for_biases_that_depend_on_the_weights():
-    assert predict(model_settings("icnn_init", bias_rule="centred"), [10, 20, 20]) == []
-    outcome = run(small_config("icnn_init", bias_rule="centred"))
+    assert predict(model_settings("model=icnn_init", "model.bias_rule=centred"), [10, 20, 20]) == []
+    outcome = run("model=icnn_init", "model.bias_rule=centred")
     assert set(outcome.metrics["split"]) == {"measured"}
 
 
 def test_table_and_pictures():
-    outcome = run(small_config())
+    outcome = run()
     table = outcome.metrics
     assert list(table.columns) == COLUMNS
     assert set(table["step"]) == {1, 2, 3}
@@ -194,7 +184,7 @@ def test_table_and_pictures():
     assert outcome.arrays["correlations_1"].shape == (30, 30)
     assert outcome.arrays["edges_2"].shape == (11,)
     first_signals = propagate_samples(
-        model_settings("icnn"), SignalSettings([20, 30, 25, 120], 50, 10), 0
+        model_settings("model=icnn"), SignalSettings([20, 30, 25, 120], 50, 10), 0
     )
     counts, _ = np.histogram(first_signals[1], outcome.arrays["edges_2"])
     np.testing.assert_array_equal(counts, outcome.arrays["histogram_2"])
@@ -202,7 +192,7 @@ def test_table_and_pictures():
 
 
 def test_seeds_do_not_influence_each_other():
-    both, alone = run(small_config(seeds=(0, 7))).metrics, run(small_config(seeds=(7,))).metrics
+    both, alone = run("seeds=[0,7]").metrics, run("seeds=[7]").metrics
     of_seven = both[both["seed"] == 7].reset_index(drop=True)
     np.testing.assert_array_equal(of_seven["value"], alone["value"])
     of_zero = both[both["seed"] == 0].reset_index(drop=True)
@@ -210,9 +200,7 @@ def test_seeds_do_not_influence_each_other():
 
 
 def test_explosion_is_recorded_as_divergence():
-    config = small_config("icnn", activation="exp")
-    config["signal"]["widths"] = [50, 200, 200, 200, 200]
-    outcome = run(config)
+    outcome = run("model.activation=exp", "signal.widths=[50,200,200,200,200]")
     assert {seed["status"] for seed in outcome.seeds.values()} == {"diverged"}
     assert "histogram_1" in outcome.arrays
     predicted = outcome.metrics[outcome.metrics["split"] == "predicted"]
@@ -225,30 +213,13 @@ def test_pictures_of_a_constant_layer():
     assert np.isnan(arrays["correlations_1"]).all()
 
 
-@pytest.mark.parametrize(
-    ("option", "value"), [("widths", [10]), ("widths", [10, 1]), ("samples", 1), ("bins", 0)]
-)
-def test_settings_out_of_range(option, value):
-    config = small_config()
-    config["signal"][option] = value
-    with pytest.raises(ConfigError, match=f"signal.{option} must be"):
-        run(config)
-
-
 def test_whole_experiment_from_the_command_line_options(tmp_path):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose(
-            "config",
-            [
-                "experiment=signal_propagation",
-                "model=icnn_skip",
-                "seeds=1",
-                "signal.samples=20",
-                "signal.widths=[10,20,5]",
-                f"results_dir={tmp_path}",
-            ],
+    folder = run_experiment(
+        composed(
+            "experiment=signal_propagation", "model=icnn_skip", "seeds=1", "signal.samples=20",
+            "signal.widths=[10,20,5]", f"results_dir={tmp_path}",
         )
-    folder = run_experiment(OmegaConf.to_container(config, resolve=True))
+    )  # fmt: skip
     stored = read_run(folder)
     assert folder.parent == tmp_path / "runs" / "signal_propagation"
     assert set(stored.metrics["step"]) == {1, 2}

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import types
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ import pandas as pd
 import pytest
 
 from convexinit_paper import experiments
-from convexinit_paper.experiments import prepared, run_experiment
+from convexinit_paper.experiments import request_of, run_experiment
 from convexinit_paper.store import locks
 from convexinit_paper.store.errors import RunError
 from convexinit_paper.store.failures import failure_log
@@ -44,27 +45,41 @@ FORK = multiprocessing.get_context("fork")
 RHOS = [0.1, 0.2, 0.3, 0.4, 0.5]
 
 
+@dataclass(frozen=True)
+class FakeDataset:
+    pass
+
+
+@dataclass(frozen=True)
+class FakeModel:
+    rho: float
+
+
+@dataclass(frozen=True)
+class FakeSettings:
+    dataset: FakeDataset
+    model: FakeModel
+
+
 @pytest.fixture
 def fake(monkeypatch):
     """A module in the place of an experiment; its ``run`` may be replaced."""
-    module = types.ModuleType("fake_experiment")
-    module.run = measure
-    monkeypatch.setitem(sys.modules, "fake_experiment", module)
-    monkeypatch.setitem(experiments.TASKS, "training_dynamics", "fake_experiment")
+    module = types.SimpleNamespace(Settings=FakeSettings, run=measure)
+    monkeypatch.setattr(experiments, "task_module", lambda task: module)
     return module
 
 
-def measure(config):
-    """Numbers that depend on the configuration alone."""
+def measure(settings, request):
+    """Numbers that depend on the settings alone."""
     time.sleep(0.003)
-    rng = np.random.default_rng(round(100 * config["model"]["rho"]))
+    rng = np.random.default_rng(round(100 * settings.model.rho))
     rows = [
         (seed, 1, step, "train", "batch_loss", value)
-        for seed in config["seeds"]
+        for seed in request.seeds
         for step, value in enumerate(rng.normal(size=40).round(6), start=1)
     ]
     table = pd.DataFrame(rows, columns=COLUMNS)
-    seeds = {seed: seed_summary(diverged=False) for seed in config["seeds"]}
+    seeds = {seed: seed_summary(diverged=False) for seed in request.seeds}
     return Outcome(table, seeds, "none", {"matrix": rng.normal(size=(3, 3))})
 
 
@@ -163,8 +178,8 @@ def die_before(change, results_dir):
 
 
 def test_a_forced_run_killed_at_any_moment_leaves_the_old_run_or_the_new_one(fake, tmp_path):
-    def another(config):
-        return measure({**config, "model": {"rho": RHOS[1]}})
+    def another(settings, request):
+        return measure(FakeSettings(settings.dataset, FakeModel(RHOS[1])), request)
 
     def numbers(run):
         return run.metrics["value"].tolist()
@@ -182,7 +197,7 @@ def test_a_forced_run_killed_at_any_moment_leaves_the_old_run_or_the_new_one(fak
         [left] = read_runs(results / "runs")
         seen.append(numbers(left) == old)
         moved += not folder.exists()
-        fake.run = lambda config: pytest.fail("computed again")
+        fake.run = lambda *_: pytest.fail("computed again")
         assert run_experiment(request(results, RHOS[0])) == folder
         assert numbers(read_run(folder)) == numbers(left)
         fake.run = another
@@ -201,11 +216,11 @@ def test_sweeps_at_the_same_time_share_the_work(fake, tmp_path, capfd):
     """Every run is computed once, by one of four identical sweeps."""
     log = tmp_path / "log"
 
-    def counted(config):
+    def counted(settings, request):
         with log.open("a") as file:
-            file.write(f"{config['model']['rho']}\n")
+            file.write(f"{settings.model.rho}\n")
         time.sleep(0.05)
-        return measure(config)
+        return measure(settings, request)
 
     fake.run = counted
     processes = [FORK.Process(target=sweep, args=(tmp_path / "results",)) for _ in range(4)]
@@ -223,10 +238,10 @@ def test_sweeps_at_the_same_time_share_the_work(fake, tmp_path, capfd):
 
 
 def test_the_lock_of_a_dead_process_holds_nobody_up(fake, tmp_path):
-    config = prepared(request(tmp_path, RHOS[0]))
+    config = request(tmp_path, RHOS[0])
 
     def hold():
-        with claimed(run_folder(config)):
+        with claimed(request_of(config).folder):
             signal.pause()
 
     assert kill_after(0.3, hold) == -signal.SIGKILL
@@ -337,11 +352,11 @@ def test_no_byte_of_a_run_can_change_unnoticed(fake, tmp_path, name):
 
 
 def test_a_failure_is_recorded_until_the_run_succeeds(fake, tmp_path):
-    def fail(config):
+    def fail(*_):
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", "a.csv")
 
     fake.run = fail
-    log = failure_log(run_folder(prepared(request(tmp_path, RHOS[0]))))
+    log = failure_log(request_of(request(tmp_path, RHOS[0])).folder)
     with pytest.raises(FileNotFoundError):
         run_experiment(request(tmp_path, RHOS[0]))
     assert log.read_text().startswith("a.csv: No such file or directory")
@@ -352,7 +367,7 @@ def test_a_failure_is_recorded_until_the_run_succeeds(fake, tmp_path):
 
 
 def test_being_stopped_is_no_failure(fake, tmp_path):
-    def stopped(config):
+    def stopped(*_):
         raise KeyboardInterrupt
 
     fake.run = stopped
@@ -397,7 +412,7 @@ def test_stored_runs_are_found_on_read_only_storage(fake, tmp_path):
         folder = run_experiment(request(place, RHOS[0]))
         remount(place, "ro")
         assert run_experiment(request(place, RHOS[0])) == folder
-        fake.run = lambda config: pytest.fail("work started")
+        fake.run = lambda *_: pytest.fail("work started")
         with pytest.raises(RunError, match=r"Read-only file system.*\n.*results_dir"):
             run_experiment(request(place, RHOS[1]))
         with (

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tomllib
 
-import pytest
 import yaml
 
 import convexinit

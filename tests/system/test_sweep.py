@@ -13,51 +13,46 @@ import time
 
 import pytest
 
+from convexinit_paper.experiments import request_of
 from convexinit_paper.progress import Throttle
-from convexinit_paper.request.config import ConfigError
+from convexinit_paper.request.config import composed
+from convexinit_paper.request.options import ConfigError
 from convexinit_paper.store.failures import failure_log
 from convexinit_paper.store.identity import run_folder
 from convexinit_paper.store.runs import read_runs
 from convexinit_paper.sweeps import sweep
-from convexinit_paper.sweeps.sweep import cells_of, progress, summary, unfinished
+from convexinit_paper.sweeps.sweep import jobs_of, progress, summary, unfinished
 from support.commands import command, environment, run, start_sweep
 from support.data import ROOT
-from support.runs import config_of, write
+from support.runs import write
 
 TINY = ("seeds=1", "trainer.epochs=1")
 
 
-def cell_config(results_dir, **options):
-    """A configuration that the experiment accepts, as the command line would resolve it."""
-    return {**config_of(results_dir, **options), "task": "training_dynamics", "seeds": 2}
-
-
-def sweep_over(results_dir, rhos, **options):
-    overrides = [["seeds=2", f"model.rho={rho}"] for rho in rhos]
-    configs = [
-        cell_config(results_dir, model={"name": "icnn", "rho": rho}, **options) for rho in rhos
-    ]
-    return cells_of(overrides, configs)
+def sweep_over(results_dir, rhos, *options):
+    overrides = [("seeds=2", f"model.rho={rho}") for rho in rhos]
+    places = (f"results_dir={results_dir}", *options)
+    return jobs_of(overrides, [composed(*own, *places) for own in overrides])
 
 
 def stored(results_dir, rho, value=1.0):
-    config = cell_config(results_dir, model={"name": "icnn", "rho": rho})
-    return write({**config, "seeds": [0, 1]}, value)
+    config = composed("seeds=2", f"model.rho={rho}", f"results_dir={results_dir}")
+    return write(request_of(config).config, value)
 
 
-def record_failure(cell, text):
-    failure_log(cell.folder).parent.mkdir(parents=True, exist_ok=True)
-    failure_log(cell.folder).write_text(f"{text}\n\nTraceback")
+def record_failure(job, text):
+    failure_log(job.folder).parent.mkdir(parents=True, exist_ok=True)
+    failure_log(job.folder).write_text(f"{text}\n\nTraceback")
 
 
 def test_only_what_is_not_stored_is_missing(tmp_path):
     stored(tmp_path, 0.1)
     damaged = stored(tmp_path, 0.2)
     (damaged / "metrics.csv").write_text("seed,epoch")
-    cells = sweep_over(tmp_path, [0.1, 0.2, 0.3])
-    assert [cell.missing for cell in cells] == [False, True, True]
-    assert [cell.title for cell in cells] == ["model.rho=0.1", "model.rho=0.2", "model.rho=0.3"]
-    assert all(cell.missing for cell in sweep_over(tmp_path, [0.1, 0.2], force=True))
+    jobs = sweep_over(tmp_path, [0.1, 0.2, 0.3])
+    assert [job.missing for job in jobs] == [False, True, True]
+    assert [job.title for job in jobs] == ["model.rho=0.1", "model.rho=0.2", "model.rho=0.3"]
+    assert all(job.missing for job in sweep_over(tmp_path, [0.1, 0.2], "force=true"))
 
 
 def test_a_run_that_is_asked_for_twice_is_launched_once(tmp_path):
@@ -66,29 +61,29 @@ def test_a_run_that_is_asked_for_twice_is_launched_once(tmp_path):
 
 def test_a_wrong_option_ends_the_sweep_before_anything_runs(tmp_path):
     with pytest.raises(ConfigError, match="force"):
-        sweep_over(tmp_path, [0.1], force="perhaps")
+        sweep_over(tmp_path, [0.1], "force=perhaps")
 
 
 def test_a_forced_run_counts_when_it_is_stored_anew(tmp_path):
     stored(tmp_path, 0.1, 1.0)
-    [cell] = sweep_over(tmp_path, [0.1], force=True)
-    assert not cell.is_done
+    [job] = sweep_over(tmp_path, [0.1], "force=true")
+    assert not job.is_done
     stored(tmp_path, 0.1, 2.0)
-    assert cell.is_done
+    assert job.is_done
 
 
 def test_the_summary_names_every_run_that_failed(tmp_path, capfd):
     stored(tmp_path, 0.1)
-    cells = sweep_over(tmp_path, [0.1, 0.2, 0.3, 0.4, 0.5])
-    with progress(cells):
+    jobs = sweep_over(tmp_path, [0.1, 0.2, 0.3, 0.4, 0.5])
+    with progress(jobs):
         stored(tmp_path, 0.2)
-        record_failure(cells[2], "no such file")
+        record_failure(jobs[2], "no such file")
         time.sleep(0.7)
         assert capfd.readouterr().out.count("run: ") == 2
-    failed = unfinished(cells, {cells[3].folder: "job 7 was cancelled"})
-    assert summary(cells, failed).splitlines() == [
+    failed = unfinished(jobs, {jobs[3].folder: "job 7 was cancelled"})
+    assert summary(jobs, failed).splitlines() == [
         "sweep of 5 runs: 1 ran, 1 stored before, 3 failed",
-        f"failed: model.rho=0.3: no such file ({failure_log(cells[2].folder)})",
+        f"failed: model.rho=0.3: no such file ({failure_log(jobs[2].folder)})",
         "failed: model.rho=0.4: job 7 was cancelled",
         "failed: model.rho=0.5: ended without a result; ask again",
     ]
@@ -97,11 +92,11 @@ def test_the_summary_names_every_run_that_failed(tmp_path, capfd):
 def test_a_log_says_how_many_runs_are_done(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(sweep, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(sweep, "Throttle", lambda: Throttle(seconds=0))
-    cells = sweep_over(tmp_path, [0.1, 0.2, 0.3])
-    with progress(cells):
+    jobs = sweep_over(tmp_path, [0.1, 0.2, 0.3])
+    with progress(jobs):
         stored(tmp_path, 0.2)
         time.sleep(0.1)
-        record_failure(cells[0], "no such file")
+        record_failure(jobs[0], "no such file")
     assert capfd.readouterr().err.splitlines() == [
         "sweep: 0 of 3 runs done",
         "sweep: 1 of 3 runs done",
@@ -110,10 +105,10 @@ def test_a_log_says_how_many_runs_are_done(tmp_path, capfd, monkeypatch):
 
 
 def test_old_failures_are_forgotten_when_their_runs_are_asked_for_again(tmp_path):
-    [cell] = sweep_over(tmp_path, [0.1])
-    record_failure(cell, "an old error")
-    [cell] = sweep_over(tmp_path, [0.1])
-    assert "an old error" not in unfinished([cell], {})[cell]
+    [job] = sweep_over(tmp_path, [0.1])
+    record_failure(job, "an old error")
+    [job] = sweep_over(tmp_path, [0.1])
+    assert "an old error" not in unfinished([job], {})[job]
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "local"])

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 import yaml
 
+from convexinit_paper.request.request import WandbSettings
 from convexinit_paper.store.runs import COLUMNS, Outcome, read_run, read_runs
-from convexinit_paper.tracking import history, log_run, logger_settings, main
+from convexinit_paper.tracking import history, log_run, main
 from support.commands import SHORT, environment, folder_of, run
 from support.data import ROOT
 from support.runs import config_of, stored
@@ -94,21 +95,21 @@ def test_the_history_read_back_from_local_files_is_metrics_csv(tmp_path):
         assert folder_of(again) == folder
 
 
-def fabricated(results_dir, values, logger):
+LOSS = {(1, 1, "train", "batch_loss"): 1.0}
+
+
+def fabricated(results_dir, values=LOSS):
     rows = [
         (seed, epoch, step, split, metric, value)
         for (epoch, step, split, metric), value in values.items()
         for seed in (0, 3)
     ]
-    config = config_of(results_dir, logger=logger, seeds=[0, 3])
+    config = config_of(results_dir, seeds=[0, 3])
     return stored(config, Outcome(pd.DataFrame(rows, columns=COLUMNS), {0: {}, 3: {}}, "none"))
 
 
-def wandb_options(folder, **options):
-    return {
-        "name": "wandb", "mode": "offline", "project": "p", "entity": None, "folder": str(folder),
-        **options,
-    }  # fmt: skip
+def wandb_settings(folder, mode="offline"):
+    return WandbSettings(mode, "p", None, str(folder))
 
 
 def test_diverged_losses_and_equal_steps_survive(tmp_path):
@@ -121,48 +122,30 @@ def test_diverged_losses_and_equal_steps_survive(tmp_path):
         (1, 2, "test", "loss"): 1e-30,
         (2, 2, "validation", "loss"): 0.123456789,
     }
-    folder = fabricated(tmp_path, values, wandb_options(tmp_path))
-    log_run(folder)
+    folder = fabricated(tmp_path, values)
+    log_run(folder, wandb_settings(tmp_path))
     assert_same_rows(recorded_metrics(tmp_path), read_run(folder).metrics)
     steps = [(row["step"], row["epoch"]) for row in history(read_run(folder))]
     assert steps == [(0, 0), (1, 1), (2, 1), (2, 2)]
 
 
 def test_a_fault_of_wandb_is_a_warning(tmp_path, monkeypatch, capsys):
-    folder = fabricated(tmp_path, {(1, 1, "train", "batch_loss"): 1.0}, wandb_options(tmp_path))
+    folder = fabricated(tmp_path)
     monkeypatch.setattr("wandb.init", lambda **_: 1 / 0)
-    log_run(folder)
+    log_run(folder, wandb_settings(tmp_path))
     message = capsys.readouterr().err
     assert "the run is stored, but was not logged (ZeroDivisionError" in message
     assert f"python -m convexinit_paper.tracking --mode offline {folder}" in message
 
 
-def test_disabled_and_csv_write_nothing(tmp_path):
-    for place, logger in (
-        (tmp_path / "disabled", wandb_options(tmp_path / "disabled", mode="disabled")),
-        (tmp_path / "csv", {"name": "csv"}),
-    ):
-        log_run(fabricated(place, {(1, 1, "train", "batch_loss"): 1.0}, logger))
-        assert not (place / "wandb").exists()
-        assert len(read_runs(place / "runs")) == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({"name": "tensorboard"}, "logger must be csv or wandb"),
-        ({"name": "wandb", "mode": "offline"}, "logger.project is missing"),
-        (wandb_options("x", mode="later"), "logger.mode must be one of online"),
-        (wandb_options("x", team="a"), "no option logger.team"),
-    ],
-)
-def test_wrong_options_are_named(options, expected):
-    with pytest.raises(ValueError, match=expected):
-        logger_settings({"logger": options})
+def test_disabled_writes_nothing(tmp_path):
+    log_run(fabricated(tmp_path), wandb_settings(tmp_path, "disabled"))
+    assert not (tmp_path / "wandb").exists()
+    assert len(read_runs(tmp_path / "runs")) == 1
 
 
 def test_stored_runs_and_figures_are_sent_by_hand(tmp_path, capsys):
-    folder = fabricated(tmp_path, {(1, 1, "train", "batch_loss"): 1.0}, {"name": "csv"})
+    folder = fabricated(tmp_path)
     figure = ROOT / "results" / "figures" / "figure-1.png"
     main(["--folder", str(tmp_path / "run"), str(folder)])
     assert_same_rows(recorded_metrics(tmp_path / "run"), read_run(folder).metrics)
@@ -177,7 +160,7 @@ def test_stored_runs_and_figures_are_sent_by_hand(tmp_path, capsys):
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_offline_touches_no_network(tmp_path):
-    folder = fabricated(tmp_path, {(1, 1, "train", "batch_loss"): 1.0}, {"name": "csv"})
+    folder = fabricated(tmp_path)
     trace = tmp_path / "trace"
     tracking = [
         sys.executable,

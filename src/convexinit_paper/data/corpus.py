@@ -32,7 +32,7 @@ from convexinit_paper.data.datasets import load_multitask
 from convexinit_paper.data.recombine import recombine
 from convexinit_paper.data.smiles import is_held_out, load_smiles
 from convexinit_paper.progress import counted
-from convexinit_paper.request.config import require
+from convexinit_paper.request.options import Section, at_least, between, option
 
 _FORMAT = 2  # to be raised when tokens, spellings, recombination or standardisation change
 # Molecules that the vocabulary is learned from, half of them in random spelling.
@@ -54,25 +54,12 @@ PROPERTIES = (
 
 
 @dataclass(frozen=True)
-class CorpusSettings:
-    """What the autoencoder learns from; defaults in ``conf/experiment/autoencoder.yaml``.
+class CorpusSettings(Section):
+    """What the autoencoder learns from; defaults in ``conf/experiment/autoencoder.yaml``."""
 
-    Attributes:
-        recombined: attempts to make a new molecule per real one, at least 0.
-        spellings: random SMILES of every molecule, at least 1.
-        vocabulary: number of tokens, at least 41 (single symbols).
-    """
-
-    recombined: float
-    spellings: int
-    vocabulary: int
-
-    def __post_init__(self) -> None:
-        require(self.recombined >= 0, "corpus.recombined", "at least 0", self.recombined)
-        require(self.spellings >= 1, "corpus.spellings", "at least 1", self.spellings)
-        require(
-            41 <= self.vocabulary <= 10_000, "corpus.vocabulary", "41 to 10000", self.vocabulary
-        )
+    recombined: float = option("attempts to make a new molecule per real one", at_least(0))
+    spellings: int = option("random SMILES of every molecule", at_least(1))
+    vocabulary: int = option("number of tokens; 41 of them are single symbols", between(41, 10_000))
 
 
 @dataclass(frozen=True)

@@ -12,68 +12,49 @@ from convexinit_paper.data.multitask import MultitaskData
 from convexinit_paper.data.preprocessing import PREPROCESSING, ImageInputs, preprocess
 from convexinit_paper.data.registry import find_source
 from convexinit_paper.data.sources import MultitaskSource
-from convexinit_paper.request.config import checked, require
+from convexinit_paper.request.config import parse_section
+from convexinit_paper.request.options import (
+    FRACTION,
+    Range,
+    Section,
+    at_least,
+    one_of,
+    option,
+    or_null,
+)
 
 
 @dataclass(frozen=True)
-class DatasetSettings:
-    """Which images, how they are pre-processed, and how many of them are held out.
+class DatasetSettings(Section):
+    """Which images, how they are pre-processed, and how many of them are held out."""
 
-    Attributes:
-        name: name of the data set.
-        validation_fraction: share of the training set that each seed holds out, in [0, 1); with 0
-            there are no validation metrics.
-        preprocessing: "normalise", "pca" or "zca"; see
-            :func:`convexinit_paper.data.preprocessing.preprocess`.
-    """
-
-    name: str
-    validation_fraction: float
-    preprocessing: str
-
-    def __post_init__(self) -> None:
-        require(
-            0.0 <= self.validation_fraction < 1.0,
-            "dataset.validation_fraction",
-            "at least 0 and below 1",
-            self.validation_fraction,
-        )
-        require(
-            self.preprocessing in PREPROCESSING,
-            "dataset.preprocessing",
-            f"one of {', '.join(PREPROCESSING)}",
-            self.preprocessing,
-        )
+    name: str = option("of the data set")
+    validation_fraction: float = option(
+        "share of the training set that each seed holds out; with 0 there are no validation "
+        "metrics",
+        FRACTION,
+    )
+    preprocessing: str = option(
+        "see convexinit_paper.data.preprocessing.preprocess", one_of(PREPROCESSING)
+    )
 
 
 @dataclass(frozen=True)
 class ImageFolderSettings(DatasetSettings):
-    """Images in class folders; see :func:`convexinit_paper.data.image_folder.load_image_folder`.
+    """Images in class folders; see :func:`convexinit_paper.data.image_folder.load_image_folder`."""
 
-    Attributes:
-        path: folder or archive, absolute or relative to the data folder.
-        title: name in figures; None for that of the folder or archive.
-        size: height and width that images are resized to, at least 1; None if all have one size.
-    """
-
-    path: str
-    title: str | None
-    size: int | None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(
-            self.path != "",
-            "dataset.path",
+    path: str = option(
+        "absolute, or relative to the data folder",
+        Range(
             "a folder or archive of images in class folders, such as dataset.path=flowers.tar.gz",
-            self.path,
-        )
-        require(
-            self.size is None or self.size >= 1,
-            "dataset.size",
-            "at least 1, or null if all images have one size",
-            self.size,
-        )
+            lambda path: path != "",
+        ),
+    )
+    title: str | None = option("name in figures; None for that of the folder or archive")
+    size: int | None = option(
+        "height and width that images are resized to",
+        or_null(at_least(1), "if all images have one size"),
+    )
 
 
 def dataset_settings(options: dict[str, Any]) -> DatasetSettings:
@@ -82,7 +63,7 @@ def dataset_settings(options: dict[str, Any]) -> DatasetSettings:
     Raises:
         ConfigError: an option is missing, has a wrong type, or is out of range.
     """
-    return checked(
+    return parse_section(
         ImageFolderSettings if "path" in options else DatasetSettings, options, "dataset"
     )
 

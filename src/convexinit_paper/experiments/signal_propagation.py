@@ -19,7 +19,8 @@ from convexinit.moments import activation_moments
 from convexinit.networks import MLP
 from convexinit.positivity import resolve_positivity
 from convexinit.theory import LayerMoments, SignalMoments, propagate, solve_init
-from convexinit_paper.request.config import checked, parse_seeds, require
+from convexinit_paper.request.options import Range, Section, at_least, option, require
+from convexinit_paper.request.request import Request
 from convexinit_paper.store.runs import COLUMNS, Outcome, seed_summary
 from convexinit_paper.training.machine import device_name
 from convexinit_paper.training.models import DATA_DRIVEN, ModelSettings, build_network
@@ -35,51 +36,48 @@ SKIP_VARIANCE = 1.0 / 3.0
 
 
 @dataclass(frozen=True)
-class SignalSettings:
-    """What is propagated, and through which layers; defaults in ``conf/experiment``.
+class SignalSettings(Section):
+    """What is propagated, and through which layers; defaults in ``conf/experiment``."""
 
-    Attributes:
-        widths: units of all layers, input and output included; at least 2 each.
-        samples: number of standard normal inputs per network, at least 2.
-        bins: of the histograms, at least 2.
-    """
+    widths: list[int] = option(
+        "units of all layers, input and output included",
+        Range(
+            "at least two widths of at least 2",
+            lambda widths: len(widths) >= 2 and min(widths) >= 2,
+        ),
+    )
+    samples: int = option("number of standard normal inputs per network", at_least(2))
+    bins: int = option("of the histograms", at_least(2))
 
-    widths: list[int]
-    samples: int
-    bins: int
+
+@dataclass(frozen=True)
+class Settings:
+    """Sections of the configuration."""
+
+    model: ModelSettings
+    signal: SignalSettings
 
     def __post_init__(self) -> None:
-        require(
-            len(self.widths) >= 2 and min(self.widths) >= 2,
-            "signal.widths",
-            "at least two widths of at least 2",
-            self.widths,
-        )
-        require(self.samples >= 2, "signal.samples", "at least 2", self.samples)
-        require(self.bins >= 2, "signal.bins", "at least 2", self.bins)
+        self.model.require_fully_connected()
+        require(not self.model.difference, "model.difference", "false in this experiment", True)
 
 
-def run(config: dict[str, Any]) -> Outcome:
+def run(settings: Settings, request: Request) -> Outcome:
     """Measure and predict the pre-activations of one untrained network per seed.
 
     In the table, ``step`` counts the layers from 1, ``split`` is "measured" or "predicted", and
     ``epoch`` is always 0. The prediction does not depend on the seed and is repeated for each.
     Histograms and correlation matrices are kept for the first seed.
     """
-    seeds = parse_seeds(config["seeds"])
-    model = checked(ModelSettings, config["model"], "model")
-    settings = checked(SignalSettings, config["signal"], "signal")
-    model.require_fully_connected()
-    require(not model.difference, "model.difference", "false in this experiment", model.difference)
-
-    predicted = predict(model, settings.widths)
+    seeds = request.seeds
+    predicted = predict(settings.model, settings.signal.widths)
     rows: list[tuple[int, int, int, str, str, float]] = []
     seed_summaries: dict[int, dict[str, Any]] = {}
     arrays: dict[str, np.ndarray] = {}
     for seed in seeds:
-        signals = propagate_samples(model, settings, seed)
+        signals = propagate_samples(settings.model, settings.signal, seed)
         if seed == seeds[0]:
-            arrays = pictures(signals, settings.bins)
+            arrays = pictures(signals, settings.signal.bins)
         finite = all(bool(np.isfinite(signal).all()) for signal in signals)
         seed_summaries[seed] = seed_summary(diverged=not finite)
         for layer, signal in enumerate(signals, start=1):

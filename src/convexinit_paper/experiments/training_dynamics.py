@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from convexinit_paper.data.datasets import dataset_settings, load_dataset
+from convexinit_paper.data.datasets import DatasetSettings, dataset_settings, load_dataset
 from convexinit_paper.data.split import random_split
-from convexinit_paper.request.config import checked, parse_seeds
+from convexinit_paper.request.request import Request
 from convexinit_paper.store.checkpoints import checkpoint_folder, checkpoint_of
 from convexinit_paper.store.runs import Outcome, seed_summary
 from convexinit_paper.training.history import History, joined
@@ -25,19 +26,24 @@ from convexinit_paper.training.randomness import seeded_generator
 from convexinit_paper.training.settings import TrainerSettings
 
 
-def run(config: dict[str, Any]) -> Outcome:
+@dataclass(frozen=True)
+class Settings:
+    """Sections of the configuration."""
+
+    dataset: DatasetSettings = field(metadata={"parse": dataset_settings})
+    model: ModelSettings
+    trainer: TrainerSettings
+
+
+def run(settings: Settings, request: Request) -> Outcome:
     """Train all seeds of one model variant on one data set of images."""
     prepare_process()
-    seeds = parse_seeds(config["seeds"])
-    trainer = checked(TrainerSettings, config["trainer"], "trainer")
-    model = checked(ModelSettings, config["model"], "model")
-    dataset = dataset_settings(config["dataset"])
-    data = load_dataset(dataset, config["data_dir"], config["results_dir"])
+    seeds, model, trainer = request.seeds, settings.model, settings.trainer
+    held_out_fraction = settings.dataset.validation_fraction
+    data = load_dataset(settings.dataset, request.data_dir, request.results_dir)
 
     splits = [
-        random_split(
-            len(data.train_labels), dataset.validation_fraction, seeded_generator(seed, "split")
-        )
+        random_split(len(data.train_labels), held_out_fraction, seeded_generator(seed, "split"))
         for seed in seeds
     ]
     training, validation = (
@@ -46,11 +52,10 @@ def run(config: dict[str, Any]) -> Outcome:
     )
     every_row = torch.arange(len(data.test_labels)).expand(len(seeds), -1)
     held_out = {"test": Split(data.test_inputs, data.test_labels, every_row)}
-    if dataset.validation_fraction > 0.0:
+    if held_out_fraction > 0.0:
         held_out = {"validation": validation, **held_out}
 
     widths = model.layer_widths(data.train_inputs.shape[1], data.num_classes)
-    device = trainer.torch_device()
     batches = initial_batches(training, seeds, trainer.batch_size)
 
     def build(group: range) -> nn.Module:
@@ -59,8 +64,8 @@ def run(config: dict[str, Any]) -> Outcome:
             model, widths, seeds[some], image_shape=data.image_shape, batches=batches[some]
         )
 
-    groups = groups_of_seeds(build, data.image_shape, trainer, len(seeds), config["seeds_at_once"])
-    groups = begun_groups(groups, checkpoint_folder(config))
+    groups = groups_of_seeds(build, data.image_shape, trainer, len(seeds), request.seeds_at_once)
+    groups = begun_groups(groups, checkpoint_folder(request.config))
     histories = []
     for group in groups:
         some = seeds[group.start : group.stop]
@@ -72,14 +77,14 @@ def run(config: dict[str, Any]) -> Outcome:
                 [seeded_generator(seed, "batches") for seed in some],
                 trainer,
                 description=f"{data.title}, {model.title}, {len(some)} of {len(seeds)} seeds",
-                checkpoint=checkpoint_of(config, f"seeds-{group.start}-{group.stop}"),
+                checkpoint=checkpoint_of(request.config, f"seeds-{group.start}-{group.stop}"),
             )
         )
     history = joined(histories)
     return Outcome(
         metrics_table(history, seeds),
         final_metrics(history, seeds),
-        device_name(device),
+        device_name(trainer.torch_device()),
         earlier=history.earlier,
     )
 

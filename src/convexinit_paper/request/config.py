@@ -1,4 +1,4 @@
-"""From the configuration tree to checked settings, with messages that name the option."""
+"""From the configuration tree of Hydra to settings, with messages that name the option."""
 
 from __future__ import annotations
 
@@ -6,33 +6,30 @@ import dataclasses
 import json
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from convexinit_paper.request.options import ConfigError, OutOfRangeError
+
 CONF = Path(__file__).parents[3] / "conf"
-Settings = TypeVar("Settings")
-MOST_SEEDS = 10_000
+T = TypeVar("T")
 
 
-class ConfigError(ValueError):
-    """An option has a wrong name, type or value."""
-
-
-def checked(settings: type[Settings], options: dict[str, Any], section: str) -> Settings:
-    """Make a settings dataclass from one section of the configuration.
+def parse_section(kind: type[T], options: dict[str, Any], section: str) -> T:
+    """Make settings from one section of the configuration.
 
     Args:
-        settings: dataclass whose annotations give the types and whose ``__post_init__`` checks
-            the ranges.
+        kind: dataclass whose annotations give the types; it raises a ValueError that begins with
+            the name of the option if one is out of range.
         options: the section; beside the fields of the dataclass it may hold a ``name``.
-        section: name of the section, for error messages.
+        section: its name, for error messages.
 
     Raises:
-        ConfigError: if an option is missing, has a wrong type, or is out of range.
+        ConfigError: if an option is missing, unknown, of a wrong type, or out of range.
     """
-    names = [field.name for field in dataclasses.fields(settings)]  # type: ignore[arg-type]
+    names = field_names(kind)
     missing = [name for name in names if name not in options]
     if missing:
         raise ConfigError(f"the option {section}.{missing[0]} is missing")
@@ -40,17 +37,44 @@ def checked(settings: type[Settings], options: dict[str, Any], section: str) -> 
     if unknown:
         raise ConfigError(f"there is no option {section}.{unknown[0]}")
     try:
-        schema = OmegaConf.structured(settings)
+        schema = OmegaConf.structured(kind)
         OmegaConf.set_readonly(schema, False)  # frozen dataclasses give read-only schemas
         for name in names:
             OmegaConf.update(schema, name, options[name])
-        return OmegaConf.to_object(schema)  # type: ignore[return-value]
+        return cast("T", OmegaConf.to_object(schema))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{section}.{error.full_key}: {str(error).splitlines()[0]}") from error
-    except ConfigError:
-        raise
+    except OutOfRangeError as error:
+        raise error.within(section) from error
     except ValueError as error:  # of the library
         raise ConfigError(f"{section}.{error}") from error
+
+
+def parse_settings(kind: type[T], config: dict[str, Any]) -> T:
+    """Make the settings of a task from the sections of the configuration.
+
+    Args:
+        kind: dataclass with a field for every section, whose annotation is the dataclass of that
+            section; a function in its metadata under "parse" makes settings of several kinds.
+        config: the resolved configuration.
+
+    Raises:
+        ConfigError: if an option is missing, unknown, of a wrong type, or out of range.
+    """
+    kinds = get_type_hints(kind)
+    sections = {}
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        options = config[field.name]
+        parse = field.metadata.get("parse")
+        sections[field.name] = (
+            parse(options) if parse else parse_section(kinds[field.name], options, field.name)
+        )
+    return kind(**sections)
+
+
+def field_names(kind: type) -> list[str]:
+    """Names of the fields of a dataclass."""
+    return [field.name for field in dataclasses.fields(kind)]
 
 
 def composed(*arguments: str) -> dict[str, Any]:
@@ -81,36 +105,24 @@ def option_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
-def parse_seeds(seeds: Any) -> list[int]:
-    """Seeds of a run: ``N`` means 0 to N-1, a list means exactly those.
+def overrides_between(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
+    """The arguments of ``run.py`` that make one configuration of another.
 
-    Raises:
-        ConfigError: for anything but a positive integer or a list of distinct integers, 0 or more.
-
-    Example:
-        >>> parse_seeds(3), parse_seeds([3, 7])
-        ([0, 1, 2], [3, 7])
-    """
-    if type(seeds) is int and 1 <= seeds <= MOST_SEEDS:
-        return list(range(seeds))
-    if (
-        isinstance(seeds, list)
-        and seeds
-        and all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds)
-        and len(set(seeds)) == len(seeds)
-    ):
-        return seeds
-    raise ConfigError(
-        f"seeds must be a number from 1 to {MOST_SEEDS}, or a list of distinct seeds such as "
-        f"seeds=[3,7]; got {seeds!r}"
-    )
-
-
-def require(condition: bool, option: str, range_: str, value: object) -> None:
-    """Raise ConfigError if ``condition`` does not hold.
+    Args:
+        before: a configuration or one of its sections.
+        after: the same with other values, or without some options.
+        prefix: the section, with a dot.
 
     Example:
-        >>> require(3 > 0, "trainer.epochs", "at least 1", 3)
+        >>> overrides_between({"a": {"b": 1, "c": 2, "d": 3}}, {"a": {"b": 1, "c": [4]}})
+        ['a.c=[4]', '~a.d']
     """
-    if not condition:
-        raise ConfigError(f"{option} must be {range_}; got {value!r}")
+    arguments = []
+    for name, value in before.items():
+        if name not in after:
+            arguments.append(f"~{prefix}{name}")
+        elif isinstance(value, dict):
+            arguments += overrides_between(value, after[name], f"{prefix}{name}.")
+        elif value != after[name]:
+            arguments.append(f"{prefix}{name}={option_text(after[name])}")
+    return arguments

@@ -1,4 +1,4 @@
-"""Grid search: which cells of a grid are stored, which one is best, and the run it leads to.
+"""Grid search: which cells of a grid are stored, and which one is best.
 
 A grid is a file of ``conf/grid``: options with the values to try. A cell is one choice of a value
 for each, stored as an ordinary run of the experiment ``generalisation``. The best cell of a model
@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -25,17 +23,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Transformer
 from omegaconf import OmegaConf
 
-from convexinit_paper.request.config import (
-    CONF,
-    ConfigError,
-    checked,
-    composed,
-    option_text,
-    require,
-)
-from convexinit_paper.store.errors import RunError
+from convexinit_paper.request.config import CONF
 from convexinit_paper.store.identity import Config
-from convexinit_paper.store.runs import Run, read_runs
+from convexinit_paper.store.runs import Run
 
 CELLS = "generalisation"  # the experiment whose runs are cells
 FINAL = "generalisation_final"  # the one that trains the best cell anew
@@ -48,26 +38,6 @@ UNCOMPARED = (
     "trainer.precision",
     "trainer.device",
 )
-# Options beside the sections that the command for missing cells repeats.
-OTHER_OPTIONS = ("data_dir", "results_dir")
-PRINTED_CELLS = 12
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """Which grid a final run is chosen from.
-
-    Attributes:
-        grid: name of a file of ``conf/grid``.
-        incomplete: whether to choose even if cells of the grid are missing.
-    """
-
-    grid: str
-    incomplete: bool
-
-    def __post_init__(self) -> None:
-        names = grid_names()
-        require(self.grid in names, "search.grid", f"one of {', '.join(names)}", self.grid)
 
 
 @dataclass(frozen=True)
@@ -232,90 +202,3 @@ def cells_table(found: Search) -> pd.DataFrame:
         for cell in found.cells
     ]
     return pd.DataFrame(rows)
-
-
-def final_config(config: Config) -> Config:
-    """The configuration of a final run: its options are set to those of the best stored cell.
-
-    Prints the cells. The result holds every option, so that it makes the same run again without
-    the cells.
-
-    Args:
-        config: resolved configuration of the task "best_of_grid".
-
-    Raises:
-        ConfigError: if an option of the section ``search`` has a wrong name or value, if the grid
-            varies what is no option, or if an option that it varies was set.
-        RunError: if no cell is stored, if some are missing and ``search.incomplete`` is not set, or
-            if all diverged.
-    """
-    settings = checked(SearchSettings, config["search"], "search")
-    place = Path(config["results_dir"]) / "runs"
-    variant = config["model"]["name"]
-    options = flat(config)
-    usual = flat(composed(f"experiment={FINAL}"))
-    for name in grid_cells(settings.grid)[0]:
-        if name not in usual:
-            raise ConfigError(
-                f"the grid {settings.grid} varies {name}, which is no option of "
-                f"{', '.join(SECTIONS[:-1])} or {SECTIONS[-1]}"
-            )
-        rule = f"left as it is, as the grid {settings.grid} chooses it"
-        require(options[name] == usual[name], name, rule, options[name])
-    fixed = {name: value for name, value in options.items() if name not in UNCOMPARED}
-    found = search(settings.grid, variant, fixed, read_runs(place, CELLS))
-    what = (
-        f"{len(found.cells)} of {found.size} cells of the grid {settings.grid} for {variant} on "
-        f"{config['dataset']['name']}"
-    )
-    if not found.cells or not (found.complete or settings.incomplete):
-        hint = "\nsearch.incomplete=true chooses among those." if found.cells else ""
-        raise RunError(
-            f"{place / CELLS} holds {what}.\n"
-            f"To run what is missing: {command_for_cells(config, found)}{hint}"
-        )
-    if found.best is None:
-        raise RunError(f"{place / CELLS} holds {what}, but all of them diverged: none is the best")
-    _print_once(f"{what}, by validation accuracy after the last epoch:\n{_shown(found)}")
-    final = {**config, "task": "final_training", "search": {"grid": settings.grid}}
-    for name, value in found.best.options.items():
-        section, option = name.split(".")
-        final[section] = {**final[section], option: value}
-    return final
-
-
-def _shown(found: Search) -> str:
-    """The first cells as text."""
-    text = cells_table(found).head(PRINTED_CELLS).to_string(index=False)
-    more = len(found.cells) - PRINTED_CELLS
-    return f"{text}\nand {more} more" if more > 0 else text
-
-
-@cache
-def _print_once(text: str) -> None:
-    """Print what a process has not printed yet: a sweep may look at a run before it starts it."""
-    print(text)
-
-
-def command_for_cells(config: Config, found: Search) -> str:
-    """The command that runs the cells of a search that are missing.
-
-    Args:
-        config: resolved configuration of the final run.
-        found: the cells that are stored, whose seeds the others share.
-    """
-    groups = {name: config[name]["name"] for name in ("dataset", "model")}
-    arguments = {"experiment": CELLS, "grid": found.grid, **groups}
-    default = composed(*(f"{name}={value}" for name, value in arguments.items()))
-    usual = {**flat(default), **{name: default[name] for name in OTHER_OPTIONS}}
-    asked = {**flat(config), **{name: config[name] for name in OTHER_OPTIONS}}
-    chosen = {*grid_cells(found.grid)[0], "dataset.validation_fraction"}
-    arguments |= {
-        name: value
-        for name, value in asked.items()
-        if name not in chosen and value != usual.get(name)
-    }
-    if found.cells:
-        arguments["seeds"] = found.cells[0].run.config["seeds"]
-    words = [f"{name}={option_text(value)}" for name, value in arguments.items()]
-    return f"python run.py {shlex.join(words)}"

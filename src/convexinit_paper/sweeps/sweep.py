@@ -13,21 +13,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
-from convexinit_paper.experiments import prepared
+from convexinit_paper.experiments import request_of
 from convexinit_paper.progress import Throttle, write_line
+from convexinit_paper.request.config import overrides_between
 from convexinit_paper.store.failures import failure_log, read_failure
-from convexinit_paper.store.identity import run_folder
+from convexinit_paper.store.identity import Config
 from convexinit_paper.store.runs import is_intact, is_stored
 
 POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class Cell:
+class Job:
     """One run of a sweep.
 
     Attributes:
@@ -59,7 +59,7 @@ def stamp(folder: Path) -> tuple[int, int] | None:
     return status.st_ino, status.st_mtime_ns
 
 
-def cells_of(overrides: Sequence[Sequence[str]], configs: Sequence[dict[str, Any]]) -> list[Cell]:
+def jobs_of(overrides: Sequence[Sequence[str]], configs: Sequence[Config]) -> list[Job]:
     """The runs of a sweep, each once.
 
     Failures that an earlier sweep recorded for runs that are to be repeated are removed.
@@ -69,49 +69,59 @@ def cells_of(overrides: Sequence[Sequence[str]], configs: Sequence[dict[str, Any
         configs: resolved configurations of these runs.
 
     Raises:
-        ConfigError: if a configuration has a wrong option; nothing was run then.
+        ConfigError: if an option that all experiments share is wrong; nothing was run then.
     """
     common = set.intersection(*(set(options) for options in overrides))
-    cells: dict[Path, Cell] = {}
-    for options, config in zip(overrides, map(prepared, configs), strict=True):
-        folder = run_folder(config)
+    jobs: dict[Path, Job] = {}
+    for options, config in zip(overrides, configs, strict=True):
+        request = request_of(config)
+        folder = request.folder
         title = " ".join(option for option in options if option not in common)
-        missing = config["force"] or not is_intact(folder)
-        cell = Cell(tuple(options), title or folder.name, folder, stamp(folder), missing)
-        cells.setdefault(folder, cell)
-    for cell in cells.values():
-        if cell.missing and failure_log(cell.folder).exists():
-            failure_log(cell.folder).unlink(missing_ok=True)
-    return list(cells.values())
+        # What was chosen here, so that the job need not choose again.
+        chosen = overrides_between({**config, "seeds": request.seeds}, request.config)
+        jobs.setdefault(
+            folder,
+            Job(
+                (*options, *chosen),
+                title or folder.name,
+                folder,
+                stamp(folder),
+                missing=request.force or not is_intact(folder),
+            ),
+        )
+    for job in jobs.values():
+        if job.missing and failure_log(job.folder).exists():
+            failure_log(job.folder).unlink(missing_ok=True)
+    return list(jobs.values())
 
 
 @contextmanager
-def progress(cells: Sequence[Cell]) -> Iterator[None]:
+def progress(jobs: Sequence[Job]) -> Iterator[None]:
     """Print ``run: <folder>`` for every run as soon as it is stored, above a bar in terminals.
 
     Where stderr is no terminal, a line there says how many are done: when there is something new,
     but at most once a minute, so that short sweeps print none.
     """
-    waiting = list(cells)
+    waiting = list(jobs)
     finished = threading.Event()
-    bar = tqdm(total=len(cells), desc="sweep", unit="run", disable=None)
+    bar = tqdm(total=len(jobs), desc="sweep", unit="run", disable=None)
     throttle = Throttle()
     told = ""
 
     def update() -> None:
         nonlocal told
-        for cell in [cell for cell in waiting if cell.is_done]:
-            waiting.remove(cell)
+        for job in [job for job in waiting if job.is_done]:
+            waiting.remove(job)
             try:
-                bar.write(f"run: {cell.folder}")
+                bar.write(f"run: {job.folder}")
                 sys.stdout.flush()  # for those who watch a file
             except OSError:  # nobody reads any more (a pipe to head); the sweep goes on
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             bar.update()
-        failed = sum(failure_log(cell.folder).exists() for cell in waiting)
+        failed = sum(failure_log(job.folder).exists() for job in waiting)
         if failed:
             bar.set_postfix(failed=failed)
-        state = f"{len(cells) - len(waiting)} of {len(cells)} runs done"
+        state = f"{len(jobs) - len(waiting)} of {len(jobs)} runs done"
         state += f", {failed} failed" if failed else ""
         if bar.disable and state != told and waiting and throttle.due():
             told = state
@@ -133,30 +143,30 @@ def progress(cells: Sequence[Cell]) -> Iterator[None]:
         bar.close()
 
 
-def unfinished(cells: Sequence[Cell], reasons: Mapping[Path, str]) -> dict[Cell, str]:
+def unfinished(jobs: Sequence[Job], reasons: Mapping[Path, str]) -> dict[Job, str]:
     """The runs that are not stored, with the reason in one line and the log, if there is one.
 
     Args:
-        cells: the runs of the sweep.
+        jobs: the runs of the sweep.
         reasons: what the launcher knows of runs that left no record of their own, by folder.
     """
     result = {}
-    for cell in cells:
-        if not cell.is_done:
-            recorded = read_failure(cell.folder)
+    for job in jobs:
+        if not job.is_done:
+            recorded = read_failure(job.folder)
             if recorded is not None:
-                result[cell] = f"{recorded} ({failure_log(cell.folder)})"
+                result[job] = f"{recorded} ({failure_log(job.folder)})"
             else:
-                result[cell] = reasons.get(cell.folder, "ended without a result; ask again")
+                result[job] = reasons.get(job.folder, "ended without a result; ask again")
     return result
 
 
-def summary(cells: Sequence[Cell], failed: Mapping[Cell, str]) -> str:
+def summary(jobs: Sequence[Job], failed: Mapping[Job, str]) -> str:
     """How the sweep ended: one line with counts, and one for every run that failed."""
-    ran = sum(cell.missing and cell not in failed for cell in cells)
-    before = sum(not cell.missing for cell in cells)
+    ran = sum(job.missing and job not in failed for job in jobs)
+    before = sum(not job.missing for job in jobs)
     counts = [f"{ran} ran", f"{before} stored before", f"{len(failed)} failed"]
     shown = [count for count in counts if not count.startswith("0 ")] or ["nothing to do"]
-    lines = [f"sweep of {len(cells)} runs: {', '.join(shown)}"]
-    lines += [f"failed: {cell.title}: {reason}" for cell, reason in failed.items()]
+    lines = [f"sweep of {len(jobs)} runs: {', '.join(shown)}"]
+    lines += [f"failed: {job.title}: {reason}" for job, reason in failed.items()]
     return "\n".join(lines)

@@ -16,7 +16,18 @@ from convexinit.lsuv import lsuv_init_
 from convexinit.networks import CNN, MLP
 from convexinit.positivity import POSITIVITY
 from convexinit.stacking import stack_networks
-from convexinit_paper.request.config import ConfigError, require
+from convexinit_paper.request.options import (
+    FRACTION,
+    ConfigError,
+    Range,
+    Section,
+    above,
+    at_least,
+    one_of,
+    option,
+    or_null,
+    require,
+)
 from convexinit_paper.training.loop import Split, epoch_order
 from convexinit_paper.training.randomness import seeded_generator
 
@@ -26,90 +37,75 @@ ARCHITECTURES = ("fully_connected", "convolutional")
 
 
 @dataclass(frozen=True)
-class ModelSettings:
-    """Architecture and initialisation of a network; defaults live in ``conf/network``.
+class ModelSettings(Section):
+    """Architecture and initialisation of a network; defaults in ``conf/network``."""
 
-    Attributes:
-        title: name in figures.
-        convex: whether the network is input-convex.
-        skip: whether the input is added to every later layer through a linear map; not in a
-            convolutional network.
-        init: "he" (the usual default, zero bias), "principled" (the paper's), "bias_only"
-            (He weights with the paper's bias, Figure 8), "lsuv" or "principled_lsuv" ("he" or
-            "principled", then scaled and centred on inputs, :func:`convexinit.lsuv_init_`).
-        architecture: "fully_connected" (:class:`convexinit.MLP`) or "convolutional"
-            (:class:`convexinit.CNN`, for images).
-        difference: whether the model is the difference of two such networks
-            (:class:`convexinit.ConvexDifference`), with twice the parameters.
-        num_hidden: number of hidden layers, at least 1; None where ``widths`` are given.
-        width: units of every hidden layer, channels of a convolution; None for as many as inputs.
-        widths: units of every constrained hidden layer, at least 1; None where ``num_hidden`` is
-            given. The first, unconstrained layer comes before these and is as wide as the input.
-        activation: name of the activation.
-        positivity: how weights are kept non-negative.
-        rho: target correlation of the principled initialisation, in (0, 1).
-        variance: its target variance, greater than 0.
-        bias_noise: its share of random bias, in [0, 1).
-        distribution: its weight distribution.
-        bias_rule: its rule for the bias; LSUV centres every unit if it is "centred", otherwise
-            every layer.
-    """
-
-    title: str
-    convex: bool
-    skip: bool
-    init: str
-    architecture: str
-    difference: bool
-    num_hidden: int | None
-    width: int | None
-    widths: list[int] | None
-    activation: str
-    positivity: str
-    rho: float
-    variance: float
-    bias_noise: float
-    distribution: str
-    bias_rule: str
+    title: str = option("name in figures")
+    convex: bool = option("whether the network is input-convex")
+    skip: bool = option(
+        "whether the input is added to every later layer through a linear map; not in a "
+        "convolutional network"
+    )
+    init: str = option(
+        "he (the usual default, zero bias), principled (the paper's), bias_only (He weights with "
+        "the paper's bias, Figure 8), lsuv or principled_lsuv (he or principled, then scaled and "
+        "centred on inputs, convexinit.lsuv_init_)",
+        one_of(INITIALISATIONS),
+    )
+    architecture: str = option(
+        "fully_connected (convexinit.MLP) or convolutional (convexinit.CNN, for images)",
+        one_of(ARCHITECTURES),
+    )
+    difference: bool = option(
+        "whether the model is the difference of two such networks (convexinit.ConvexDifference), "
+        "with twice the parameters"
+    )
+    num_hidden: int | None = option("number of hidden layers; None where widths are given")
+    width: int | None = option(
+        "units of every hidden layer, channels of a convolution",
+        or_null(at_least(1), "for the number of inputs"),
+    )
+    widths: list[int] | None = option(
+        "units of every constrained hidden layer; the first, unconstrained layer comes before "
+        "these and is as wide as the input. None where num_hidden is given",
+        Range(
+            "null, or a list of widths of at least 1 such as [1000,10000]",
+            lambda widths: widths is None or (bool(widths) and min(widths) >= 1),
+        ),
+    )
+    activation: str = option("name of the activation")
+    positivity: str = option("how weights are kept non-negative", one_of(POSITIVITY))
+    rho: float = option(
+        "target correlation of the principled initialisation",
+        Range("between 0 and 1, both excluded", lambda rho: 0 < rho < 1),
+    )
+    variance: float = option("its target variance", above(0))
+    bias_noise: float = option("its share of random bias", FRACTION)
+    distribution: str = option("its weight distribution", one_of(DISTRIBUTIONS))
+    bias_rule: str = option(
+        "its rule for the bias; LSUV centres every unit if it is centred, otherwise every layer",
+        one_of(BIAS_RULES),
+    )
 
     def __post_init__(self) -> None:
-        require(0.0 < self.rho < 1.0, "model.rho", "between 0 and 1, both excluded", self.rho)
-        require(0.0 < self.variance < float("inf"), "model.variance", "above 0", self.variance)
-        require(0.0 <= self.bias_noise < 1.0, "model.bias_noise", "in [0, 1)", self.bias_noise)
-        self._check_widths()
-        for option, names in (
-            ("init", INITIALISATIONS),
-            ("architecture", ARCHITECTURES),
-            ("positivity", POSITIVITY),
-            ("distribution", DISTRIBUTIONS),
-            ("bias_rule", BIAS_RULES),
-        ):
-            value = getattr(self, option)
-            require(value in names, f"model.{option}", f"one of {', '.join(names)}", value)
-        require(
-            self.init != "bias_only" or self.bias_rule == "sampled",
-            "model.bias_rule",
-            "sampled where model.init=bias_only",
-            self.bias_rule,
-        )
-        require(
-            self.convex or self.init == "he",
-            "model.init",
-            "he where model.convex=false",
-            self.init,
-        )
-        require(
-            self.convex or not self.difference,
-            "model.difference",
-            "false where model.convex=false",
-            self.difference,
-        )
+        super().__post_init__()
+        if self.widths is None:
+            enough = self.num_hidden is not None and self.num_hidden >= 1
+            require(enough, "num_hidden", "at least 1", self.num_hidden, "widths is null")
+        else:
+            for name in ("num_hidden", "width"):
+                value = getattr(self, name)
+                require(value is None, name, "null", value, "widths is given")
+        if self.init == "bias_only":
+            is_sampled = self.bias_rule == "sampled"
+            require(is_sampled, "bias_rule", "sampled", self.bias_rule, "init=bias_only")
+        if not self.convex:
+            require(self.init == "he", "init", "he", self.init, "convex=false")
+            require(not self.difference, "difference", "false", self.difference, "convex=false")
         if self.architecture == "convolutional":
-            condition = "where model.architecture=convolutional"
-            require(not self.skip, "model.skip", f"false {condition}", self.skip)
-            require(
-                self.width is not None, "model.width", f"a number of channels {condition}", None
-            )
+            where = "architecture=convolutional"
+            require(not self.skip, "skip", "false", self.skip, where)
+            require(self.width is not None, "width", "a number of channels", None, where)
 
     def require_fully_connected(self) -> None:
         """Raise ConfigError for a convolutional network, where inputs are not images."""
@@ -119,31 +115,6 @@ class ModelSettings:
             "fully_connected where inputs are not images",
             self.architecture,
         )
-
-    def _check_widths(self) -> None:
-        if self.widths is None:
-            require(
-                self.num_hidden is not None and self.num_hidden >= 1,
-                "model.num_hidden",
-                "at least 1 where model.widths is null",
-                self.num_hidden,
-            )
-            require(
-                self.width is None or self.width >= 1,
-                "model.width",
-                "at least 1, or null for the number of inputs",
-                self.width,
-            )
-            return
-        require(
-            bool(self.widths) and min(self.widths) >= 1,
-            "model.widths",
-            "null, or a list of widths of at least 1 such as [1000,10000]",
-            self.widths,
-        )
-        for option in ("num_hidden", "width"):
-            value = getattr(self, option)
-            require(value is None, f"model.{option}", "null where model.widths is given", value)
 
     def layer_widths(self, inputs: int, outputs: int) -> list[int]:
         """Widths of all layers, input and output included.

@@ -2,77 +2,43 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 
-from convexinit_paper.request.config import require
+from convexinit_paper.request.options import Range, Section, above, at_least, one_of, option
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
-
-DEVICES = ("auto", "cpu", "cuda")
+# The ranges of an option that names a device.
+DEVICES = (
+    one_of(("auto", "cpu", "cuda")),
+    Range(
+        "cpu or auto, as this machine has no usable CUDA device",
+        lambda device: device != "cuda" or torch.cuda.is_available(),
+    ),
+)
 
 
 @dataclass(frozen=True)
-class TrainerSettings:
-    """How networks are trained; defaults live in ``conf/trainer``.
+class TrainerSettings(Section):
+    """How networks are trained; defaults in ``conf/trainer``."""
 
-    Attributes:
-        epochs: passes over the training set, at least 1.
-        batch_size: samples per step, at least 1; the last batch of an epoch may be smaller.
-        learning_rate: of Adam, greater than 0.
-        weight_decay: L2 regularisation, added to the gradient as in ``torch.optim.Adam``, at
-            least 0.
-        precision: "float32", "tf32" (matrix products of NVIDIA GPUs) or "bfloat16" (autocast;
-            weights and Adam stay in float32).
-        device: "cpu", "cuda", or "auto" for the GPU if there is one.
-    """
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    precision: str
-    device: str
-
-    def __post_init__(self) -> None:
-        require(self.epochs >= 1, "trainer.epochs", "at least 1", self.epochs)
-        require(self.batch_size >= 1, "trainer.batch_size", "at least 1", self.batch_size)
-        require(
-            0.0 < self.learning_rate < math.inf,
-            "trainer.learning_rate",
-            "above 0",
-            self.learning_rate,
-        )
-        require(
-            0.0 <= self.weight_decay < math.inf,
-            "trainer.weight_decay",
-            "at least 0",
-            self.weight_decay,
-        )
-        require(
-            self.precision in PRECISIONS,
-            "trainer.precision",
-            f"one of {', '.join(PRECISIONS)}",
-            self.precision,
-        )
-        check_device("trainer.device", self.device)
+    epochs: int = option("passes over the training set", at_least(1))
+    batch_size: int = option("samples per step; the last of an epoch may have fewer", at_least(1))
+    learning_rate: float = option("of Adam", above(0))
+    weight_decay: float = option(
+        "L2 regularisation, added to the gradient as in torch.optim.Adam", at_least(0)
+    )
+    precision: str = option(
+        "tf32 is that of matrix products of NVIDIA GPUs, bfloat16 is by autocast: weights and Adam "
+        "stay in float32",
+        one_of(PRECISIONS),
+    )
+    device: str = option("auto for the GPU if there is one", *DEVICES)
 
     def torch_device(self) -> torch.device:
         """Device to train on."""
         return resolve_device(self.device)
-
-
-def check_device(option: str, device: str) -> None:
-    """Raise ConfigError if ``device`` is unknown or this machine has no such device."""
-    require(device in DEVICES, option, f"one of {', '.join(DEVICES)}", device)
-    require(
-        device != "cuda" or torch.cuda.is_available(),
-        option,
-        "cpu or auto, as this machine has no usable CUDA device",
-        device,
-    )
 
 
 def resolve_device(device: str) -> torch.device:

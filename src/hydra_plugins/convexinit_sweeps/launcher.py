@@ -129,7 +129,7 @@ class SlurmLauncher(_AllJobs):
             ConfigError: if the time limit leaves no time to run.
             LostJobError: if this machine cannot submit jobs.
         """
-        from convexinit_paper.request.config import require
+        from convexinit_paper.request.options import require
         from convexinit_paper.store.failures import LostJobError
 
         # Slurm warns up to a minute too early; a job that is warned as it starts, dies.

@@ -27,32 +27,32 @@ class MissingRunsSweeper(BasicSweeper):
             SystemExit: with code 1, if a run failed.
         """
         from convexinit_paper.store.failures import one_line
-        from convexinit_paper.sweeps.sweep import cells_of, progress, summary, unfinished
+        from convexinit_paper.sweeps.sweep import jobs_of, progress, summary, unfinished
 
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         parsed = parser.parse_overrides([*self._parse_config(), *arguments])
         [combinations] = self.split_arguments(parsed, None)
-        cells = cells_of(combinations, [self._config(overrides) for overrides in combinations])
-        missing = [cell for cell in cells if cell.missing]
+        jobs = jobs_of(combinations, [self._config(overrides) for overrides in combinations])
+        missing = [job for job in jobs if job.missing]
         size = self.max_batch_size or max(len(missing), 1)
         reasons: dict[Path, str] = {}
-        with progress(cells):
+        with progress(jobs):
             for first in range(0, len(missing), size):
                 batch = missing[first : first + size]
                 try:
-                    results = self._launch([cell.overrides for cell in batch], first)
+                    results = self._launch([job.overrides for job in batch], first)
                 except Exception as error:
                     sys.stderr.write(f"error: {one_line(error)}\n")
-                    reasons |= {cell.folder: "stopped by the error above" for cell in batch}
+                    reasons |= {job.folder: "stopped by the error above" for job in batch}
                 else:
                     reasons |= {
-                        cell.folder: one_line(result._return_value)
-                        for cell, result in zip(batch, results, strict=True)
+                        job.folder: one_line(result._return_value)
+                        for job, result in zip(batch, results, strict=True)
                         if result.status != JobStatus.COMPLETED
                     }
-        failed = unfinished(cells, reasons)
-        sys.stderr.write(summary(cells, failed) + "\n")
+        failed = unfinished(jobs, reasons)
+        sys.stderr.write(summary(jobs, failed) + "\n")
         if failed:
             sys.exit(1)
 

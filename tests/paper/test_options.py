@@ -1,0 +1,127 @@
+"""From the configuration to settings: every option, its type and its range."""
+
+import dataclasses
+import pickle
+import re
+from typing import get_type_hints
+
+import pytest
+import torch
+
+from convexinit_paper.experiments import best_of_grid, request_of, task_module
+from convexinit_paper.request.config import (
+    CONF,
+    composed,
+    overrides_between,
+    parse_section,
+    parse_settings,
+)
+from convexinit_paper.request.options import ConfigError, OutOfRangeError, Section
+from convexinit_paper.request.request import SHARED
+from convexinit_paper.store.identity import PLACES
+
+FINAL = ["experiment=generalisation_final", "task=final_training", "~search.incomplete"]
+REQUESTS = [
+    *([f"experiment={path.stem}"] for path in sorted((CONF / "experiment").glob("*.yaml"))),
+    ["dataset=image_folder", "dataset.path=images"],
+    ["logger=wandb"],
+]
+
+
+def sections():
+    """All kinds of sections, each with its name and usual options."""
+    search = composed("experiment=generalisation_final")["search"]
+    found = {best_of_grid.SearchSettings: ("search", search)}
+    for overrides in REQUESTS:
+        request = request_of(composed(*(FINAL if FINAL[0] in overrides else overrides)))
+        settings = parse_settings(task_module(request.task).Settings, request.config)
+        for name, part in {**vars(settings), "logger": request.logger}.items():
+            if isinstance(part, Section):
+                found[type(part)] = (name, vars(part))
+    return [pytest.param(kind, *usual, id=kind.__name__) for kind, usual in found.items()]
+
+
+def ranges():
+    """All ranges of all options, with the section that they stand in."""
+    return [
+        pytest.param(*section.values, field, allowed, id=f"{section.values[1]}.{field.name}")
+        for section in sections()
+        for field in dataclasses.fields(section.values[0])
+        for allowed in field.metadata["ranges"]
+    ]
+
+
+@pytest.mark.parametrize(("kind", "section", "usual", "field", "allowed"), ranges())
+def test_a_value_out_of_range_is_named(monkeypatch, kind, section, usual, field, allowed):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    is_list = "list" in str(get_type_hints(kind)[field.name])
+    values = [[0]] if is_list else [-1, "", "cuda"]
+    outside = next(value for value in values if not allowed.holds(value))
+    message = f"{section}.{field.name} must be {allowed.words}; got "
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        parse_section(kind, {**usual, field.name: outside}, section)
+
+
+@pytest.mark.parametrize(("kind", "section", "usual"), sections())
+def test_options_that_are_missing_unknown_or_of_another_type_are_named(kind, section, usual):
+    assert parse_section(kind, usual, section) == kind(**usual)
+    for field in dataclasses.fields(kind):
+        rest = {name: value for name, value in usual.items() if name != field.name}
+        with pytest.raises(ConfigError, match=rf"the option {section}\.{field.name} is missing"):
+            parse_section(kind, rest, section)
+        with pytest.raises(ConfigError, match=rf"^{section}\.{field.name}\b"):
+            parse_section(kind, {**usual, field.name: {"a": "mapping"}}, section)
+    with pytest.raises(ConfigError, match=rf"there is no option {section}\.other"):
+        parse_section(kind, {**usual, "other": 1}, section)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["seeds=0"], "seeds must be a number from 1"),
+        (["seeds=[1,1]"], "a list of distinct seeds"),
+        (["seeds=two"], "seeds must be"),
+        (["force=perhaps"], "force must be true or false; got 'perhaps'"),
+        (["data_dir=null"], "data_dir must be the name of a folder"),
+        (["results_dir=2024"], "results_dir must be the name of a folder"),
+        (["checkpoint_minutes=-1"], "checkpoint_minutes must be a number, at least 0"),
+        (["seeds_at_once=0"], "seeds_at_once must be null for as many"),
+        (["logger.name=tensorboard"], "logger must be csv or wandb"),
+        (["logger=wandb", "logger.mode=x"], "logger.mode must be one of online"),
+        (["name=a/b"], "name must be letters, digits"),
+        (["model.name=a/b"], "model.name must be letters, digits"),
+        (["task=training"], "task must be one of autoencoder, best_of_grid"),
+        (["task=tox21"], "the experiment digits needs the section codec"),
+        (["+anything=3"], "the experiment digits does not use the option anything"),
+        (["+codec.name=ecfp"], "the experiment digits does not use the option codec"),
+    ],
+)
+def test_wrong_options_of_all_experiments_are_named(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        request_of(composed(*overrides))
+
+
+def test_options_of_all_experiments_either_decide_numbers_or_are_places():
+    assert {"name", "task", "seeds", *PLACES} == SHARED
+
+
+@pytest.mark.parametrize(("seeds", "written"), [("3", [0, 1, 2]), ("[3,7]", [3, 7])])
+def test_seeds_are_written_out(seeds, written):
+    request = request_of(composed(f"seeds={seeds}"))
+    assert request.seeds == request.config["seeds"] == written
+
+
+def test_the_difference_of_configurations_is_a_command():
+    before = composed("experiment=generalisation_final")
+    after = {**before, "task": "final_training", "search": {"grid": "paper"}}
+    after["model"] = {**after["model"], "widths": [10, 20], "rho": 0.25, "width": None}
+    arguments = overrides_between(before, after)
+    assert len(arguments) == 4
+    assert composed("experiment=generalisation_final", *arguments) == after
+    assert overrides_between(after, after) == []
+
+
+def test_errors_survive_the_way_between_processes():
+    error = OutOfRangeError("init", "he", "lsuv", "convex=false").within("model")
+    assert str(error) == "model.init must be he where model.convex=false; got 'lsuv'"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
