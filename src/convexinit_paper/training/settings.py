@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from convexinit_paper.request.config import require
 
+if TYPE_CHECKING:
+    import torch
+
+# From the highest to the lowest.
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -66,6 +69,8 @@ class TrainerSettings:
 
 def check_device(option: str, device: str) -> None:
     """Raise ConfigError if ``device`` is unknown or this machine has no such device."""
+    import torch  # here, as figures read this module and need no torch
+
     require(device in DEVICES, option, f"one of {', '.join(DEVICES)}", device)
     require(
         device != "cuda" or torch.cuda.is_available(),
@@ -77,6 +82,8 @@ def check_device(option: str, device: str) -> None:
 
 def resolve_device(device: str) -> torch.device:
     """The device of that name; "auto" is the GPU if there is one."""
+    import torch
+
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(device)
