@@ -8,7 +8,6 @@ SCALE ?= paper
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 RUN := $(VENV)/bin/python
-VARIANTS := nonconvex,icnn,icnn_skip,icnn_init
 
 .DEFAULT_GOAL := help
 .PHONY: help install test test-quick lint docs bench paper-figures record constraints clean
@@ -52,25 +51,8 @@ bench: install
 	$(RUN) scripts/benchmark.py
 
 ifeq ($(SCALE),demo)
-# Networks of the demo gain nothing from a second thread, and beside other programs threads that wait
-# for each other take many times as long.
-paper-figures: export OMP_NUM_THREADS := 1
 paper-figures: install
-	$(RUN) run.py -m experiment=digits model=$(VARIANTS) results_dir=results/demo
-	$(RUN) run.py -m experiment=signal_propagation model=$(VARIANTS) results_dir=results/demo
-	$(RUN) run.py experiment=signal_propagation model=icnn_init model.bias_noise=0.5 \
-		results_dir=results/demo
-	$(RUN) run.py -m experiment=tox21 dataset=structural_alerts model=$(VARIANTS) \
-		trainer.epochs=25 seeds=3 results_dir=results/demo
-	$(RUN) run.py -m experiment=level_sets dataset=structural_alerts model=icnn_init,nonconvex \
-		'level_sets.tasks=[tertiary-amine,michael-acceptor]' level_sets.trajectories=30 \
-		level_sets.beam=1 dropout.input=0.1 dropout.hidden=0.1 model.activation=softplus \
-		trainer.batch_size=64 trainer.epochs=20 results_dir=results/demo
-	$(RUN) run.py experiment=generalisation dataset=digits grid=demo model=$(VARIANTS) \
-		trainer.epochs=10 results_dir=results/demo
-	$(RUN) run.py -m experiment=generalisation_final dataset=digits search.grid=demo \
-		model=$(VARIANTS) trainer.epochs=10 seeds=3 results_dir=results/demo
-	$(RUN) -m convexinit_paper.figures --scale demo
+	$(RUN) -m convexinit_paper.demo
 else ifeq ($(SCALE),paper)
 paper-figures: install
 	$(RUN) -m convexinit_paper.figures

@@ -22,8 +22,8 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
-from convexinit_paper.figures import loss_figures
-from convexinit_paper.figures.training_loss import FEWEST_POINTS, drawn_steps
+from convexinit_paper.figures.catalogue import experiments_with_losses
+from convexinit_paper.figures.curves import FEWEST_POINTS, drawn_steps
 from convexinit_paper.store.errors import RunError
 from convexinit_paper.store.identity import identity, run_folder
 from convexinit_paper.store.runs import Run, read_runs
@@ -72,14 +72,12 @@ def main() -> None:
 
 def record(run: Run, out: Path) -> Path:
     """Write the small copy of one run below ``out`` and return its folder."""
-    folder = out / run.config["name"] / run_folder({**run.config, "results_dir": out}).name
-    drawn = run.config["name"] in loss_figures.experiments()
-    metrics = run.metrics
-    if run.config["name"] in WITHOUT_BATCH_LOSSES:
-        metrics = metrics[metrics["metric"] != "batch_loss"]
+    experiment = run.config["name"]
+    folder = out / experiment / run_folder({**run.config, "results_dir": out}).name
+    metrics = thin(run.metrics, experiment)
     with staging(folder) as place:
         (place / "config.yaml").write_text(OmegaConf.to_yaml(identity(run.config)))
-        thin(metrics, drawn).to_csv(place / "metrics.csv", index=False, float_format="%.6g")
+        metrics.to_csv(place / "metrics.csv", index=False, float_format="%.6g")
         record_summary(run, place)
         record_arrays(run, place)
         replace(place, folder)
@@ -101,24 +99,37 @@ def record_arrays(run: Run, place: Path) -> None:
         np.savez_compressed(place / "arrays.npz", **kept)  # type: ignore[arg-type]
 
 
-def thin(metrics: pd.DataFrame, drawn: bool) -> pd.DataFrame:
-    """The rows that are recorded; the last step and the last epoch are always among them.
+def thin(metrics: pd.DataFrame, experiment: str) -> pd.DataFrame:
+    """The rows that are recorded; the last epoch is always among them.
 
     Args:
         metrics: of a whole run.
-        drawn: whether a figure draws the batch losses, so that it decides which stay.
+        experiment: its name.
     """
     batch_losses = metrics["metric"] == "batch_loss"
-    steps = metrics.loc[batch_losses, "step"].unique()
-    # Of other losses as many points stay as a figure shows at least.
-    shown = drawn_steps(steps) if drawn else sparse(steps, FEWEST_POINTS)
+    steps = recorded_steps(metrics.loc[batch_losses, "step"].unique(), experiment)
     epochs = np.sort(metrics.loc[~batch_losses, "epoch"].unique())
     of_a_task = metrics["metric"].str.startswith(TASK_METRICS)
     return metrics[
-        (batch_losses & metrics["step"].isin([*shown, *steps[-1:]]))
+        (batch_losses & metrics["step"].isin(steps))
         | (~batch_losses & ~of_a_task & metrics["epoch"].isin(sparse(epochs, MOST_EPOCHS)))
         | (~batch_losses & metrics["epoch"].isin(epochs[-1:]))
     ]
+
+
+def recorded_steps(steps: np.ndarray, experiment: str) -> np.ndarray:
+    """The updates whose batch losses are recorded; if there are any, the last is among them.
+
+    Args:
+        steps: the updates of a run, in order.
+        experiment: its name.
+    """
+    if experiment in WITHOUT_BATCH_LOSSES:
+        return steps[:0]
+    # Of losses that no figure draws, as many stay as a figure shows at least.
+    drawn = experiment in experiments_with_losses()
+    shown = drawn_steps(steps) if drawn else sparse(steps, FEWEST_POINTS)
+    return np.unique([*shown, *steps[-1:]])
 
 
 def sparse(values: np.ndarray, most: int) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import shlex
 import subprocess
 import sys
 import tomllib
@@ -10,11 +9,7 @@ import tomllib
 import yaml
 
 import convexinit
-from convexinit_paper.figures.__main__ import FIGURES
-from convexinit_paper.figures.select import flatten
-from convexinit_paper.request.config import composed
 from support.data import ROOT
-from support.readme import python_examples
 
 
 def normal(name: str) -> str:
@@ -56,40 +51,3 @@ def test_public_names_are_importable_listed_and_documented():
     }
     assert functions_and_classes == set(convexinit.__all__)
     assert all(getattr(convexinit, name).__doc__ for name in convexinit.__all__)
-
-
-def test_the_library_examples_of_the_readme_run():
-    examples = python_examples()
-    assert len(examples) == 2
-    for example in examples:
-        exec(compile(example, "README.md", "exec"), {})
-
-
-def demo_runs():
-    """Options of all runs that ``make paper-figures SCALE=demo`` asks for."""
-    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
-    makefile = makefile.replace("$(VARIANTS)", "nonconvex,icnn,icnn_skip,icnn_init")
-    demo = makefile.split("ifeq ($(SCALE),demo)")[1].split("else ifeq")[0]
-    for line in demo.splitlines():
-        if "run.py" not in line:
-            continue
-        arguments = [word for word in shlex.split(line.split("run.py")[1]) if word != "-m"]
-        [models] = [word for word in arguments if word.startswith("model=")]
-        others = [word for word in arguments if word != models]
-        for model in models.removeprefix("model=").split(","):
-            yield composed(*others, f"model={model}")
-
-
-def test_the_demo_makes_every_run_that_its_figures_draw():
-    runs = list(demo_runs())
-    assert len(runs) > 15
-    for name, figure in FIGURES.items():
-        # The table of the grid search reads its cells by itself.
-        for panel in figure.panels("demo") if hasattr(figure, "panels") else ():
-            for variant in panel.variants:
-                fitting = [
-                    config
-                    for config in runs
-                    if config["name"] == panel.experiment and panel.fits(variant, flatten(config))
-                ]
-                assert fitting, (name, panel.title, variant)

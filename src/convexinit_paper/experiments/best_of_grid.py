@@ -16,13 +16,13 @@ from convexinit_paper.sweeps.grid_search import (
     CELLS,
     FINAL,
     SECTIONS,
-    UNCOMPARED,
     Search,
     cells_table,
     flat,
     grid_cells,
     grid_names,
     search,
+    wanted_cells,
 )
 
 # Options beside the sections that the command for missing cells repeats.
@@ -73,8 +73,7 @@ def final_config(config: Config) -> Config:
             )
         rule = f"left as it is, as the grid {settings.grid} chooses it"
         require(options[name] == usual[name], name, rule, options[name])
-    fixed = {name: value for name, value in options.items() if name not in UNCOMPARED}
-    found = search(settings.grid, variant, fixed, read_runs(place, CELLS))
+    found = search(settings.grid, wanted_cells(config), read_runs(place, CELLS))
     what = (
         f"{len(found.cells)} of {found.size} cells of the grid {settings.grid} for {variant} on "
         f"{config['dataset']['name']}"

@@ -6,52 +6,22 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from convexinit_paper.figures import (
-    autoencoder,
-    claims,
-    figure_1,
-    figure_3,
-    figure_4,
-    figure_6,
-    figure_11,
-    grid_search,
-    level_sets,
-    loss_figures,
-    precision,
-    style,
-    table_1,
-    training_summary,
-)
-from convexinit_paper.figures.select import Selection, select, title_of
+import pandas as pd
+
+from convexinit_paper import demo
+from convexinit_paper.figures import style
+from convexinit_paper.figures.catalogue import FIGURES, Figure
+from convexinit_paper.figures.select import Selection
+from convexinit_paper.figures.text import counted
+from convexinit_paper.figures.variants import title_of
 from convexinit_paper.store.errors import RunError
 from convexinit_paper.store.runs import Run, read_runs
 
-# Each offers panels(scale), or selections(scale, runs) where a panel is not a run per variant, and
-# table(selections); figures also draw(selections, table), tables for people markdown(table), and
-# what has more files of its own more_files(selections, table): texts and tables by the end of the
-# file's name. FOLDER is where tables go, if not to tables/; is_shown(selection) tells whether there
-# is something to draw, if one run is not enough for that.
-FIGURES: dict[str, Any] = {
-    "figure-1": figure_1,
-    **loss_figures.FIGURES,
-    "figure-6": figure_6,
-    "training-summary": training_summary,
-    "precision": precision,
-    "autoencoder": autoencoder,
-    "table-1": table_1,
-    "figure-3": figure_3,
-    "figure-11": figure_11,
-    "grid-search": grid_search,
-    "figure-4": figure_4,
-    "level-sets": level_sets,
-    "claims": claims,
-}
 # Where runs are read from, and where figures and tables go.
 FOLDERS = {
     "paper": (Path("results/recorded"), Path("results")),
-    "demo": (Path("results/demo/runs"), Path("results/demo")),
+    "demo": (demo.RESULTS / "runs", demo.RESULTS),
 }
 EPILOG = """\
 Each figure NAME becomes OUT/figures/NAME.pdf, .png and OUT/tables/NAME.csv, the numbers in it;
@@ -124,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in options.names or FIGURES:
             try:
                 drawn[name] = draw(
-                    name, runs, options.scale, root, options.out or default_out, reported
+                    FIGURES[name], runs, options.scale, root, options.out or default_out, reported
                 )
             except RunError as error:
                 failures.append(f"error: {name}: {error}")
@@ -142,11 +112,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
 
 
-def draw(name: str, runs: list[Run], scale: str, root: Path, out: Path, reported: set[str]) -> bool:
-    """Draw one figure and write its table; report what was used, written and missing.
+def draw(
+    figure: Figure, runs: Sequence[Run], scale: str, root: Path, out: Path, reported: set[str]
+) -> bool:
+    """Draw one figure and write its tables; report what was used, written and missing.
 
     Args:
-        name: a name in :data:`FIGURES`.
+        figure: of the catalogue.
         runs: all stored runs.
         scale: "paper" or "demo".
         root: the folder that the runs were read from.
@@ -156,35 +128,28 @@ def draw(name: str, runs: list[Run], scale: str, root: Path, out: Path, reported
     Returns:
         Whether there was anything to draw.
     """
-    figure = FIGURES[name]
-    if hasattr(figure, "selections"):
-        selections = figure.selections(scale, runs)
-    else:
-        selections = [select(panel, runs) for panel in figure.panels(scale)]
+    name = figure.name
+    selections = figure.selections(scale, runs)
     for selection in selections:
         for line in report(selection, root):
             if line not in reported:
                 print(f"{name}: {line}")
                 reported.add(line)
-    is_shown = getattr(figure, "is_shown", lambda selection: bool(selection.runs))
-    if not any(map(is_shown, selections)):
+    if not any(map(figure.is_shown, selections)):
         return False
     numbers = figure.table(selections)
-    tables = out / getattr(figure, "FOLDER", "tables")
-    files = [style.save_table(numbers, tables / f"{name}.csv")]
-    if hasattr(figure, "draw"):
+    contents: dict[str, str | pd.DataFrame] = {".csv": numbers}
+    if figure.markdown is not None:
+        contents[".md"] = figure.markdown(numbers)
+    if figure.more_files is not None:
+        contents |= figure.more_files(selections, numbers)
+    files = [
+        style.save_table(content, out / figure.folder / f"{name}{end}")
+        for end, content in contents.items()
+    ]
+    if figure.draw is not None:
         with style.paper():
             files += style.save(figure.draw(selections, numbers), out / "figures" / name)
-    if hasattr(figure, "markdown"):
-        text = figure.markdown(numbers).encode()
-        files.append(style.write(tables / f"{name}.md", text))
-    if hasattr(figure, "more_files"):
-        for end, content in figure.more_files(selections, numbers).items():
-            place = tables / f"{name}{end}"
-            if isinstance(content, str):
-                files.append(style.write(place, content.encode()))
-            else:
-                files.append(style.save_table(content, place))
     for path in files:
         print(f"{name}: wrote {path}")
     return True
@@ -200,8 +165,7 @@ def report(selection: Selection, root: Path) -> list[str]:
     title = selection.panel.title
     lines = []
     if selection.runs:
-        seeds = len(selection.common["seeds"])
-        extent = "1 seed" if seeds == 1 else f"{seeds} seeds"
+        extent = counted(len(selection.common["seeds"]), "seed")
         if "trainer.epochs" in selection.common:
             extent += f" x {selection.common['trainer.epochs']} epochs"
         folders = ", ".join(run.folder.name for run in selection.runs.values())

@@ -12,34 +12,23 @@ Runs that follow a search for hyper-parameters may also differ in what it chose 
 
 from __future__ import annotations
 
-import json
 import shlex
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from convexinit_paper.figures.variants import MODELS, Variants, variants
 from convexinit_paper.request.config import composed, option_text
 from convexinit_paper.store.errors import RunError
-from convexinit_paper.store.identity import PLACES
+from convexinit_paper.store.matching import RunSet, Wanted, flatten, run_sets
 from convexinit_paper.store.runs import Run
 
-# Titles of the model variants, in the order of legends.
-TITLES = {
-    "nonconvex": "non-convex",
-    "icnn": "ICNN",
-    "icnn_skip": "ICNN + skip",
-    "icnn_init": "ICNN + init",
-}
 # Options that decide how far and on what a run was trained or searched for, not what was trained.
 FREE = ("seeds", "trainer.epochs", "trainer.precision", "trainer.device", "search.grid")
-# From the lowest to the highest.
-PRECISIONS = ("bfloat16", "tf32", "float32")
 # Runs that differ in these are of another panel, and are not reported as nearly fitting.
 KINDS = ("dataset.name", "codec.name")
-# Options that name a run without changing its numbers.
-LABELS = ("name", "task", "model.name", "model.title", *PLACES)
 
 
 @dataclass(frozen=True)
@@ -49,9 +38,7 @@ class Panel:
     Attributes:
         experiment: name of the experiment.
         title: what is written above the panel.
-        variants: what is compared, by name; each with the options in which it departs from the
-            experiment, such as ``{"model.num_hidden": 3}``. The option "model" chooses the model
-            variant of ``conf/``, if the name is not that of one.
+        variants: what is compared, such as ``{"icnn": {"model.num_hidden": 3}}``.
         groups: choices of configuration groups other than the experiment's own, such as
             ``{"codec": "ecfp"}``.
         chosen: options that a search chose for every variant on its own, so that they may differ
@@ -61,9 +48,7 @@ class Panel:
 
     experiment: str
     title: str
-    variants: Mapping[str, Mapping[str, Any]] = field(
-        default_factory=lambda: {name: {} for name in TITLES}
-    )
+    variants: Variants = field(default_factory=lambda: variants(*MODELS))
     groups: Mapping[str, str] = field(default_factory=dict)
     chosen: Collection[str] = ()
     instead: Panel | None = None
@@ -76,27 +61,13 @@ class Panel:
         """The options in which a variant departs from those of ``conf/``."""
         return {name: value for name, value in self.variants[variant].items() if name != "model"}
 
-    def defaults(self, variant: str) -> dict[str, Any]:
-        """The options of ``conf/`` for the model of a variant."""
+    def wanted(self, variant: str) -> Wanted:
+        """What the run of a variant is like: the options that are fixed for it."""
         choices = tuple(f"{group}={choice}" for group, choice in self.groups.items())
-        return _options_of(self.experiment, self.model(variant), choices)
-
-    def options(self, variant: str) -> dict[str, Any]:
-        """All options that are fixed for a variant."""
-        options = {**self.defaults(variant), **self.changes(variant)}
-        return {name: value for name, value in options.items() if name not in self.chosen}
-
-    def fits(self, variant: str, options: Mapping[str, Any]) -> bool:
-        """Whether a run with these options is one of a variant.
-
-        An option that a run does not have is younger than the run, which was made with what is now
-        the default.
-        """
-        defaults = self.defaults(variant)
-        return all(
-            options.get(name, defaults.get(name)) == value
-            for name, value in self.options(variant).items()
-        )
+        defaults = _options_of(self.experiment, self.model(variant), choices)
+        options = {**defaults, **self.changes(variant)}
+        fixed = {name: value for name, value in options.items() if name not in self.chosen}
+        return Wanted(self.experiment, self.model(variant), fixed, defaults)
 
 
 @cache
@@ -171,11 +142,6 @@ class Selection:
         ]
 
 
-def title_of(variant: str) -> str:
-    """The name of a variant for people."""
-    return TITLES.get(variant, variant)
-
-
 def commands(selections: Iterable[Selection], root: Path) -> list[str]:
     """Commands that produce the missing runs of several panels, as few as sweeps allow.
 
@@ -206,7 +172,7 @@ def commands(selections: Iterable[Selection], root: Path) -> list[str]:
     ]
 
 
-def select(panel: Panel, runs: list[Run]) -> Selection:
+def select(panel: Panel, runs: Sequence[Run]) -> Selection:
     """Find the runs for a panel, by the rule at the top of this module.
 
     Args:
@@ -216,96 +182,60 @@ def select(panel: Panel, runs: list[Run]) -> Selection:
     Raises:
         RunError: if two sets of runs fit equally well.
     """
-    candidates = [
-        (variant, run, flatten(run.config))
-        for run in runs
-        if run.config["name"] == panel.experiment
-        for variant in panel.variants
-        if run.config["model"]["name"] == panel.model(variant)
-    ]
-    sets: dict[str, dict[str, Run]] = {}
-    for variant, run, options in candidates:
-        if panel.fits(variant, options):
-            shared = {*options} - {*panel.options(variant)} - {*panel.chosen}
-            key = json.dumps({name: options[name] for name in shared}, sort_keys=True)
-            rival = sets.setdefault(key, {}).setdefault(variant, run)
-            _check_same_choice(panel, rival, run)
-    if not sets and panel.instead is not None:
+    wanted = {variant: panel.wanted(variant) for variant in panel.variants}
+    ranked = run_sets(wanted, runs, panel.chosen)
+    for one in ranked:
+        for rivals in one.runs.values():
+            _check_same_choice(panel, rivals)
+    if not ranked and panel.instead is not None:
         instead = select(panel.instead, runs)
         if instead.runs:
             return replace(instead, replaced=panel)
-    best = _best(panel, sets)
-    found = sets.get(best, {})
-    common = json.loads(best)
+    _check_unrivalled(panel, ranked)
+    best: RunSet[str] = ranked[0] if ranked else RunSet({}, {})
+    found = {variant: best.runs[variant][0] for variant in wanted if variant in best.runs}
+    kindred = [
+        (run, variant, flatten(run.config))
+        for run in runs
+        for variant, one in wanted.items()
+        if variant not in found and one.is_kind_of(run.config)
+    ]
     unused = [
-        (run, _differences(options, {**common, **panel.options(variant)}))
-        for variant, run, options in candidates
-        if variant not in found
-        and all(options.get(kind) == panel.options(variant).get(kind) for kind in KINDS)
+        (run, _differences(options, {**best.shared, **wanted[variant].fixed}))
+        for run, variant, options in kindred
+        if all(options.get(kind) == wanted[variant].fixed.get(kind) for kind in KINDS)
         # What sets a variant apart is not a small difference.
         and all(options.get(name) == value for name, value in panel.changes(variant).items())
     ]
-    ordered = {variant: found[variant] for variant in panel.variants if variant in found}
-    return Selection(panel, ordered, common, unused)
+    return Selection(panel, found, best.shared, unused)
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Options of a configuration by their dotted names, without :data:`LABELS`.
-
-    Example:
-        >>> flatten({"seeds": [0, 1], "model": {"rho": 0.5}, "data_dir": "data"})
-        {'seeds': [0, 1], 'model.rho': 0.5}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if name in LABELS:
-            continue
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{name}.")
-        else:
-            flat[name] = value
-    return flat
-
-
-def _best(panel: Panel, sets: dict[str, dict[str, Run]]) -> str:
-    """Key of the set of runs to use, ``"{}"`` if there is none."""
-
-    def merit(key: str) -> tuple[int, int, int]:
-        common = json.loads(key)
-        precision = common.get("trainer.precision", PRECISIONS[-1])
-        return (
-            len(sets[key]),
-            len(common["seeds"]) * common.get("trainer.epochs", 1),
-            PRECISIONS.index(precision),
-        )
-
-    ranked = sorted(sets, key=merit, reverse=True)
-    if not ranked:
-        return "{}"
-    if len(ranked) > 1 and merit(ranked[0]) == merit(ranked[1]):
-        first, second = (json.loads(key) for key in ranked[:2])
+def _check_unrivalled(panel: Panel, ranked: Sequence[RunSet[str]]) -> None:
+    """Raise RunError if the two best sets of runs are equally good."""
+    if len(ranked) > 1 and ranked[0].merit == ranked[1].merit:
+        first, second = (one.shared for one in ranked[:2])
         names = sorted(n for n in first | second if first.get(n) != second.get(n))
-        folders = [str(next(iter(sets[key].values())).folder) for key in ranked[:2]]
+        folders = [str(next(iter(one.runs.values()))[0].folder) for one in ranked[:2]]
         raise RunError(
             f"two sets of runs fit the panel {panel.title} equally well; they differ in "
             f"{', '.join(names)}.\n"
             f"One holds {folders[0]},\nthe other {folders[1]}.\n"
             "Move one set to another folder."
         )
-    return ranked[0]
 
 
-def _check_same_choice(panel: Panel, first: Run, second: Run) -> None:
-    """Raise RunError if two runs of a variant differ in what a search chose for them."""
-    one, other = flatten(first.config), flatten(second.config)
-    differing = [name for name in panel.chosen if one.get(name) != other.get(name)]
-    if differing:
-        raise RunError(
-            f"two runs of {panel.title} fit equally well; they differ in the choice of "
-            f"{', '.join(differing)}:\n{first.folder} and\n{second.folder}.\n"
-            "Move the one that is out of date to another folder."
-        )
+def _check_same_choice(panel: Panel, rivals: Sequence[Run]) -> None:
+    """Raise RunError if runs of a variant differ in what a search chose for them."""
+    first, *others = rivals
+    for other in others:
+        one, two = flatten(first.config), flatten(other.config)
+        differing = [name for name in panel.chosen if one.get(name) != two.get(name)]
+        if differing:
+            raise RunError(
+                f"two runs of {panel.title} fit equally well; they differ in the choice of "
+                f"{', '.join(differing)}:\n{first.folder} and\n{other.folder}.\n"
+                "Move the one that is out of date to another folder."
+            )
 
 
 def _differences(options: dict[str, Any], reference: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from convexinit_paper.store.files import complete_file
 # Widths in inches of a single-column paper such as NeurIPS: the text, and a figure of one panel.
 TEXT_WIDTH = 5.5
 PANEL_WIDTH = 3.4
+TITLE_LINE = 0.13  # inches
 
 # Colours that remain distinct for colour-blind readers (Okabe and Ito 2008, "Color Universal
 # Design").
@@ -78,9 +79,10 @@ def save(figure: Figure, path: Path) -> list[Path]:
     return files
 
 
-def save_table(table: pd.DataFrame, path: Path) -> Path:
-    """Write a table as CSV with six significant digits; returns ``path``."""
-    return write(path, table.to_csv(index=False, float_format="%.6g").encode())
+def save_table(table: pd.DataFrame | str, path: Path) -> Path:
+    """Write a text, or numbers as CSV with six significant digits; returns ``path``."""
+    text = table if isinstance(table, str) else table.to_csv(index=False, float_format="%.6g")
+    return write(path, text.encode())
 
 
 def write(path: Path, content: bytes) -> Path:

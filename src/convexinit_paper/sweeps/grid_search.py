@@ -9,10 +9,9 @@ of the grid. A cell of which any seed diverged never wins.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from statistics import fmean
@@ -23,8 +22,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Transformer
 from omegaconf import OmegaConf
 
-from convexinit_paper.request.config import CONF
+from convexinit_paper.request.config import CONF, composed
 from convexinit_paper.store.identity import Config
+from convexinit_paper.store.matching import Wanted, flatten, run_sets
 from convexinit_paper.store.runs import Run
 
 CELLS = "generalisation"  # the experiment whose runs are cells
@@ -32,8 +32,9 @@ FINAL = "generalisation_final"  # the one that trains the best cell anew
 SECTIONS = ("dataset", "model", "trainer")
 # Options in which a final run departs from its cell, or which do not matter to the choice.
 UNCOMPARED = (
-    "model.name",
-    "model.title",
+    "seeds",
+    "search.grid",
+    "search.incomplete",
     "dataset.validation_fraction",
     "trainer.precision",
     "trainer.device",
@@ -115,50 +116,37 @@ def varied_options() -> list[str]:
     return sorted(name for name in names if name.split(".")[0] in SECTIONS)
 
 
-def search(grid: str, variant: str, fixed: Mapping[str, Any], runs: Sequence[Run]) -> Search:
+def search(grid: str, wanted: Wanted, runs: Sequence[Run]) -> Search:
     """Find the stored cells of one model variant.
 
-    A run is a cell if its options are those of the grid and otherwise ``fixed``; as everywhere, an
-    option that a run is too old to have counts as equal. What is not fixed, such as seeds, is the
-    same for all cells: of several sets of cells the largest is taken, then the one with the most
-    seeds.
+    Seeds, and whatever else is not fixed, are the same for all cells: of several sets of cells the
+    best is taken, as figures do.
 
     Args:
         grid: name of the grid.
-        variant: name of the model variant.
-        fixed: options of all cells by dotted name; those that the grid varies give the value of
-            runs that do not have the option.
+        wanted: what all cells have in common; the grid's values go before its own.
         runs: stored runs of any experiments.
     """
-    wanted = grid_cells(grid)
-    sets: dict[str, dict[int, Cell]] = {}
-    for run in runs:
-        if run.config["name"] != CELLS or run.config["model"]["name"] != variant:
-            continue
-        options = flat(run.config)
-        if any(options.get(name, fixed[name]) != fixed[name] for name in {*fixed} - {*wanted[0]}):
-            continue
-        values = {name: options.get(name, fixed.get(name)) for name in wanted[0]}
-        cell = _cell(run, values)
-        if values in wanted and cell is not None:
-            free = {name: options[name] for name in {*options} - {*fixed} - {*wanted[0]}}
-            key = json.dumps([run.config["seeds"], free], sort_keys=True)
-            sets.setdefault(key, {})[wanted.index(values)] = cell
-
-    def merit(key: str) -> tuple[int, int, str]:
-        return len(sets[key]), len(json.loads(key)[0]), key
-
-    found = sets[max(sets, key=merit)] if sets else {}
-    in_order = [found[index] for index in sorted(found)]
+    cells = grid_cells(grid)
+    of_cells = {
+        index: replace(wanted, fixed={**wanted.fixed, **cell}) for index, cell in enumerate(cells)
+    }
+    validated = [run for run in runs if _is_validated(run)]
+    best = next(iter(run_sets(of_cells, validated)), None)
+    found = {} if best is None else best.runs
+    in_order = [_cell(found[index][0], cells[index]) for index in sorted(found)]
     ranked = sorted(in_order, key=lambda cell: (cell.diverged > 0, -cell.accuracy, cell.loss))
-    return Search(grid, len(wanted), ranked)
+    return Search(grid, len(cells), ranked)
 
 
-def _cell(run: Run, options: dict[str, Any]) -> Cell | None:
-    """A run as a cell; None if it has no validation metrics."""
+def _is_validated(run: Run) -> bool:
+    """Whether a run was trained with a validation set."""
+    return all("validation_accuracy" in seed for seed in run.summary["seeds"].values())
+
+
+def _cell(run: Run, options: dict[str, Any]) -> Cell:
+    """A run as a cell."""
     seeds = run.summary["seeds"].values()
-    if not all("validation_accuracy" in seed for seed in seeds):
-        return None
     # What is not finite is stored as null.
     accuracy, loss = (
         fmean(math.nan if seed[metric] is None else seed[metric] for seed in seeds)
@@ -175,10 +163,20 @@ def flat(config: Config) -> dict[str, Any]:
         {'model.rho': 0.5}
     """
     return {
-        f"{section}.{name}": value
-        for section in SECTIONS
-        for name, value in config.get(section, {}).items()
+        name: value for name, value in flatten(config).items() if name.split(".")[0] in SECTIONS
     }
+
+
+def wanted_cells(config: Config) -> Wanted:
+    """What the cells that a final run chooses among are like.
+
+    Args:
+        config: resolved configuration of the final run.
+    """
+    groups = [f"{name}={config[name]['name']}" for name in ("dataset", "model")]
+    defaults = composed(f"experiment={CELLS}", *groups)
+    fixed = {name: value for name, value in flatten(config).items() if name not in UNCOMPARED}
+    return Wanted(CELLS, config["model"]["name"], fixed, flatten(defaults))
 
 
 def cells_table(found: Search) -> pd.DataFrame:

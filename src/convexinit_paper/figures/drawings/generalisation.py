@@ -1,4 +1,4 @@
-"""Figure 3: accuracy and loss on the test set after every epoch, one column per data set.
+"""Figures 3 and 11: accuracy and loss on the test set after every epoch, a column per data set.
 
 The runs are those of the experiment ``generalisation_final``: for every variant the options that
 its grid search chose, trained on the whole training set. Lines are medians over the seeds, bands
@@ -10,7 +10,6 @@ not run is named there, too, with its command.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -19,22 +18,20 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from convexinit_paper.figures import style
-from convexinit_paper.figures.select import TITLES, Panel, Selection, title_of
-from convexinit_paper.figures.training_loss import (
-    REMARK_LENGTH,
-    REMARK_LINE,
-    TITLE_LINE,
-    diverged_remarks,
+from convexinit_paper.figures.curves import quartiles
+from convexinit_paper.figures.drawings.remarks import (
+    LENGTH,
     draw_remarks,
     extent,
-    missing_remarks,
+    height_of,
+    remarks_on,
 )
+from convexinit_paper.figures.select import Selection
+from convexinit_paper.figures.text import markdown_table
+from convexinit_paper.figures.variants import title_of
+from convexinit_paper.store.matching import flatten
 from convexinit_paper.store.runs import Run
-from convexinit_paper.sweeps.grid_search import FINAL, varied_options
 
-# Title and name of the data sets at either scale, and what is shown where there are no runs.
-DATASETS = {"paper": {"MNIST": "mnist", "CIFAR-10": "cifar10"}, "demo": {"digits": "digits"}}
-INSTEAD = {"CIFAR-10": ("CIFAR-10 (JPEG copy)", "cifar10_jpeg")}
 METRICS = {"accuracy": "test accuracy", "loss": "test loss (nats)"}
 PANEL_HEIGHT = 1.6  # inches
 MOST_CHARACTERS = 44  # in a title of one line
@@ -44,21 +41,6 @@ SEARCHED = "paper"  # the grid that goes without saying
 ZOOM_FROM = 1 / 8
 ZOOM_MARGIN = 0.1
 NEAR_BEST = 3.0
-
-
-def panels(scale: str) -> list[Panel]:
-    """One panel per data set at the scale "paper" or "demo"."""
-    return panels_of(scale, {name: {} for name in TITLES})
-
-
-def panels_of(scale: str, variants: Mapping[str, Mapping[str, Any]]) -> list[Panel]:
-    """One panel per data set; each variant with the options in which it departs from Figure 3."""
-
-    def panel(title: str, name: str) -> Panel:
-        instead = panel(*INSTEAD[title]) if title in INSTEAD else None
-        return Panel(FINAL, title, variants, {"dataset": name}, varied_options(), instead)
-
-    return [panel(title, name) for title, name in DATASETS[scale].items()]
 
 
 def table(selections: Sequence[Selection]) -> pd.DataFrame:
@@ -82,23 +64,13 @@ def curves(run: Run) -> pd.DataFrame:
     """Quartiles of the test metrics over the seeds of one run, after every epoch."""
     rows = run.metrics.query("split == 'test' and metric in @METRICS")
     values = rows.pivot_table("value", ["metric", "epoch"], "seed", dropna=False)
-    seeds = run.summary["seeds"]
-    finished = values[[seed for seed in values if seeds[str(seed)]["status"] == "finished"]]
-    return pd.DataFrame(
-        {
-            "seeds": finished.shape[1],
-            "q25": finished.quantile(0.25, axis=1),
-            "median": finished.quantile(0.5, axis=1),
-            "q75": finished.quantile(0.75, axis=1),
-        },
-        index=finished.index,
-    ).reset_index()
+    return quartiles(values, run).reset_index()
 
 
 def more_files(selections: Sequence[Selection], numbers: pd.DataFrame) -> dict[str, str]:
     """The table for people: the last epoch, and the options that the search chose."""
     header = ["data set", "model", "seeds", "epochs", "test accuracy", "test loss", "chosen"]
-    lines = [header, ["---"] * len(header)]
+    rows = []
     for selection in selections:
         for model, run in selection.runs.items():
             ours = (numbers["dataset"] == selection.panel.title) & (numbers["model"] == model)
@@ -111,15 +83,10 @@ def more_files(selections: Sequence[Selection], numbers: pd.DataFrame) -> dict[s
             chosen = ", ".join(
                 f"{name.split('.')[-1].replace('_', ' ')} {value}"
                 for name in selection.panel.chosen
-                if (value := _option(run, name)) is not None
+                if (value := flatten(run.config).get(name)) is not None
             )
-            lines.append([selection.panel.title, title_of(model), *size, *cells, chosen])
-    return {".md": "".join(f"| {' | '.join(line)} |\n" for line in lines)}
-
-
-def _option(run: Run, name: str) -> Any:
-    section, option = name.split(".")
-    return run.config[section].get(option)
+            rows.append([selection.panel.title, title_of(model), *size, *cells, chosen])
+    return {".md": markdown_table(header, rows)}
 
 
 def draw(selections: Sequence[Selection], numbers: pd.DataFrame) -> Figure:
@@ -131,15 +98,13 @@ def draw(selections: Sequence[Selection], numbers: pd.DataFrame) -> Figure:
     """
     columns = len(selections)
     width = style.TEXT_WIDTH if columns > 1 else style.PANEL_WIDTH
-    length = int(REMARK_LENGTH * width / style.TEXT_WIDTH)
-    remarks = diverged_remarks(selections, numbers, length) + missing_remarks(selections, length)
-    remarks_height = REMARK_LINE * len(remarks) + (0.04 if remarks else 0.0)
-    footer = (0.25 if columns > 1 else 0.4) + remarks_height
+    remarks = remarks_on(selections, selections, int(LENGTH * width / style.TEXT_WIDTH))
+    footer = (0.25 if columns > 1 else 0.4) + height_of(remarks)
     titles = [f"{selection.panel.title} {_extent(selection)}".strip() for selection in selections]
     in_two_lines = max(map(len, titles)) > MOST_CHARACTERS
     if in_two_lines:
         titles = [f"{selection.panel.title}\n{_extent(selection)}" for selection in selections]
-    header = 0.25 + TITLE_LINE * in_two_lines
+    header = 0.25 + style.TITLE_LINE * in_two_lines
     height = 2 * PANEL_HEIGHT - 0.05 + header + footer
     figure = Figure(figsize=(width, height))
     # Margins in inches: 0.56 left of each panel, 0.36 below the last row.
@@ -173,10 +138,10 @@ def draw(selections: Sequence[Selection], numbers: pd.DataFrame) -> Figure:
     shown = [name for name in panel.variants if (numbers["model"] == name).any()]
     handles = [Line2D([], [], color=colours[name], label=title_of(name)) for name in shown]
     figure.legend(
-        handles=handles, loc="lower center", bbox_to_anchor=(0.5, remarks_height / height),
+        handles=handles, loc="lower center", bbox_to_anchor=(0.5, height_of(remarks) / height),
         ncols=4 if columns > 1 else 2,
     )  # fmt: skip
-    draw_remarks(figure, remarks, remarks_height)
+    draw_remarks(figure, remarks)
     return figure
 
 

@@ -7,6 +7,8 @@ feature correlation matrix (first seed).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -17,7 +19,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from convexinit_paper.figures import style
-from convexinit_paper.figures.select import Panel, Selection, title_of
+from convexinit_paper.figures.select import Selection
+from convexinit_paper.figures.variants import title_of
 from convexinit_paper.store.runs import Run
 
 QUANTITIES = ("mean", "variance", "correlation")
@@ -27,13 +30,7 @@ BLOCK_HEIGHT = 2.45  # inches per variant
 FOOTER_HEIGHT = 0.4
 
 
-def panels(scale: str) -> list[Panel]:
-    """What Figure 1 shows; the same at all scales."""
-    variants: dict[str, dict] = {"nonconvex": {}, "icnn": {}, "icnn_init": {}}
-    return [Panel("signal_propagation", "signal propagation", variants)]
-
-
-def table(selections: list[Selection]) -> pd.DataFrame:
+def table(selections: Sequence[Selection]) -> pd.DataFrame:
     """The numbers in the figure.
 
     Returns:
@@ -63,11 +60,11 @@ def _layer_statistics(run: Run) -> pd.DataFrame:
     )
 
 
-def draw(selections: list[Selection], numbers: pd.DataFrame) -> Figure:
+def draw(selections: Sequence[Selection], numbers: pd.DataFrame) -> Figure:
     """Draw one block per variant that was found.
 
     Args:
-        selections: the runs for :func:`panels`.
+        selections: those of the one panel.
         numbers: from :func:`table`.
     """
     (selection,) = selections

@@ -11,23 +11,24 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from convexinit_paper.figures.loss_figures import FIGURES
-from convexinit_paper.figures.select import Selection, select, title_of
-from convexinit_paper.figures.training_summary import final_metrics
+from convexinit_paper.figures.select import Panel, Selection, select
+from convexinit_paper.figures.tables.training_summary import final_metrics
+from convexinit_paper.figures.text import markdown_table
+from convexinit_paper.figures.variants import title_of
 from convexinit_paper.store.runs import Run
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16")  # that are compared
 METRICS = ("train_loss", "test_loss", "test_accuracy")
 
 
-def selections(scale: str, runs: Sequence[Run]) -> list[Selection]:
-    """The runs of Figure 2 in both precisions, for data sets where they can be compared.
+def pairs(panels: Sequence[Panel], runs: Sequence[Run]) -> list[Selection]:
+    """The runs of panels in both precisions, where they can be compared.
 
     Returns:
         Pairs, float32 first: of as many epochs, with seeds and variants in common.
     """
     result = []
-    for panel in FIGURES["figure-2"].panels(scale):
+    for panel in panels:
         wide, narrow = (
             select(panel, [run for run in runs if _precision(run) == precision])
             for precision in PRECISIONS
@@ -68,8 +69,7 @@ def table(selections: Sequence[Selection]) -> pd.DataFrame:
                 "epochs": wide.common["trainer.epochs"],
             }
             finals = [
-                final_metrics(selection.runs[variant]).loc[map(str, seeds)]
-                for selection in (wide, narrow)
+                final_metrics(selection.runs[variant]).loc[seeds] for selection in (wide, narrow)
             ]
             row |= {
                 f"{metric}_{precision}": final[metric].median()
@@ -83,12 +83,18 @@ def table(selections: Sequence[Selection]) -> pd.DataFrame:
 def markdown(numbers: pd.DataFrame) -> str:
     """The table for people, losses and accuracies as ``float32 / bfloat16``."""
     header = ["data set", "model", "seeds", "epochs", *(m.replace("_", " ") for m in METRICS)]
-    lines = [header, ["---"] * len(header)]
-    for row in numbers.to_dict("records"):
-        cells = [
-            " / ".join(f"{row[f'{metric}_{precision}']:.3f}" for precision in PRECISIONS)
-            for metric in METRICS
+    rows = [
+        [
+            row["dataset"],
+            row["model"],
+            str(row["seeds"]),
+            str(row["epochs"]),
+            *(
+                " / ".join(f"{row[f'{metric}_{precision}']:.3f}" for precision in PRECISIONS)
+                for metric in METRICS
+            ),
         ]
-        lines.append([row["dataset"], row["model"], str(row["seeds"]), str(row["epochs"]), *cells])
-    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return f"{table}\nMedians over the seeds that both runs have, as float32 / bfloat16.\n"
+        for row in numbers.to_dict("records")
+    ]
+    note = "Medians over the seeds that both runs have, as float32 / bfloat16."
+    return f"{markdown_table(header, rows)}\n{note}\n"

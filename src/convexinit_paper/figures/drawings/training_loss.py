@@ -10,11 +10,8 @@ there, too, with its command.
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,25 +21,19 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from convexinit_paper.figures import style
-from convexinit_paper.figures.select import Panel, Selection, commands, title_of
-from convexinit_paper.store.runs import Run
+from convexinit_paper.figures.curves import batch_losses, quartiles
+from convexinit_paper.figures.drawings.remarks import draw_remarks, extent, height_of, remarks_on
+from convexinit_paper.figures.select import Selection
+from convexinit_paper.figures.variants import title_of
 
-DRAWN_EVERY = 50  # updates
-FEWEST_POINTS = 150
 PAPER_EPOCHS = 10
-# In inches: a row of panels, a line and a character of their titles, a line of the legend, a line
-# of the remarks below, and the room of one entry in the legend without and per character.
+# In inches: a row of panels, a character of their titles, a line of the legend, and the room of one
+# entry in the legend without and per character.
 PANEL_HEIGHT = 2.07
-TITLE_LINE = 0.13
 TITLE_CHARACTER_WIDTH = 0.0076  # at a size of one point
 LEGEND_LINE = 0.16
-REMARK_LINE = 0.1
 ENTRY_WIDTH = 0.5
 CHARACTER_WIDTH = 0.052
-# Characters in a line of the remarks.
-REMARK_LENGTH = 128
-REMARK: dict[str, Any] = {"fontsize": 5.5}
-COMMAND: dict[str, Any] = {"fontsize": 4.8, "family": "monospace"}
 # Sizes of titles in points by the number of columns. Panels in three columns are too small for an
 # inset.
 TITLE_SIZES = {1: 7.5, 2: 7.5, 3: 6.0}
@@ -58,12 +49,10 @@ INSET_BOX = (0.5, 0.61, 0.49, 0.37)
 
 
 @dataclass(frozen=True)
-class LossFigure:
-    """A figure of training losses.
+class LossCurves:
+    """How a figure of training losses looks.
 
     Attributes:
-        paper: its panels at the scale "paper", in reading order.
-        demo: at the scale "demo".
         columns: the most panels in a row.
         together: panels are shown in groups of so many if at least one of the group has runs.
         subject: variants that the figure is about; panels without any of them are not shown. Empty:
@@ -71,16 +60,10 @@ class LossFigure:
         colours: of variants that have none in :data:`style.COLOURS`, by name.
     """
 
-    paper: Sequence[Panel]
-    demo: Sequence[Panel] = ()
     columns: int = 2
     together: int = 1
     subject: Collection[str] = ()
     colours: Mapping[str, str] = field(default_factory=dict)
-
-    def panels(self, scale: str) -> list[Panel]:
-        """The panels at the scale "paper" or "demo"."""
-        return list(self.demo if scale == "demo" else self.paper)
 
     def is_shown(self, selection: Selection) -> bool:
         """Whether the runs of a panel say something about the subject of the figure."""
@@ -95,7 +78,9 @@ class LossFigure:
             whose number is ``seeds``.
         """
         parts = [
-            curve(run).assign(dataset=selection.panel.title, model=title_of(variant))
+            quartiles(batch_losses(run), run)
+            .reset_index()
+            .assign(dataset=selection.panel.title, model=title_of(variant))
             for selection in selections
             if self.is_shown(selection)
             for variant, run in selection.runs.items()
@@ -123,7 +108,7 @@ class LossFigure:
             for variant in selection.runs
         }
         handles = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
-        remarks = diverged_remarks(shown, numbers) + missing_remarks(selections)
+        remarks = remarks_on(selections, shown)
         columns = min(self.columns, len(shown))
         rows = math.ceil(len(shown) / columns)
         # One panel has its legend to the right, several have it below.
@@ -131,13 +116,13 @@ class LossFigure:
         entry = ENTRY_WIDTH + CHARACTER_WIDTH * max(map(len, colours))
         legend_columns = min(len(handles), int(style.TEXT_WIDTH / entry))
         legend_lines = math.ceil(len(handles) / legend_columns) if columns > 1 else 0
-        remarks_height = REMARK_LINE * len(remarks) + (0.04 if remarks else 0.0)
+        remarks_height = height_of(remarks)
         footer = remarks_height + LEGEND_LINE * legend_lines + 0.06
         pitch = panels_width / columns
         title_size = TITLE_SIZES[columns]
         room = int((pitch - 0.24) / (TITLE_CHARACTER_WIDTH * title_size))
         titles = [_title(selection, room) for selection in shown]
-        title_height = TITLE_LINE * (1 + max(title.count("\n") for title in titles))
+        title_height = style.TITLE_LINE * (1 + max(title.count("\n") for title in titles))
         row_height = PANEL_HEIGHT + title_height
         height = row_height * rows + footer
         figure = Figure(figsize=(style.TEXT_WIDTH, height))
@@ -174,111 +159,8 @@ class LossFigure:
         else:
             place = (panels_width / style.TEXT_WIDTH, 1 - 0.5 * row_height / height)
             figure.legend(handles=handles, loc="center left", bbox_to_anchor=place)
-        draw_remarks(figure, remarks, remarks_height)
+        draw_remarks(figure, remarks)
         return figure
-
-
-def draw_remarks(figure: Figure, remarks: Sequence[tuple[str, dict[str, Any]]], top: float) -> None:
-    """Write lines at the bottom of a figure.
-
-    Args:
-        figure: to write to.
-        remarks: text and font of every line.
-        top: height of the first line's upper end in inches.
-    """
-    width, height = figure.get_size_inches()
-    for line, (text, font) in enumerate(remarks, 1):
-        place = (0.08 / width, (top - REMARK_LINE * line) / height)
-        figure.text(*place, text, color=style.MUTED, **font)
-
-
-def diverged_remarks(
-    selections: Sequence[Selection], numbers: pd.DataFrame, length: int = REMARK_LENGTH
-) -> list[tuple[str, dict[str, Any]]]:
-    """Lines that count the seeds that diverged, text and font of each.
-
-    Args:
-        selections: the runs per panel that is shown.
-        numbers: table with ``dataset, model, seeds``, titles of panel and variant and the number of
-            seeds that did not diverge.
-        length: characters in a line.
-    """
-    lines: list[tuple[str, dict[str, Any]]] = []
-    for selection in selections:
-        title = selection.panel.title
-        here = numbers[numbers["dataset"] == title]
-        left = here.groupby("model", sort=False)["seeds"].first()
-        seeds = len(selection.common.get("seeds", []))
-        diverged = [f"{title_of(model)} {seeds - count} of {seeds}" for model, count in left.items()
-                    if count < seeds]  # fmt: skip
-        if diverged:
-            text = f"diverged, not shown: {', '.join(diverged)} on {title}"
-            lines += [(line, REMARK) for line in textwrap.wrap(text, length)]
-    return lines
-
-
-def missing_remarks(
-    selections: Sequence[Selection], length: int = REMARK_LENGTH
-) -> list[tuple[str, dict[str, Any]]]:
-    """Lines that name the runs that are missing, and the commands that produce them.
-
-    Args:
-        selections: the runs per panel.
-        length: characters in a line.
-
-    Returns:
-        Text and font of every line.
-    """
-    lines: list[tuple[str, dict[str, Any]]] = []
-    incomplete = [part for selection in selections for part in selection.incomplete]
-    for experiment in dict.fromkeys(selection.panel.experiment for selection in incomplete):
-        here = [selection for selection in incomplete if selection.panel.experiment == experiment]
-        what = "; ".join(
-            f"{', '.join(map(title_of, selection.missing))} on {selection.panel.title}"
-            if selection.runs
-            else selection.panel.title
-            for selection in here
-        )
-        lines += [(line, REMARK) for line in textwrap.wrap(f"not run: {what}", length)]
-        for command in commands(here, Path("results/runs")):
-            lines += [
-                (line, COMMAND)
-                for line in textwrap.wrap(
-                    command, length, subsequent_indent="    ", break_on_hyphens=False,
-                    break_long_words=False,
-                )
-            ]  # fmt: skip
-    return lines
-
-
-def curve(run: Run) -> pd.DataFrame:
-    """Quartiles of the batch loss over the seeds of one run, at the updates that are drawn."""
-    rows = run.metrics.query("split == 'train' and metric == 'batch_loss'")
-    losses = rows.pivot_table("value", "step", "seed", dropna=False)
-    epochs = rows.groupby("step")["epoch"].first()
-    seeds = run.summary["seeds"]
-    finite = losses[[seed for seed in losses if seeds[str(seed)]["status"] == "finished"]]
-    drawn = finite.loc[drawn_steps(losses.index.to_numpy())]
-    return pd.DataFrame(
-        {
-            "epoch": epochs.loc[drawn.index],
-            "step": drawn.index,
-            "seeds": drawn.shape[1],
-            "q25": drawn.quantile(0.25, axis=1),
-            "median": drawn.quantile(0.5, axis=1),
-            "q75": drawn.quantile(0.75, axis=1),
-        }
-    )
-
-
-def drawn_steps(steps: np.ndarray) -> np.ndarray:
-    """The updates that are drawn: every 50th, or more where that leaves fewer than 150.
-
-    Args:
-        steps: the updates of a run that are stored, in order, the last one among them.
-    """
-    stride = min(DRAWN_EVERY, max(1, int(steps.max(initial=0)) // FEWEST_POINTS))
-    return steps[(steps - 1) % stride == 0]
 
 
 def _draw_panel(
@@ -295,8 +177,8 @@ def _draw_panel(
         return
     axes.set_yscale("log")
     # A loss can round to zero, for which a logarithmic axis has no place.
-    quartiles = curves[["q25", "median", "q75"]]
-    visible = curves.assign(**quartiles.where(quartiles > 0))
+    bands = curves[["q25", "median", "q75"]]
+    visible = curves.assign(**bands.where(bands > 0))
     if visible["median"].notna().any():
         _draw_curves(axes, visible, colours)
         zoomed = _zoom_limits(visible) if with_inset else None
@@ -317,23 +199,6 @@ def _title(selection: Selection, characters: int) -> str:
     return title.replace(", ", ",\n", 1) if ", " in name else f"{name}\n{seeds}".strip()
 
 
-def extent(selection: Selection, full_epochs: int = 0) -> str:
-    """How many seeds the variants in a panel share, and what was less than in the paper.
-
-    That is: the epochs if there are fewer than ``full_epochs``, and the precision if it is not
-    float32.
-    """
-    seeds = len(selection.common["seeds"])
-    parts = ["1 seed" if seeds == 1 else f"{seeds} seeds"]
-    epochs = selection.common.get("trainer.epochs", full_epochs)
-    if epochs < full_epochs:
-        parts.append("1 epoch" if epochs == 1 else f"{epochs} epochs")
-    precision = selection.common.get("trainer.precision", "float32")
-    if precision != "float32":
-        parts.append(precision)
-    return ", ".join(parts)
-
-
 def _draw_curves(axes: Axes, curves: pd.DataFrame, colours: Mapping[str, str]) -> None:
     for model, points in curves.groupby("model", sort=False):
         axes.plot(points["step"], points["median"], color=colours[str(model)])
@@ -347,13 +212,13 @@ def _set_limits(
     axes: Axes, curves: pd.DataFrame, zoomed: tuple[float, float, float, float] | None
 ) -> None:
     """Limits that leave the place of the inset free of curves and of the frame around its part."""
-    quartiles = curves[["q25", "median", "q75"]]
+    bands = curves[["q25", "median", "q75"]]
     last = curves["step"].max()
-    low = np.log(quartiles.min().min()) - 0.1
+    low = np.log(bands.min().min()) - 0.1
     # A tenth of the panel below and to the left of the inset is for its tick labels.
-    high = np.log(quartiles.max().max()) + 0.1
+    high = np.log(bands.max().max()) + 0.1
     if zoomed is not None:
-        curve_top = quartiles[curves["step"] > (INSET_BOX[0] - 0.1) * last].max().max()
+        curve_top = bands[curves["step"] > (INSET_BOX[0] - 0.1) * last].max().max()
         top = np.log(np.nanmax([curve_top, zoomed[3]]))
         high = max(high, low + (top - low) / (INSET_BOX[1] - 0.13))
     axes.set_ylim(np.exp(low), np.exp(high))

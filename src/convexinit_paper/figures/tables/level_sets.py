@@ -7,30 +7,14 @@ above" are zero for a convex one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 
-from convexinit_paper.figures.select import TITLES, Panel, Selection
+from convexinit_paper.figures.select import Selection
+from convexinit_paper.figures.text import markdown_table
+from convexinit_paper.figures.variants import title_of
 from convexinit_paper.store.runs import Run
 
-# The options in which a panel departs from the experiment, at each scale.
-SCALES: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "demo": {
-        "dataset.name": "structural_alerts",
-        # Alerts that are learned in few epochs from 2,000 molecules, for which the dropout of Tox21
-        # is too strong. With ReLU, four of five molecules would be at the flat bottom of the
-        # network, and the others, where walks can start, predicted to have the alert.
-        "level_sets.tasks": ["tertiary-amine", "michael-acceptor"],
-        "level_sets.trajectories": 30,
-        "level_sets.beam": 1,
-        "dropout.input": 0.1,
-        "dropout.hidden": 0.1,
-        "trainer.batch_size": 64,
-        "model.activation": "softplus",
-    },
-}
 # Columns for people: title, metric, and format; two metrics are joined by "to".
 COLUMNS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "at bottom": (("at_bottom",), "{:.0%}"),
@@ -68,12 +52,6 @@ all known molecules for which that holds *by chance*.
 """
 
 
-def panels(scale: str) -> list[Panel]:
-    """All model variants on the data set of the scale "paper" or "demo"."""
-    names = TITLES if scale == "paper" else ("nonconvex", "icnn_init")
-    return [Panel("level_sets", "level sets", dict.fromkeys(names, SCALES[scale]))]
-
-
 def table(selections: Sequence[Selection]) -> pd.DataFrame:
     """One row per model variant and task.
 
@@ -87,7 +65,7 @@ def table(selections: Sequence[Selection]) -> pd.DataFrame:
         _means(run).assign(
             dataset=run.summary["dataset"],
             codec=run.config["codec"]["name"],
-            model=TITLES[model],
+            model=title_of(model),
             seeds=run.metrics["seed"].nunique(),
         )
         for selection in selections
@@ -112,11 +90,14 @@ def _means(run: Run) -> pd.DataFrame:
 def markdown(numbers: pd.DataFrame) -> str:
     """The table for people."""
     labels = ["dataset", "codec", "model", "task"]
-    lines = [["data set", *labels[1:], *COLUMNS], ["---"] * (len(labels) + len(COLUMNS))]
-    for row in numbers.to_dict("records"):
-        cells = [
-            " to ".join("–" if pd.isna(row[name]) else form.format(row[name]) for name in names)
-            for names, form in COLUMNS.values()
+    rows = [
+        [
+            *(str(row[label]) for label in labels),
+            *(
+                " to ".join("–" if pd.isna(row[name]) else form.format(row[name]) for name in names)
+                for names, form in COLUMNS.values()
+            ),
         ]
-        lines.append([*(str(row[label]) for label in labels), *cells])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + NOTE
+        for row in numbers.to_dict("records")
+    ]
+    return markdown_table(["data set", *labels[1:], *COLUMNS], rows) + NOTE

@@ -8,20 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from convexinit_paper.figures import figure_3, figure_11
-from convexinit_paper.figures.select import TITLES, Panel, Selection
+from convexinit_paper.data.registry import DATA_SETS
+from convexinit_paper.figures.select import Panel, Selection
+from convexinit_paper.figures.text import markdown_table
+from convexinit_paper.figures.variants import title_of
 from convexinit_paper.store.runs import Run
-from convexinit_paper.sweeps.grid_search import (
-    CELLS,
-    Search,
-    cells_table,
-    grid_cells,
-    grid_names,
-    search,
-    varied_options,
-)
+from convexinit_paper.sweeps.grid_search import Search, cells_table, search, varied_options
 
-DEMO_GRID = "demo"
 OPTIONS = [name.split(".")[-1] for name in varied_options()]
 
 
@@ -30,15 +23,9 @@ class Searches(Selection):
     """The searches of all variants on one data set; ``runs`` are those of the best cells.
 
     Attributes:
-        dataset: title of the data set.
-        positivity: how the weights of the convex variants are kept non-negative.
-        grid: name of the grid.
         found: the stored cells of every variant.
     """
 
-    dataset: str
-    positivity: str
-    grid: str
     found: dict[str, Search]
 
     @property
@@ -46,53 +33,56 @@ class Searches(Selection):
         """Variants of which cells of the grid are missing."""
         return [variant for variant, found in self.found.items() if not found.complete]
 
+    @property
+    def merit(self) -> tuple[float, int]:
+        """The larger, the better: the share of the grid's cells that is stored, and its size."""
+        size = next(iter(self.found.values())).size
+        return sum(len(found.cells) for found in self.found.values()) / size, size
 
-def selections(scale: str, runs: Sequence[Run]) -> list[Searches]:
-    """The searches behind the panels of Figure 3 and, for the convex variants, of Figure 11.
+
+def searches(panels: Sequence[Panel], runs: Sequence[Run]) -> list[Searches]:
+    """The searches on panels, of which those that differ in the grid alone are alternatives.
 
     Of several grids the one is taken of which the largest share is stored, then the largest. Of a
     data set without cells and what is shown instead of it, the one that has cells.
 
     Args:
-        scale: "paper" or "demo".
+        panels: one for each grid, data set and choice of variants.
         runs: stored runs of any experiments.
     """
-    grids = [DEMO_GRID] if scale == "demo" else [n for n in grid_names() if n != DEMO_GRID]
-    exp = {name: {"model.positivity": "exp"} for name in figure_11.CONVEX}
+    alternatives: dict[str, list[Panel]] = {}
+    for panel in panels:
+        others = {**panel.groups, "grid": "any"}
+        alternatives.setdefault(repr([others, panel.variants]), []).append(panel)
     results = []
-    for positivity, figure, changes in (
-        ("projection", figure_3, {name: {} for name in TITLES}),
-        ("exp", figure_11, exp),
-    ):
-        for final in figure.panels(scale):
-            of_grids = []
-            for shown in (final, final.instead) if final.instead is not None else (final,):
-                for grid in grids:
-                    groups = {"grid": grid, "dataset": shown.groups["dataset"]}
-                    title = f"{shown.title}, {positivity}, grid {grid}"
-                    panel = Panel(CELLS, title, changes, groups)
-                    of_grids.append(_searches(panel, shown.title, positivity, grid, runs))
-                if any(_share_and_size(searches)[0] for searches in of_grids):
-                    break
-            results.append(max(of_grids, key=_share_and_size))
+    for same in alternatives.values():
+        found = [searched(panel, runs) for panel in same]
+        if not any(one.merit[0] for one in found):
+            found += [searched(panel.instead, runs) for panel in same if panel.instead is not None]
+        results.append(max(found, key=lambda one: one.merit))
     return results
 
 
-def _searches(
-    panel: Panel, dataset: str, positivity: str, grid: str, runs: Sequence[Run]
-) -> Searches:
-    found = {name: search(grid, name, panel.options(name), runs) for name in panel.variants}
+def searched(panel: Panel, runs: Sequence[Run]) -> Searches:
+    """The searches of the variants in one panel."""
+    grid = panel.groups["grid"]
+    found = {name: search(grid, panel.wanted(name), runs) for name in panel.variants}
     best = {name: cells.best.run for name, cells in found.items() if cells.best is not None}
     common: dict[str, Any] = {}
     if best:
         config = next(iter(best.values())).config
         common = {"seeds": config["seeds"], "trainer.epochs": config["trainer"]["epochs"]}
-    return Searches(panel, best, common, [], dataset, positivity, grid, found)
+    return Searches(panel, best, common, [], found)
 
 
-def _share_and_size(searches: Searches) -> tuple[float, int]:
-    size = len(grid_cells(searches.grid))
-    return sum(len(found.cells) for found in searches.found.values()) / size, size
+def _labels(searches: Searches, model: str) -> dict[str, str]:
+    groups = searches.panel.groups
+    return {
+        "dataset": DATA_SETS[groups["dataset"]].title,
+        "positivity": searches.panel.wanted(model).fixed["model.positivity"],
+        "model": model,
+        "grid": groups["grid"],
+    }
 
 
 def all_cells(selections: Sequence[Searches]) -> pd.DataFrame:
@@ -111,15 +101,6 @@ def all_cells(selections: Sequence[Searches]) -> pd.DataFrame:
         if found.cells
     ]
     return pd.concat(parts, ignore_index=True)
-
-
-def _labels(searches: Searches, model: str) -> dict[str, str]:
-    return {
-        "dataset": searches.dataset,
-        "positivity": searches.positivity,
-        "model": model,
-        "grid": searches.grid,
-    }
 
 
 def table(selections: Sequence[Searches]) -> pd.DataFrame:
@@ -154,21 +135,21 @@ def markdown(numbers: pd.DataFrame) -> str:
         "data set", "positivity", "model", "cells", "diverged", "validation accuracy",
         *(name.replace("_", " ") for name in options),
     ]  # fmt: skip
-    lines = [header, ["---"] * len(header)]
+    rows = []
     for row in numbers.to_dict("records"):
         diverged = pd.isna(row["accuracy"])
-        lines.append(
+        rows.append(
             [
                 row["dataset"],
                 row["positivity"],
-                TITLES[row["model"]],
+                title_of(row["model"]),
                 f"{row['cells']} of {row['of']} ({row['grid']})",
                 str(row["diverged_cells"]),
                 "none" if diverged else f"{row['accuracy']:.4f}",
                 *("" if diverged else str(row[name]) for name in options),
             ]
         )
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(header, rows)
 
 
 def more_files(selections: Sequence[Searches], numbers: pd.DataFrame) -> dict[str, pd.DataFrame]:

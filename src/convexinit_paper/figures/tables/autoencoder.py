@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from convexinit_paper.figures.select import Panel, Selection
+from convexinit_paper.figures.select import Selection
+from convexinit_paper.figures.text import markdown_table
 
 # What the sets of a run are called in the table; other sets keep their names.
 TITLES = {
@@ -20,21 +21,13 @@ TITLES = {
 }
 
 
-def panels(scale: str) -> list[Panel]:
-    """The one run of the experiment; the demo has none, as training takes an hour."""
-    if scale == "demo":
-        return []
-    return [Panel("autoencoder", "autoencoder", {"autoencoder": {}})]
-
-
 def table(selections: Sequence[Selection]) -> pd.DataFrame:
     """One row per set of molecules.
 
     Returns:
         ``set, molecules, exact, valid``: shares in [0, 1] of molecules that come back exactly (same
         canonical SMILES) and of decoded strings that are valid, by greedy search if not said
-        otherwise. For codes between molecules
-        ``molecules`` is empty, and nothing can come back.
+        otherwise. For codes between molecules ``molecules`` is empty, and nothing can come back.
     """
     rows = []
     for selection in selections:
@@ -56,11 +49,15 @@ def table(selections: Sequence[Selection]) -> pd.DataFrame:
 
 def markdown(numbers: pd.DataFrame) -> str:
     """The table for people, in percent."""
-    header = ["set", "molecules", "exact (%)", "valid (%)"]
-    lines = [header, ["---"] * len(header)]
-    for row in numbers.to_dict("records"):
-        cells = ["" if pd.isna(row[name]) else f"{100 * row[name]:.1f}" for name in
-                 ("exact", "valid")]  # fmt: skip
-        count = "" if pd.isna(row["molecules"]) else str(row["molecules"])
-        lines.append([row["set"], count, *cells])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    rows = [
+        [
+            row["set"],
+            "" if pd.isna(row["molecules"]) else str(row["molecules"]),
+            *(
+                "" if pd.isna(row[name]) else f"{100 * row[name]:.1f}"
+                for name in ("exact", "valid")
+            ),
+        ]
+        for row in numbers.to_dict("records")
+    ]
+    return markdown_table(["set", "molecules", "exact (%)", "valid (%)"], rows)

@@ -8,28 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from convexinit_paper.figures.loss_figures import FIGURES, RANDOM_BIAS, variants
-from convexinit_paper.figures.select import TITLES, Panel, Selection, title_of
+from convexinit_paper.figures.select import Selection
+from convexinit_paper.figures.text import markdown_table
+from convexinit_paper.figures.variants import title_of
 from convexinit_paper.store.runs import Run
+from convexinit_paper.training.settings import PRECISIONS
 
 LARGE = 1000.0  # from here on in powers of ten
 METRICS = ("train_loss", "validation_loss", "test_loss", "test_accuracy")
-# Too deep for the paper's initialisation, unless biases are random.
-TOO_DEEP = [
-    Panel(
-        experiment,
-        f"{title}, {depth} hidden layers",
-        {name: {**options, "model.num_hidden": depth} for name, options in compared.items()},
-    )
-    for experiment, title, depth in (("digits", "digits", 5), ("mnist", "MNIST", 7))
-    for compared in (variants(*TITLES), variants(RANDOM_BIAS))
-]
-
-
-def panels(scale: str) -> list[Panel]:
-    """The panels of all figures of training losses; at paper scale also :data:`TOO_DEEP`."""
-    drawn = [panel for figure in FIGURES.values() for panel in figure.panels(scale)]
-    return drawn + (TOO_DEEP if scale == "paper" else [])
 
 
 def table(selections: Sequence[Selection]) -> pd.DataFrame:
@@ -56,7 +42,7 @@ def _row(dataset: str, model: str, run: Run) -> dict[str, Any]:
         "dataset": dataset,
         "model": model,
         "seeds": len(final),
-        "diverged": int((final["status"] == "diverged").sum()),
+        "diverged": len(run.diverged),
         "epochs": run.config["trainer"]["epochs"],
         "precision": run.config["trainer"]["precision"],
     }
@@ -74,25 +60,25 @@ def final_metrics(run: Run) -> pd.DataFrame:
     """Where every seed of a run ended.
 
     Returns:
-        ``status`` and :data:`METRICS`, one row per seed, which is the index. Seeds that diverged
-        have infinite loss and accuracy 0.
+        :data:`METRICS`, one row per seed, which is the index. Seeds that diverged have infinite
+        loss and accuracy 0.
     """
-    final = pd.DataFrame.from_dict(run.summary["seeds"], orient="index")
+    final = pd.DataFrame.from_dict(run.summary["seeds"], orient="index").rename(index=int)
     for metric in METRICS:
         worst = 0.0 if metric.endswith("accuracy") else float("inf")
         final[metric] = final[metric].astype(float).fillna(worst)
-    return final[["status", *METRICS]]
+    return final[list(METRICS)]
 
 
 def markdown(numbers: pd.DataFrame) -> str:
     """The table for people: ``median (minimum to maximum)`` over the seeds.
 
-    The precision is named where it is not float32.
+    The precision is named where it is not the highest.
     """
     header = [
         "data set", "model", "seeds", "epochs", "training loss", "test loss", "test accuracy"
     ]  # fmt: skip
-    lines = [header, ["---"] * len(header)]
+    rows = []
     for row in numbers.to_dict("records"):
         cells = [
             "{} ({} to {})".format(
@@ -101,10 +87,10 @@ def markdown(numbers: pd.DataFrame) -> str:
             for metric in ("train_loss", "test_loss", "test_accuracy")
         ]
         dataset = row["dataset"]
-        if row["precision"] != "float32":
+        if row["precision"] != PRECISIONS[0]:
             dataset += f", {row['precision']}"
-        lines.append([dataset, row["model"], str(row["seeds"]), str(row["epochs"]), *cells])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        rows.append([dataset, row["model"], str(row["seeds"]), str(row["epochs"]), *cells])
+    return markdown_table(header, rows)
 
 
 def _number(value: float) -> str:

@@ -7,21 +7,19 @@ most five of these molecules are shown, evenly spread over the walk.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import PathPatch
-from matplotlib.path import Path as Outline
+from matplotlib.lines import Line2D
 
 from convexinit_paper.figures import style
-from convexinit_paper.figures.level_sets import SCALES
-from convexinit_paper.figures.select import TITLES, Panel, Selection
+from convexinit_paper.figures.drawings.molecule import draw_molecule
+from convexinit_paper.figures.select import Selection
+from convexinit_paper.figures.variants import title_of
 from convexinit_paper.store.errors import RunError
 from convexinit_paper.store.runs import Run
 
@@ -29,22 +27,6 @@ BETWEEN = 5  # molecules shown between start and target
 ROW_HEIGHT = 1.3  # inches
 HEADER_HEIGHT = 0.3
 FOOTER_HEIGHT = 0.36
-MODEL = "icnn_init"
-# Pixels of a drawing; bonds of small molecules are not longer than this many.
-CANVAS = (240, 205)
-BOND = 34
-_SVG = "{http://www.w3.org/2000/svg}"
-_CODES = {
-    "M": [Outline.MOVETO],
-    "L": [Outline.LINETO],
-    "Q": [Outline.CURVE3] * 2,
-    "C": [Outline.CURVE4] * 3,
-}
-
-
-def panels(scale: str) -> list[Panel]:
-    """The walks of the paper's variant, on Tox21 or (scale "demo") on the stand-in."""
-    return [Panel("level_sets", "level sets", {MODEL: SCALES[scale]})]
 
 
 def table(selections: Sequence[Selection]) -> pd.DataFrame:
@@ -154,11 +136,11 @@ def draw(selections: Sequence[Selection], numbers: pd.DataFrame) -> Figure:
     """Draw one row per task.
 
     Args:
-        selections: the runs for :func:`panels`.
+        selections: those of the one panel.
         numbers: from :func:`table`.
     """
     (selection,) = selections
-    (run,) = selection.runs.values()
+    ((model, run),) = selection.runs.items()
     tasks = list(dict.fromkeys(numbers["task"]))
     columns = BETWEEN + 2
     height = HEADER_HEIGHT + ROW_HEIGHT * len(tasks) + FOOTER_HEIGHT
@@ -186,7 +168,7 @@ def draw(selections: Sequence[Selection], numbers: pd.DataFrame) -> Figure:
         if index:
             figure.add_artist(_rule(top + 0.07 / height))
     _draw_header(figure, columns)
-    _draw_footer(figure, run, numbers)
+    _draw_footer(figure, model, run, numbers)
     return figure
 
 
@@ -199,9 +181,7 @@ def _spread(count: int) -> list[int]:
     )
 
 
-def _rule(height: float) -> Any:
-    from matplotlib.lines import Line2D
-
+def _rule(height: float) -> Line2D:
     return Line2D([0.008, 0.992], [height, height], color=style.MUTED, linewidth=0.3)
 
 
@@ -237,12 +217,12 @@ def _draw_header(figure: Figure, columns: int) -> None:
         )  # fmt: skip
 
 
-def _draw_footer(figure: Figure, run: Run, numbers: pd.DataFrame) -> None:
+def _draw_footer(figure: Figure, model: str, run: Run, numbers: pd.DataFrame) -> None:
     codec = f"{run.config['codec']['name']} codes ({run.summary['codec'][:8]})"
     seed = numbers["seed"].iloc[0]
     lines = [
         f"Walks with the most distinct molecules. {run.summary['dataset']}, {codec}, "
-        f"{TITLES[MODEL]}, seed {seed}.",
+        f"{title_of(model)}, seed {seed}.",
         "predicted: probability of the label at the point of the walk; decoded: the same for the "
         "code of the decoded molecule.",
     ]
@@ -262,73 +242,3 @@ def percent(probability: float) -> str:
     """
     value = 100 * probability
     return f"{value:.2f}%" if value < 0.1 else f"{value:.1f}%" if value < 10 else f"{value:.0f}%"
-
-
-def draw_molecule(axes: Axes, smiles: str) -> None:
-    """Draw a molecule as vector outlines, with RDKit's layout.
-
-    Args:
-        axes: is filled; its own frame is hidden.
-        smiles: valid.
-    """
-    from rdkit import Chem
-    from rdkit.Chem.Draw import rdMolDraw2D
-
-    width, height = CANVAS
-    canvas = rdMolDraw2D.MolDraw2DSVG(width, height)
-    options: Any = canvas.drawOptions()  # the stubs of RDKit give its fields a wrong type
-    options.clearBackground = False
-    options.fixedBondLength = BOND
-    options.bondLineWidth = 2
-    options.minFontSize = 13
-    options.padding = 0.06
-    rdMolDraw2D.PrepareAndDrawMolecule(canvas, Chem.MolFromSmiles(smiles))
-    canvas.FinishDrawing()
-    axes.set_axis_off()
-    axes.set_aspect("equal")
-    axes.set_xlim(0, width)
-    axes.set_ylim(height, 0)
-    # Points of the page per pixel of the drawing.
-    box = axes.get_position()
-    page = axes.figure.get_size_inches()  # type: ignore[union-attr]
-    scale = 72 * min(box.width * page[0] / width, box.height * page[1] / height)
-    for path in ElementTree.fromstring(canvas.GetDrawingText()).iter(f"{_SVG}path"):
-        looks = dict(re.findall(r"([\w-]+):([^;]+)", path.get("style", ""))) | path.attrib
-        outline = parse_outline(path.get("d", ""))
-        filled = looks.get("fill", "none") != "none"
-        axes.add_patch(
-            PathPatch(
-                outline,
-                facecolor=looks["fill"] if filled else "none",
-                edgecolor="none" if looks.get("stroke", "none") == "none" else looks["stroke"],
-                linewidth=scale * float(looks.get("stroke-width", "1").removesuffix("px")),
-                capstyle="round",
-                snap=False,  # moved to whole pixels, the arms of a plus sign vanish
-                joinstyle="round",
-                clip_on=False,
-            )
-        )
-
-
-def parse_outline(text: str) -> Outline:
-    """The outline that the ``d`` attribute of an SVG path describes (absolute M, L, Q, C, Z).
-
-    Example:
-        >>> parse_outline("M 0,0 L 1,2 Z").vertices.tolist()
-        [[0.0, 0.0], [1.0, 2.0], [0.0, 0.0]]
-    """
-    vertices: list[tuple[float, float]] = []
-    codes: list[Any] = []
-    begin = (0.0, 0.0)
-    for command, arguments in re.findall(r"([MLQCZ])([^MLQCZ]*)", text):
-        numbers = [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", arguments)]
-        points = list(zip(numbers[::2], numbers[1::2], strict=True))
-        if command == "Z":
-            points, kinds = [begin], [Outline.CLOSEPOLY]
-        else:
-            kinds = _CODES[command] * (len(points) // len(_CODES[command]))
-        if command == "M":
-            begin = points[0]
-        vertices += points
-        codes += kinds
-    return Outline(vertices, codes)

@@ -1,0 +1,1 @@
+"""What figures show, drawn with matplotlib."""

@@ -1,0 +1,142 @@
+"""The panels of figures and tables: which variants are compared, on which data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from convexinit_paper import demo
+from convexinit_paper.data.registry import DATA_SETS
+from convexinit_paper.figures.select import FREE, Panel
+from convexinit_paper.figures.variants import (
+    BIAS_ONLY,
+    CONVEX,
+    EXP,
+    MODELS,
+    POSITIVITY,
+    RANDOM_BIAS,
+    RHO,
+    Variants,
+    variants,
+)
+from convexinit_paper.sweeps.grid_search import CELLS, FINAL, grid_names, varied_options
+
+# The paper's data sets of images, and what is shown of one that was not run.
+IMAGES = ("mnist", "cifar10", "cifar100")
+COPIES = {"cifar10": "cifar10_jpeg"}
+CODECS = {"autoencoder": "autoencoder", "ecfp": "ECFP", "cddd": "CDDD"}
+PAPER = variants(*MODELS)
+
+
+def of_demo(
+    training: demo.Training, title: str, models: Sequence[str] = (), chosen: Sequence[str] = ()
+) -> Panel:
+    """What the demo trains, or some model variants of that."""
+    fixed = {name: value for name, value in training.options.items() if name not in FREE}
+    compared = dict.fromkeys(models or training.models, fixed)
+    return Panel(training.experiment, title, compared, training.groups, chosen)
+
+
+# --- Training losses: Figures 2, 5, 7 to 10, and two of our own ----------------------------------
+
+
+def on_image(name: str, compared: Variants, more: str = "") -> Panel:
+    """Trainings on a data set of images, which the experiment is named after.
+
+    Args:
+        name: of the data set.
+        compared: see :class:`Panel`.
+        more: what the title says after the data set.
+    """
+    instead = on_image(COPIES[name], compared, more) if name in COPIES else None
+    return Panel(name, f"{DATA_SETS[name].title}{more}", compared, instead=instead)
+
+
+def on_images(compared: Variants, more: str = "") -> list[Panel]:
+    """The same on each of the paper's data sets of images."""
+    return [on_image(name, compared, more) for name in IMAGES]
+
+
+def of_depth(name: str, depth: int, compared: Variants = PAPER) -> Panel:
+    """The same for networks with so many hidden layers."""
+    deep = {model: {**options, "model.num_hidden": depth} for model, options in compared.items()}
+    return on_image(name, deep, f", {depth} hidden layers")
+
+
+DIGITS = of_demo(demo.DIGITS, DATA_SETS["digits"].title)
+DYNAMICS = on_images(PAPER)
+DEPTHS = [[of_depth(name, depth) for depth in (3, 5, 7)] for name in IMAGES]
+OTHER_DEPTHS = [of_depth(name, depth) for name in IMAGES for depth in (3, 7)]
+# Too deep for the paper's initialisation, unless biases are random.
+TOO_DEEP = [
+    of_depth(name, depth, compared)
+    for name, depth in (("digits", 5), ("mnist", 7))
+    for compared in (PAPER, variants(RANDOM_BIAS))
+]
+RANDOM_BIASES = on_images(variants("nonconvex", "icnn", "icnn_init", RANDOM_BIAS))
+BIASES_ALONE = on_images(variants("nonconvex", "icnn", "icnn_init", BIAS_ONLY))
+CORRELATIONS = on_images(variants("nonconvex", *RHO.values()))
+EXPONENTIALS = on_images(variants("nonconvex", *EXP.values()))
+BASELINES = on_image(
+    "mnist",
+    variants("nonconvex", "icnn", "icnn_init", "icnn_lsuv", "icnn_init_lsuv", "icnn_difference"),
+)
+POSITIVITIES = on_image("mnist", variants(*POSITIVITY.values()))
+
+# --- Signals in untrained networks: Figures 1 and 6 ----------------------------------------------
+
+SIGNALS, ALL_SIGNALS = (
+    Panel("signal_propagation", "signal propagation", variants(*names))
+    for names in (
+        ("nonconvex", "icnn", "icnn_init"),
+        ("nonconvex", "icnn", "icnn_init", RANDOM_BIAS, "icnn_skip"),
+    )
+)
+
+# --- Generalisation: Figures 3 and 11, and the search behind them --------------------------------
+
+
+def generalising(name: str, compared: Variants) -> Panel:
+    """Final runs of a search on a data set of images."""
+    instead = generalising(COPIES[name], compared) if name in COPIES else None
+    title, groups = DATA_SETS[name].title, {"dataset": name}
+    return Panel(FINAL, title, compared, groups, varied_options(), instead)
+
+
+def searched(name: str, grid: str, compared: Variants, positivity: str) -> Panel:
+    """The cells of a grid on a data set of images, for weights of some positivity."""
+    instead = searched(COPIES[name], grid, compared, positivity) if name in COPIES else None
+    title, groups = DATA_SETS[name].title, {"grid": grid, "dataset": name}
+    return Panel(CELLS, f"{title}, {positivity}, grid {grid}", compared, groups, (), instead)
+
+
+SEARCHED_IMAGES = ("mnist", "cifar10")
+GENERALISATION = [generalising(name, PAPER) for name in SEARCHED_IMAGES]
+GENERALISATION_DEMO = of_demo(demo.FINAL, DATA_SETS["digits"].title, chosen=varied_options())
+GENERALISATION_EXP = [
+    generalising(name, variants("nonconvex", *EXP.values())) for name in SEARCHED_IMAGES
+]
+SEARCHES = [
+    searched(name, grid, compared, positivity)
+    for positivity, compared in (
+        ("projection", PAPER),
+        ("exp", {model: {"model.positivity": "exp"} for model in CONVEX}),
+    )
+    for name in SEARCHED_IMAGES
+    for grid in grid_names()
+    if grid != demo.GRID
+]
+SEARCH_DEMO = of_demo(demo.SEARCH, f"{DATA_SETS['digits'].title}, projection, grid {demo.GRID}")
+
+# --- Molecules: Table 1, the codec, and walks along level sets -----------------------------------
+
+TOXICITY = [
+    Panel("tox21", f"{DATA_SETS['tox21'].title}, {title}", groups={"codec": codec})
+    for codec, title in CODECS.items()
+]
+TOXICITY_DEMO = of_demo(demo.TOXICITY, f"{DATA_SETS['structural_alerts'].title}, autoencoder")
+AUTOENCODER = Panel("autoencoder", "autoencoder", variants("autoencoder"))
+LEVEL_SETS = Panel("level_sets", "level sets")
+LEVEL_SETS_DEMO = of_demo(demo.LEVEL_SETS, "level sets")
+WALKS = replace(LEVEL_SETS, variants=variants("icnn_init"))
+WALKS_DEMO = of_demo(demo.LEVEL_SETS, "level sets", ["icnn_init"])

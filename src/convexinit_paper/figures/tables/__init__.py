@@ -1,0 +1,1 @@
+"""Tables: as numbers, and as Markdown or LaTeX for people."""
