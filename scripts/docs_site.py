@@ -11,29 +11,11 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from convexinit_paper.figures.catalogue import CATALOGUE
+
 ROOT = Path(__file__).parents[1]
 
-FIGURES = {
-    "figure-1": "Signals in untrained networks, layer by layer, beside what the theory predicts.",
-    "figure-2": "Training loss of input-convex networks with the paper's initialisation and "
-    "without, with skip connections, and of a non-convex network.",
-    "figure-3": "Accuracy and loss on the test set after every epoch, with the options that a "
-    "search chose for every variant.",
-    "figure-4": "Walks between molecules along a level set: the predicted toxicity stays, the "
-    "drug-likeness (QED) changes.",
-    "figure-5": "Training loss of networks with three, five and seven hidden layers.",
-    "figure-6": "As Figure 1, for all variants and with random biases.",
-    "figure-7": "Training loss with random biases in place of constant ones.",
-    "figure-8": "Training loss with the paper's bias but the usual weights.",
-    "figure-9": "Training loss for three target correlations ρ of the initialisation.",
-    "figure-10": "Training loss of networks whose weights are kept positive by exp instead of "
-    "projection.",
-    "figure-11": "As Figure 3, for weights that are kept positive by exp.",
-    "baselines": "Training loss with another way to start (LSUV), by itself or after the paper's, "
-    "and of the difference of two input-convex networks, which is not convex.",
-    "positivity": "Training loss for six ways to keep weights non-negative, which the paper does "
-    "not compare.",
-}
+FIGURES = {figure.name: figure.says for figure in CATALOGUE if figure.draw}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
