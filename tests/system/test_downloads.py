@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 
+from convexinit.molecules import cddd
 from convexinit_paper.data.datasets import load_multitask
 from convexinit_paper.data.files import DataFile
 from convexinit_paper.data.images import load_images
@@ -210,6 +211,17 @@ def test_wrong_training_set_is_refused(server, fetch, tmp_path, monkeypatch, con
     assert text.startswith(f"error: {Path(tox21.TRAIN_SDF).name} could not be downloaded:")
     assert message in text
     assert listing(tmp_path) == []
+
+
+def test_weights_of_cddd(server, fetch, tmp_path, monkeypatch):
+    monkeypatch.setattr(cddd, "URL", f"{server.url}weights.npz")
+    server.contents["weights.npz"] = b"PK another file"
+    status, text = fetch("cddd")
+    assert status == 1
+    assert "expected 0c4bd08a" in text
+    assert listing(tmp_path) == []
+    monkeypatch.setattr(cddd, "find_weights_fault", lambda path: None)
+    assert "already there" in fetch("cddd")[1]
 
 
 # --- trouble on this side -------------------------------------------------------------------------
