@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,44 +11,57 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convexinit_paper.figures import claim_checks as checks
-from convexinit_paper.figures import claims, loss_figures
+from convexinit.theory import solve_init
 from convexinit_paper.figures.__main__ import main
-from convexinit_paper.figures.select import TITLES, Selection
-from convexinit_paper.store.runs import COLUMNS, Run, read_runs
+from convexinit_paper.figures.catalogue import FIGURES
+from convexinit_paper.figures.claims import measures, relations
+from convexinit_paper.figures.claims.claims import CLAIMS, Check
+from convexinit_paper.figures.claims.measures import Loss, Measure
+from convexinit_paper.figures.claims.relations import is_reached
+from convexinit_paper.figures.claims.table import PANELS, markdown, table
+from convexinit_paper.figures.panels import GENERALISATION
+from convexinit_paper.figures.select import Selection
+from convexinit_paper.figures.variants import BIAS_ONLY, EXP, MODELS, RANDOM_BIAS
+from convexinit_paper.store.runs import COLUMNS, Run
+from support.drawn import table_of
 from support.stored import batch_losses, store_signal, store_training
 
 LN10, LN100 = math.log(10), math.log(100)
 
 
-def fabricated(config, seeds, metrics=(), arrays=None):
-    run = Run(Path("nowhere"), config, {"seeds": seeds})
+def fabricated(config, seeds, metrics=(), arrays=None, **notes):
+    run = Run(Path("nowhere"), config, {"seeds": seeds, **notes})
     run.__dict__["metrics"] = pd.DataFrame(list(metrics), columns=COLUMNS)
     run.__dict__["arrays"] = arrays or {}
     return run
 
 
-def trained(losses, curve=None, dataset="mnist"):
-    """A run whose seeds end at these training losses (None: diverged)."""
-    seeds = {
-        str(seed): {"status": "finished" if loss is not None else "diverged", "train_loss": loss}
-        for seed, loss in enumerate(losses)
+def statuses(count, diverged=(), **final):
+    return {
+        str(seed): {"status": "diverged" if seed in diverged else "finished", **final}
+        for seed in range(count)
     }
-    config = {"dataset": {"name": dataset}, "seeds": list(range(len(losses)))}
-    curve = [] if curve is None else curve
+
+
+# --- Training losses -------------------------------------------------------------------------
+
+
+def trained(losses, curve=(), dataset="mnist"):
+    """A run whose seeds end at these training losses (None: diverged)."""
+    count = len(losses)
+    seeds = statuses(count, [seed for seed, loss in enumerate(losses) if loss is None])
+    for final, loss in zip(seeds.values(), losses, strict=True):
+        final["train_loss"] = loss
     rows = [
         (seed, 1, step, "train", "batch_loss", value)
         for step, value in enumerate(curve, start=1)
-        for seed in range(len(losses))
+        for seed in range(count)
     ]
-    return fabricated(config, seeds, rows)
+    return fabricated({"dataset": {"name": dataset}, "seeds": list(range(count))}, seeds, rows)
 
 
 def level(loss, dataset="mnist"):
     return trained([loss] * 5, dataset=dataset)
-
-
-# --- Training losses -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -63,233 +77,207 @@ def level(loss, dataset="mnist"):
     ],
 )
 def test_levels_of_loss(loss, reference, guess, reached):
-    assert checks.is_reached(loss, reference, guess) is reached
+    assert is_reached(Loss(loss, guess), Loss(reference, guess)) is reached
 
 
 @given(st.floats(1e-6, 10.0), st.floats(1e-6, 2.3))
 def test_every_loss_is_at_its_own_level_and_lower_ones_are_too(loss, lower):
-    assert checks.is_reached(loss, loss, LN10)
+    assert is_reached(Loss(loss, LN10), Loss(loss, LN10))
     if lower <= loss:
-        assert checks.is_reached(lower, loss, LN10)
+        assert is_reached(Loss(lower, LN10), Loss(loss, LN10))
+
+
+REACHES = Check(measures.FINAL_LOSS, relations.AT_LEVEL, ["icnn_init"], ["nonconvex"])
+MISS = Check(measures.FINAL_LOSS, relations.NOT_AT_LEVEL, ["icnn", "icnn_skip"], ["nonconvex"])
+SAME = Check(measures.FINAL_LOSS, relations.SAME_LEVEL, ["icnn", "icnn_skip"], ["icnn_init"])
+LOWER = Check(measures.FINAL_LOSS, relations.BELOW, ["icnn_init"], ["icnn"])
+
+
+@pytest.mark.parametrize(
+    ("check", "losses", "holds"),
+    [
+        (REACHES, {"icnn_init": 0.03, "nonconvex": 0.02}, True),
+        (REACHES, {"icnn_init": 0.001, "nonconvex": 0.02}, True),
+        (REACHES, {"icnn_init": 0.05, "nonconvex": 0.02}, False),
+        (MISS, {"icnn": 2.3, "icnn_skip": 1.0, "nonconvex": 0.02}, True),
+        (MISS, {"icnn": 2.3, "icnn_skip": 0.01, "nonconvex": 0.02}, False),
+        (MISS, {"icnn": 0.03, "icnn_skip": 1.0, "nonconvex": 0.02}, False),
+        (SAME, {"icnn": 0.02, "icnn_skip": 0.03, "icnn_init": 0.025}, True),
+        (SAME, {"icnn": 0.02, "icnn_skip": 0.3, "icnn_init": 0.025}, False),
+        (SAME, {"icnn": 0.02, "icnn_skip": 0.03, "icnn_init": 0.1}, False),  # better is not same
+        (SAME, {"icnn": 2.3, "icnn_skip": 2.3, "icnn_init": 2.3}, False),  # nobody has learned
+        (LOWER, {"icnn_init": 0.1, "icnn": 0.2}, True),
+        (LOWER, {"icnn_init": 0.2, "icnn": 0.2}, False),
+        (LOWER, {"icnn_init": 2.3, "icnn": 0.2}, False),
+    ],
+)
+def test_training_losses(check, losses, holds):
+    finding = check.judge({name: level(loss) for name, loss in losses.items()})
+    assert finding.holds is holds
+
+
+def test_findings_name_the_numbers():
+    finding = REACHES.judge({"icnn_init": level(0.03), "nonconvex": level(0.02)})
+    assert finding.measured == "ICNN + init: 0.03; non-convex: 0.02"
 
 
 def test_seeds_that_diverged_are_infinitely_bad():
-    run = trained([0.1, None, 0.3])
-    assert checks.train_losses(run).tolist() == [0.1, math.inf, 0.3]
+    assert measures.train_losses(trained([0.1, None, 0.3])).tolist() == [0.1, math.inf, 0.3]
     runs = {"icnn_init": trained([0.02, None, None]), "nonconvex": level(0.02)}
-    assert not checks.reaches("icnn_init", "nonconvex").judge(runs).holds
+    assert not REACHES.judge(runs).holds
 
 
-def test_the_loss_of_guessing_is_that_of_the_data_set():
+@pytest.mark.parametrize(("dataset", "holds"), [("cifar100", True), ("mnist", False)])
+def test_the_loss_of_guessing_is_that_of_the_data_set(dataset, holds):
     # The same losses are near each other among 100 classes, and far apart among 10.
-    runs = {"icnn_init": level(1.2, "cifar100"), "nonconvex": level(0.9, "cifar100")}
-    check = checks.reaches("icnn_init", "nonconvex")
-    assert check.judge(runs).holds
-    assert not check.judge({"icnn_init": level(1.2), "nonconvex": level(0.9)}).holds
+    runs = {"icnn_init": level(1.2, dataset), "nonconvex": level(0.9, dataset)}
+    assert REACHES.judge(runs).holds is holds
 
 
-def judged(check, **losses):
-    return check.judge({name: level(loss) for name, loss in losses.items()}).holds
+@pytest.mark.parametrize(("stuck", "holds"), [(0, True), (2, True), (3, False), (4, False)])
+def test_three_quarters_of_the_seeds(stuck, holds):
+    most = Check(measures.UPPER_LOSS, relations.AT_LEVEL, ["icnn_init"], ["nonconvex"])
+    losses = [0.02] * (10 - stuck) + [2.3] * stuck
+    runs = {"icnn_init": trained(losses), "nonconvex": level(0.02)}
+    assert most.judge(runs).holds is holds
+    assert REACHES.judge(runs).holds
 
 
-def test_reaching_a_level():
-    check = checks.reaches("icnn_init", "nonconvex")
-    assert judged(check, icnn_init=0.03, nonconvex=0.02)
-    assert judged(check, icnn_init=0.001, nonconvex=0.02)
-    assert not judged(check, icnn_init=0.05, nonconvex=0.02)
-    words = check.judge({"icnn_init": level(0.03), "nonconvex": level(0.02)}).measured
-    assert words == "ICNN + init: 0.03; non-convex: 0.02"
+FAST, SLOW, NEVER = [2.3, 1.1, 0.1], [2.3, 2.0, 1.1], [2.3] * 3
 
 
-def test_three_quarters_of_the_seeds():
-    check = checks.most_seeds_reach("icnn_init", "nonconvex")
-    median = checks.reaches("icnn_init", "nonconvex")
-    for stuck, holds in ((0, True), (2, True), (3, False), (4, False)):
-        losses = [0.02] * (10 - stuck) + [2.3] * stuck
-        runs = {"icnn_init": trained(losses), "nonconvex": level(0.02)}
-        assert check.judge(runs).holds is holds
-        assert median.judge(runs).holds
+@pytest.mark.parametrize(
+    ("ours", "theirs", "losses", "holds", "words"),
+    [
+        (FAST, SLOW, [0.1] * 3, True, "ICNN + init: update 2; ICNN: update 3"),
+        (SLOW, FAST, [0.1] * 3, False, "ICNN + init: update 3; ICNN: update 2"),
+        (FAST, FAST, [0.1] * 3, False, "ICNN + init: update 2; ICNN: update 2"),
+        (NEVER, NEVER, [0.1] * 3, False, "ICNN + init: never; ICNN: never"),
+        (SLOW, NEVER, [0.1] * 3, True, "ICNN + init: update 3; ICNN: never"),
+        # Most seeds diverged.
+        (SLOW, NEVER, [0.1, None, None], False, "ICNN + init: never; ICNN: never"),
+    ],
+)
+def test_beginning_to_learn(ours, theirs, losses, holds, words):
+    check = Check(measures.BEGINNING, relations.EARLIER, ["icnn_init"], ["icnn"])
+    runs = {"icnn_init": trained(losses, ours), "icnn": trained([0.1] * 3, theirs)}
+    assert check.judge(runs) == (holds, words)
 
 
-def test_missing_a_level():
-    check = checks.misses(["icnn", "icnn_skip"], "nonconvex")
-    assert judged(check, icnn=2.3, icnn_skip=1.0, nonconvex=0.02)
-    assert not judged(check, icnn=2.3, icnn_skip=0.01, nonconvex=0.02)
-    assert not judged(check, icnn=0.03, icnn_skip=1.0, nonconvex=0.02)
+@pytest.mark.parametrize(("first", "holds"), [(100.0, True), (2.3, False)])
+def test_falling_before_the_plateau(first, holds):
+    check = Check(measures.FALL, relations.FALLS, ["icnn"], threshold=2.0)
+    assert check.judge({"icnn": trained(NEVER, [first, 2.3])}).holds is holds
 
 
-def test_the_same_level():
-    check = checks.same_loss(["a", "b"], "icnn_init")
-    assert judged(check, a=0.02, b=0.03, icnn_init=0.025)
-    assert not judged(check, a=0.02, b=0.3, icnn_init=0.025)
-    assert not judged(check, a=0.02, b=0.03, icnn_init=0.1)  # better is not the same
-    assert not judged(check, a=2.3, b=2.3, icnn_init=2.3)  # nobody has learned
-
-
-def test_lower_losses():
-    check = checks.below("icnn_init", "icnn")
-    assert judged(check, icnn_init=0.1, icnn=0.2)
-    assert not judged(check, icnn_init=0.2, icnn=0.2)
-    assert not judged(check, icnn_init=2.3, icnn=0.2)
-
-
-def test_beginning_to_learn():
-    fast, slow = [2.3, 1.1, 0.1], [2.3, 2.0, 1.1]
-    check = checks.begins_before("icnn_init", "icnn")
-    for ours, theirs, holds in (
-        (fast, slow, True), (slow, fast, False), (fast, fast, False), ([2.3] * 3, [2.3] * 3, False),
-        (slow, [2.3] * 3, True),
-    ):  # fmt: skip
-        runs = {"icnn_init": trained([0.1] * 3, ours), "icnn": trained([0.1] * 3, theirs)}
-        assert check.judge(runs).holds is holds
-    runs = {"icnn_init": trained([0.1] * 3, slow), "icnn": trained([0.1] * 3, [2.3] * 3)}
-    assert check.judge(runs).measured == "ICNN + init: update 3; ICNN: never"
-    runs["icnn_init"] = trained([0.1, None, None], slow)  # most seeds diverged
-    assert check.judge(runs).measured == "ICNN + init: never; ICNN: never"
-
-
-def test_falling_before_the_plateau():
-    check = checks.falls_before_plateau("icnn")
-    assert check.judge({"icnn": trained([2.3] * 3, [100.0, 2.3])}).holds
-    assert not check.judge({"icnn": trained([2.3] * 3, [2.3, 2.3])}).holds
-
-
-# --- Generalisation --------------------------------------------------------------------------
+# --- Generalisation and toxicity ---------------------------------------------------------------
 
 
 def with_accuracies(curve, diverged=(), seeds=5):
     """A run whose seeds have these test accuracies, in [0, 1], after epochs 0, 1, ..."""
-    statuses = {
-        str(seed): {"status": "diverged" if seed in diverged else "finished"}
-        for seed in range(seeds)
-    }
     rows = [
         (seed, epoch, epoch, "test", "accuracy", value)
         for epoch, value in enumerate(curve)
         for seed in range(seeds)
     ]
     rows += [(0, 9, 9, "validation", "accuracy", 1.0), (0, 9, 9, "test", "loss", 5.0)]
-    return fabricated({"seeds": list(range(seeds))}, statuses, rows)
+    return fabricated({"seeds": list(range(seeds))}, statuses(seeds, diverged), rows)
 
 
-def accuracy_finding(check, **finals):
-    return check.judge(
-        {name: with_accuracies([0.1, final]) for name, final in finals.items()}
-    ).holds
+@pytest.mark.parametrize(
+    ("diverged", "expected"), [([], [10, 50]), ([0, 1], [10, 50]), ([0, 1, 2], [0, 0])]
+)
+def test_accuracies_are_percentages_by_epoch(diverged, expected):
+    found = measures.accuracies(with_accuracies([0.1, 0.5], diverged))
+    assert found.to_dict() == dict(enumerate(expected))
 
 
-def test_accuracies_are_percentages_by_epoch():
-    assert checks.accuracies(with_accuracies([0.1, 0.5])).to_dict() == {0: 10.0, 1: 50.0}
-    assert checks.accuracies(with_accuracies([0.1, 0.5], diverged=[0, 1])).to_dict() == {
-        0: 10.0,
-        1: 50.0,
-    }
-    assert checks.accuracies(with_accuracies([0.1, 0.5], diverged=[0, 1, 2])).to_dict() == {
-        0: 0,
-        1: 0,
-    }
-
-
-def test_similar_accuracies():
-    check = checks.similar_accuracies(["a", "b", "c"])
-    assert accuracy_finding(check, a=0.98, b=0.97, c=0.965)
-    assert not accuracy_finding(check, a=0.98, b=0.97, c=0.95)
-
-
-def test_higher_accuracies():
-    check = checks.higher_accuracy("a", ["b", "c"])
-    assert accuracy_finding(check, a=0.5, b=0.4, c=0.45)
-    assert not accuracy_finding(check, a=0.5, b=0.4, c=0.55)
-    assert not accuracy_finding(check, a=0.5, b=0.5, c=0.4)
-
-
-def test_higher_accuracies_in_early_epochs():
-    check = checks.higher_accuracy_early("a", ["b"])
-    early, late = [0.1, *[0.4] * 5, 0.4], [0.9, *[0.3] * 5, 0.9]
-    assert check.judge({"a": with_accuracies(early), "b": with_accuracies(late)}).holds
-    assert not check.judge({"a": with_accuracies(late), "b": with_accuracies(early)}).holds
-
-
-def test_matching_accuracies():
-    check = checks.accuracy_matches("a", "b")
-    assert accuracy_finding(check, a=0.485, b=0.5)
-    assert accuracy_finding(check, a=0.9, b=0.5)
-    assert not accuracy_finding(check, a=0.47, b=0.5)
-    check = checks.no_accuracy_gain(["a", "b"], "c")
-    assert accuracy_finding(check, a=0.51, b=0.2, c=0.5)
-    assert not accuracy_finding(check, a=0.51, b=0.53, c=0.5)
-
-
-# --- Toxicity --------------------------------------------------------------------------------
-
-
-def assayed(mean, spread=0.001, seeds=5, assays=4):
+def assayed(mean, seeds=5, assays=4):
     """A run with AUROCs about a mean in every assay."""
     rng = np.random.default_rng(round(1e4 * mean))
     tasks = [f"assay {number}" for number in range(assays)]
     rows = [
-        (seed, epoch, epoch, "test", f"auroc_{task}", mean * epoch + spread * rng.normal())
+        (seed, epoch, epoch, "test", f"auroc_{task}", mean * epoch + 0.001 * rng.normal())
         for epoch in (0, 1)
         for seed in range(seeds)
         for task in tasks
     ]
-    run = fabricated({"seeds": list(range(seeds))}, {}, rows)
-    run.summary["tasks"] = tasks
-    return run
+    return fabricated({"seeds": list(range(seeds))}, {}, rows, tasks=tasks)
 
 
-def auroc_finding(check, **means):
-    return check.judge({name: assayed(mean) for name, mean in means.items()}).holds
+def final(accuracy):
+    return with_accuracies([0.1, accuracy])
 
 
-def test_sign_tests():
-    check = checks.better_auroc("a", "b")
-    assert auroc_finding(check, a=0.82, b=0.80)
-    assert not auroc_finding(check, a=0.80, b=0.82)
-    assert not auroc_finding(check, a=0.80, b=0.80)
+def early(accuracy):
+    return with_accuracies([0.9 - accuracy, *[accuracy] * 5, 0.9 - accuracy])
+
+
+@pytest.mark.parametrize(
+    ("made", "measure", "relation", "threshold", "values", "others", "holds"),
+    [
+        (final, measures.ACCURACIES, relations.TOGETHER, 2, [0.98, 0.97, 0.965], [], True),
+        (final, measures.ACCURACIES, relations.TOGETHER, 2, [0.98, 0.97, 0.95], [], False),
+        (final, measures.FINAL_ACCURACY, relations.ABOVE, None, [0.5], [0.4, 0.45], True),
+        (final, measures.FINAL_ACCURACY, relations.ABOVE, None, [0.5], [0.4, 0.55], False),
+        (final, measures.FINAL_ACCURACY, relations.ABOVE, None, [0.5], [0.5, 0.4], False),
+        (early, measures.EARLY_ACCURACY, relations.ABOVE, None, [0.4], [0.3], True),
+        (early, measures.EARLY_ACCURACY, relations.ABOVE, None, [0.3], [0.4], False),
+        (final, measures.FINAL_ACCURACY, relations.NOT_FAR_BELOW, 2, [0.485], [0.5], True),
+        (final, measures.FINAL_ACCURACY, relations.NOT_FAR_BELOW, 2, [0.9], [0.5], True),
+        (final, measures.FINAL_ACCURACY, relations.NOT_FAR_BELOW, 2, [0.47], [0.5], False),
+        (final, measures.FINAL_ACCURACIES, relations.NOT_FAR_ABOVE, 2, [0.51, 0.2], [0.5], True),
+        (final, measures.FINAL_ACCURACIES, relations.NOT_FAR_ABOVE, 2, [0.51, 0.53], [0.5], False),
+        (assayed, measures.MEAN_AUROC, relations.ABOVE, None, [0.82], [0.80, 0.81], True),
+        (assayed, measures.MEAN_AUROC, relations.ABOVE, None, [0.81], [0.80, 0.82], False),
+        (assayed, measures.MEAN_AUROC, relations.NOT_FAR_BELOW, 2, [0.81], [0.82], True),
+        (assayed, measures.MEAN_AUROC, relations.NOT_FAR_BELOW, 2, [0.79], [0.82], False),
+        (assayed, measures.AVERAGE_AUROC, relations.AS_PUBLISHED, 80.57, [0.80], [], True),
+        (assayed, measures.AVERAGE_AUROC, relations.AS_PUBLISHED, 80.57, [0.84], [], False),
+        (assayed, measures.AVERAGE_AUROC, relations.AS_PUBLISHED, 80.57, [0.77], [], False),
+        (assayed, measures.AUROCS, relations.BETTER, 0.05, [0.82], [0.80], True),
+        (assayed, measures.AUROCS, relations.BETTER, 0.05, [0.80], [0.82], False),
+        (assayed, measures.AUROCS, relations.BETTER, 0.05, [0.80], [0.80], False),
+    ],
+)
+def test_percentages(made, measure, relation, threshold, values, others, holds):
+    runs = {str(place): made(value) for place, value in enumerate([*values, *others])}
+    names = list(runs)
+    check = Check(measure, relation, names[: len(values)], names[len(values) :], threshold)
+    assert check.judge(runs).holds is holds
+
+
+def test_sign_tests_of_few_pairs():
+    check = Check(measures.AUROCS, relations.BETTER, ["a"], ["b"], 0.05)
     few = {"a": assayed(0.82, seeds=2, assays=2), "b": assayed(0.80, seeds=2, assays=2)}
-    finding = check.judge(few)  # 4 wins of 4: p = 1/16
-    assert not finding.holds
-    assert finding.measured == "4 wins, 0 losses, p = 0.062"
-
-
-def test_levels_of_auroc():
-    check = checks.best_auroc("a", ["b", "c"])
-    assert auroc_finding(check, a=0.82, b=0.80, c=0.81)
-    assert not auroc_finding(check, a=0.81, b=0.80, c=0.82)
-    check = checks.auroc_matches("a", "b")
-    assert auroc_finding(check, a=0.81, b=0.82)
-    assert not auroc_finding(check, a=0.79, b=0.82)
-
-
-def test_the_published_auroc():
-    check = checks.published_auroc("icnn_init")
-    assert auroc_finding(check, icnn_init=0.80)
-    assert not auroc_finding(check, icnn_init=0.84)
-    assert not auroc_finding(check, icnn_init=0.77)
-    assert "80.57" in check.criterion
+    # 4 wins of 4: p = 1/16
+    assert check.judge(few) == (False, "4 wins, 0 losses, p = 0.062")
 
 
 # --- Signal propagation ----------------------------------------------------------------------
 
 
-def signalled(measured, predicted=None, convex=True, histograms=None):
+def signalled(measured, predicted=None, convex=True, histograms=()):
     """A run of three layers; the last two have these (mean, variance, correlation)."""
     first = (7.0, 7.0, 7.0)  # of the first layer, which no check looks at
     rows = [
         (seed, 0, layer, split, metric, value + jitter)
         for split, layers in (("measured", measured), ("predicted", predicted or measured))
         for layer, values in enumerate([first, *layers], start=1)
-        for metric, value in zip(("mean", "variance", "correlation"), values, strict=True)
+        for metric, value in zip(measures.QUANTITIES, values, strict=True)
         for seed, jitter in ((0, -0.01), (1, 0.01))
     ]
     arrays = {}
-    for layer, values in enumerate(histograms or [], start=2):
+    for layer, values in enumerate(histograms, start=2):
         arrays[f"histogram_{layer}"], arrays[f"edges_{layer}"] = np.histogram(values, 60)
     config = {
         "seeds": [0, 1], "model": {"rho": 0.5, "convex": convex}, "signal": {"widths": [9] * 4},
     }  # fmt: skip
     return fabricated(config, {}, rows, arrays)
+
+
+def keeps(quantity):
+    return Check(measures.QUANTITY[quantity], relations.KEPT[quantity], ["a"])
 
 
 @pytest.mark.parametrize(
@@ -303,45 +291,56 @@ def signalled(measured, predicted=None, convex=True, histograms=None):
     ],
 )
 def test_quantities_that_are_kept(quantity, good, bad):
-    check = checks.keeps("icnn_init", quantity)
     fine = (0.0, 1.0, 0.5)
-    assert check.judge({"icnn_init": signalled([good, good])}).holds
-    assert not check.judge({"icnn_init": signalled([fine, bad])}).holds
-    assert not check.judge({"icnn_init": signalled([bad, fine])}).holds
+    for layers, holds in (([good, good], True), ([fine, bad], False), ([bad, fine], False)):
+        assert keeps(quantity).judge({"a": signalled(layers)}).holds is holds
 
 
-def test_the_target_correlation_of_other_networks_is_zero():
-    check = checks.keeps("nonconvex", "correlation")
-    assert check.judge({"nonconvex": signalled([(0, 1, 0), (0, 1, 0)], convex=False)}).holds
-    assert not check.judge({"nonconvex": signalled([(0, 1, 0.5)] * 2, convex=False)}).holds
+@pytest.mark.parametrize(("correlation", "holds"), [(0.0, True), (0.5, False)])
+def test_the_target_correlation_of_other_networks_is_zero(correlation, holds):
+    run = signalled([(0, 1, correlation)] * 2, convex=False)
+    assert keeps("correlation").judge({"a": run}).holds is holds
 
 
-def test_shifts():
-    check = checks.shifts("icnn")
-    assert check.judge({"icnn": signalled([(0.0, 1.0, 0.5), (3.0, 1.0, 0.5)])}).holds
-    assert check.judge({"icnn": signalled([(0.0, 1.0, 0.5), (0.0, 9.0, 0.5)])}).holds
-    assert not check.judge({"icnn": signalled([(0.1, 1.1, 0.9), (-0.1, 0.9, 0.5)])}).holds
+@pytest.mark.parametrize(
+    ("layers", "holds"),
+    [
+        ([(0.0, 1.0, 0.5), (3.0, 1.0, 0.5)], True),
+        ([(0.0, 1.0, 0.5), (0.0, 9.0, 0.5)], True),
+        ([(0.1, 1.1, 0.9), (-0.1, 0.9, 0.5)], False),
+    ],
+)
+def test_shifts(layers, holds):
+    check = Check(measures.SHIFT, relations.SHIFTS, ["a"])
+    assert check.judge({"a": signalled(layers)}).holds is holds
 
 
-def test_predictions():
-    check = checks.is_predicted("icnn")
-    truth = [(10.0, 4.0, 0.5), (100.0, 90.0, 0.6)]
-    assert check.judge({"icnn": signalled(truth, [(10.9, 5.0, 0.4), (103.0, 60.0, 0.7)])}).holds
-    for wrong in [(11.5, 4.0, 0.5), (10.0, 1.0, 0.5), (10.0, 4.0, 0.9)]:
-        assert not check.judge({"icnn": signalled(truth, [wrong, truth[1]])}).holds
-    # A signal that the theory could not follow to the end is not predicted.
-    assert not check.judge({"icnn": signalled(truth, truth[:1])}).holds
+TRUTH = [(10.0, 4.0, 0.5), (100.0, 90.0, 0.6)]
+
+
+@pytest.mark.parametrize(
+    ("predicted", "holds"),
+    [
+        ([(10.9, 5.0, 0.4), (103.0, 60.0, 0.7)], True),
+        ([(11.5, 4.0, 0.5), TRUTH[1]], False),
+        ([(10.0, 1.0, 0.5), TRUTH[1]], False),
+        ([(10.0, 4.0, 0.9), TRUTH[1]], False),
+        (TRUTH[:1], False),  # the theory could not follow the signal to the end
+    ],
+)
+def test_predictions(predicted, holds):
+    check = Check(measures.PREDICTION, relations.PREDICTED, ["a"])
+    assert check.judge({"a": signalled(TRUTH, predicted)}).holds is holds
 
 
 def test_distance_from_a_gaussian():
     rng = np.random.default_rng(0)
     normal, uniform = rng.normal(3.0, 2.0, 50_000), rng.uniform(-1, 1, 50_000)
-    run = signalled([(0, 1, 0)] * 2, histograms=[normal, uniform])
-    found = checks.gaussian_distances(run)
+    found = measures.gaussian_distances(signalled([(0, 1, 0)] * 2, histograms=[normal, uniform]))
     assert found[2] < 0.01
     # Largest difference between x / 2 + 1/2 and the Gaussian of variance 1/3, near x = 0.7.
     assert found[3] == pytest.approx(0.058, abs=0.003)
-    assert checks.gaussian_distances(signalled([(0, 1, 0)] * 2)).tolist() == [1.0, 1.0]
+    assert measures.gaussian_distances(signalled([(0, 1, 0)] * 2)).tolist() == [1.0, 1.0]
 
 
 def test_gaussian_or_not():
@@ -350,12 +349,12 @@ def test_gaussian_or_not():
     near, far = (
         signalled([(0, 1, 0)] * 2, histograms=[normal, values]) for values in (normal, skewed)
     )
-    check = checks.not_gaussian("icnn_init")
-    assert check.judge({"icnn_init": far}).holds
-    assert not check.judge({"icnn_init": near}).holds
-    check = checks.more_gaussian("a", "b")
-    assert check.judge({"a": near, "b": far}).holds
-    assert not check.judge({"a": far, "b": near}).holds
+    other = Check(measures.GAUSSIAN_DISTANCES, relations.FAR_FROM_GAUSSIAN, ["a"], threshold=0.1)
+    assert other.judge({"a": far}).holds
+    assert not other.judge({"a": near}).holds
+    nearer = Check(measures.GAUSSIAN_DISTANCE, relations.SMALLER, ["a"], ["b"])
+    assert nearer.judge({"a": near, "b": far}).holds
+    assert not nearer.judge({"a": far, "b": near}).holds
 
 
 # --- Level sets ------------------------------------------------------------------------------
@@ -377,66 +376,80 @@ def walked(**metrics):
 
 
 @pytest.mark.parametrize(
-    ("check", "bad"),
+    ("measure", "relation", "threshold", "bad"),
     [
-        (checks.stays_on_level, {"residual": 1e-5}),
-        (checks.stays_on_level, {"failed": 0.1}),
-        (checks.qed_differs, {"qed_range": 0.05}),
-        (checks.decodes, {"valid": 0.4}),
-        (checks.decoded_keep_level, {"own_change": 0.02}),
+        (measures.RESIDUAL, relations.ON_LEVEL, None, {"residual": 1e-5}),
+        (measures.RESIDUAL, relations.ON_LEVEL, None, {"failed": 0.1}),
+        (measures.QED_RANGE, relations.AT_LEAST, 0.1, {"qed_range": 0.05}),
+        (measures.VALID, relations.DECODED, 0.5, {"valid": 0.4}),
+        (measures.OWN_CHANGE, relations.SMALL_CHANGE, 0.1, {"own_change": 0.02}),
     ],
 )
-def test_walks(check, bad):
-    assert check("icnn_init").judge({"icnn_init": walked()}).holds
-    assert not check("icnn_init").judge({"icnn_init": walked(**bad)}).holds
+def test_walks(measure, relation, threshold, bad):
+    check = Check(measure, relation, ["a"], threshold=threshold)
+    assert check.judge({"a": walked()}).holds
+    assert not check.judge({"a": walked(**bad)}).holds
 
 
-def test_only_convex_networks_have_such_levels():
-    check = checks.only_convex_levels("icnn_init", "nonconvex")
-    once, twice = walked(), walked(crossed_twice=0.2)
-    assert check.judge({"icnn_init": once, "nonconvex": twice}).holds
-    assert not check.judge({"icnn_init": twice, "nonconvex": twice}).holds
-    assert not check.judge({"icnn_init": once, "nonconvex": once}).holds
+@pytest.mark.parametrize(
+    ("convex", "other", "holds"), [(0.0, 0.2, True), (0.2, 0.2, False), (0.0, 0.0, False)]
+)
+def test_only_convex_networks_have_such_levels(convex, other, holds):
+    check = Check(measures.CROSSED, relations.CROSSED_ONCE, ["a"], ["b"])
+    runs = {"a": walked(crossed_twice=convex), "b": walked(crossed_twice=other)}
+    assert check.judge(runs).holds is holds
 
 
 # --- Theory ----------------------------------------------------------------------------------
 
 
-def test_the_published_initialisation_by_its_closed_form():
+@pytest.mark.parametrize("n", measures.FAN_INS)
+def test_the_published_initialisation_by_its_closed_form(n):
     """The box after Eq. 12, for the numbers that the checks about formulas rest on."""
-    from convexinit.theory import solve_init
-
-    for n in checks.FAN_INS:
-        layer = solve_init(n)
-        below = 6 * (math.pi - 1) + (n - 1) * (3 * math.sqrt(3) + 2 * math.pi - 6)
-        assert layer.weight_mean == pytest.approx(math.sqrt(6 * math.pi / (n * below)))
-        assert layer.weight_var == pytest.approx(1 / n)
-        assert layer.bias_mean == pytest.approx(-math.sqrt(3 * n / below))
+    layer = solve_init(n)
+    below = 6 * (math.pi - 1) + (n - 1) * (3 * math.sqrt(3) + 2 * math.pi - 6)
+    assert layer.weight_mean == pytest.approx(math.sqrt(6 * math.pi / (n * below)))
+    assert layer.weight_var == pytest.approx(1 / n)
+    assert layer.bias_mean == pytest.approx(-math.sqrt(3 * n / below))
 
 
-def test_findings_about_formulas():
-    assert checks.fixed_point().judge({}).holds
-    assert checks.deviation_finding([(0.0, 1e-9, 0.0)]).holds
-    assert not checks.deviation_finding([(0.0, 1e-9, 0.0), (0.0, 0.0, -1e-3)]).holds
-    assert checks.shrinking_finding([0.5, -0.9]).holds
-    assert not checks.shrinking_finding([0.5, -1.1]).holds
-    assert checks.negative_finding([-0.1, -0.2]).holds
-    assert not checks.negative_finding([-0.1, 0.2]).holds
+@pytest.mark.parametrize(
+    ("relation", "threshold", "good", "bad"),
+    [
+        (relations.AT_MOST, 1e-6, 1e-9, 1e-3),
+        (relations.ALL_SMALL, 1.0, [0.5, -0.9], [0.5, -1.1]),
+        (relations.ALL_BELOW, 1.0, [0.5, 0.9], [0.5, 1.1]),
+        (relations.ALL_BELOW_ZERO, 0.0, [-0.1, -0.2], [-0.1, 0.2]),
+    ],
+)
+def test_findings_about_formulas(relation, threshold, good, bad):
+    for value, holds in ((good, True), (bad, False)):
+        check = Check(Measure("", lambda value=value: value, str), relation, threshold=threshold)
+        assert check.judge({}).holds is holds
+
+
+def test_the_fixed_point_is_one():
+    assert measures.fixed_point_error() < 1e-9
 
 
 # --- The table -------------------------------------------------------------------------------
 
 
-def test_every_claim_needs_variants_of_its_panels():
-    for claim in claims.CLAIMS:
-        for panel in claim.panels:
-            assert set(claim.check.needs) <= set(panel.variants)
-    assert len({(claim.statement, claim.place) for claim in claims.CLAIMS}) == len(claims.CLAIMS)
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.statement)
+def test_every_claim_can_be_judged_and_is_written_once(claim):
+    for panel in claim.panels:
+        assert set(claim.check.needs) <= set(panel.variants)
+    assert bool(claim.panels) == bool(claim.check.needs)
+    criterion = claim.check.criterion
+    assert not re.search(r"[{}]|\bnan", criterion)
+    text = markdown(table([Selection(panel, {}, {}, []) for panel in PANELS]))
+    assert text.count(f"| {claim.statement} |") == 1
+    assert criterion in text
 
 
-def test_claims_about_exp_rho_and_biases_are_about_those():
-    for name in (loss_figures.RANDOM_BIAS, loss_figures.BIAS_ONLY, *loss_figures.EXP.values()):
-        assert any(name in claim.check.needs for claim in claims.CLAIMS) or "skip" in name
+def test_claims_about_exp_and_biases_are_about_those():
+    needed = {name for claim in CLAIMS for name in claim.check.needs}
+    assert {RANDOM_BIAS, BIAS_ONLY, EXP["icnn"], EXP["icnn_init"]} <= needed
 
 
 @pytest.fixture
@@ -454,39 +467,26 @@ def with_losses(root, model, loss, seeds=5, experiment="mnist", epochs=10, **opt
     (folder / "summary.json").write_text(json.dumps(summary))
 
 
-def table_of(root):
-    runs = read_runs(root / "runs")
-    from convexinit_paper.figures.select import select
-
-    return claims.table([select(panel, runs) for panel in claims.panels("paper")])
-
-
 def verdicts(root, statement):
-    rows = table_of(root)
+    rows = table_of(root, "claims")
     rows = rows[rows["claim"].str.startswith(statement)]
-    return dict(
-        zip(rows["dataset"], zip(rows["verdict"], rows["measured"], strict=True), strict=True)
-    )
+    found = zip(rows["verdict"], rows["measured"], strict=True)
+    return dict(zip(rows["dataset"], found, strict=True))
 
 
 LEARNS = "ICNN + init learns as"
 
 
-def test_verdicts_on_stored_runs(root):
+@pytest.mark.parametrize(("loss", "verdict"), [(0.03, "reproduced"), (2.3, "not reproduced")])
+def test_verdicts_on_stored_runs(root, loss, verdict):
     with_losses(root, "nonconvex", 0.02)
-    with_losses(root, "icnn_init", 0.03)
+    with_losses(root, "icnn_init", loss)
     assert verdicts(root, LEARNS) == {
-        "MNIST": ("reproduced", "ICNN + init: 0.03; non-convex: 0.02"),
+        "MNIST": (verdict, f"ICNN + init: {loss}; non-convex: 0.02"),
         "CIFAR-10": ("not run", ""),
         "CIFAR-100": ("not run", ""),
     }
     assert verdicts(root, "The initialisation lets")["MNIST"] == ("not run", "without ICNN")
-
-
-def test_a_claim_can_fail_on_stored_runs(root):
-    with_losses(root, "nonconvex", 0.02)
-    with_losses(root, "icnn_init", 2.3)
-    assert verdicts(root, LEARNS)["MNIST"][0] == "not reproduced"
 
 
 @pytest.mark.parametrize(
@@ -494,22 +494,23 @@ def test_a_claim_can_fail_on_stored_runs(root):
     [({"epochs": 3}, "3 epochs instead of 10"), ({"seeds": 2}, "2 seeds, fewer than 3")],
 )
 def test_short_runs_say_nothing(root, extent, reason):
-    for model in TITLES:
+    for model in MODELS:
         with_losses(root, model, 0.02, **extent)
     assert verdicts(root, LEARNS)["MNIST"] == ("not run", reason)
 
 
 def test_other_depths_have_verdicts_of_their_own(root):
-    for model in TITLES:
+    for model in MODELS:
         with_losses(root, model, 0.02)
         with_losses(root, model, 0.5 if model == "icnn_init" else 0.02, model__num_hidden=7)
     assert verdicts(root, LEARNS)["MNIST"][0] == "reproduced"
-    assert verdicts(root, "At other depths")["MNIST, 7 hidden layers"][0] == "not reproduced"
-    assert verdicts(root, "At other depths")["MNIST, 3 hidden layers"] == ("not run", "")
+    other = verdicts(root, "At other depths")
+    assert other["MNIST, 7 hidden layers"][0] == "not reproduced"
+    assert other["MNIST, 3 hidden layers"] == ("not run", "")
 
 
 def test_the_files(root, tmp_path, capsys):
-    for model in TITLES:
+    for model in MODELS:
         with_losses(root, model, 0.02, trainer__precision="tf32")
         store_signal(root, model)
     main(["claims", "--runs", str(root / "runs"), "--out", str(tmp_path / "out")])
@@ -518,29 +519,18 @@ def test_the_files(root, tmp_path, capsys):
     assert "|  |  |  | CIFAR-10; CIFAR-100 |  | not run |  |" in text
     assert "**not reproduced**" in text
     assert all(line.count(" | ") == 6 for line in text.splitlines() if line.startswith("|  |"))
-    table = pd.read_csv(tmp_path / "out" / "claims.csv")
-    assert set(table["verdict"]) == {"reproduced", "not reproduced", "not run"}
-    assert f"Of {len(table)} pairs" in text
-    output = capsys.readouterr().out
-    assert "model=icnn_init model.init=bias_only" in output
+    numbers = pd.read_csv(tmp_path / "out" / "claims.csv")
+    assert set(numbers["verdict"]) == {"reproduced", "not reproduced", "not run"}
+    assert f"Of {len(numbers)} pairs" in text
+    assert "model=icnn_init model.init=bias_only" in capsys.readouterr().out
 
 
-def test_a_search_of_another_grid_is_named(tmp_path):
-    panel = claims.GENERALISATION_MNIST
-    runs = {name: with_accuracies([0.1] + 25 * [0.9]) for name in TITLES}
+@pytest.mark.parametrize(("grid", "shown"), [("small", "5, grid small"), ("paper", "5")])
+def test_a_search_of_another_grid_is_named(grid, shown):
+    panel = GENERALISATION[0]
+    runs = {name: with_accuracies([0.1] + 25 * [0.9]) for name in MODELS}
     common = {"seeds": list(range(5)), "trainer.epochs": 25, "trainer.precision": "float32"}
-    for grid, shown in (("small", "5, grid small"), ("paper", "5")):
-        found = Selection(panel, runs, {**common, "search.grid": grid}, [])
-        nothing = [Selection(other, {}, {}, []) for other in claims.panels("paper")]
-        table = claims.table([found if s.panel is panel else s for s in nothing])
-        assert table["grid"].dropna().unique().tolist() == [grid]
-        assert f"| MNIST | {shown} | **reproduced** |" in claims.markdown(table)
-
-
-def test_every_claim_is_written_once_in_the_table():
-    text = claims.markdown(
-        claims.table([Selection(panel, {}, {}, []) for panel in claims.panels("paper")])
-    )
-    for claim in claims.CLAIMS:
-        assert text.count(f"| {claim.statement} |") == 1
-        assert claim.check.criterion in text
+    found = Selection(panel, runs, {**common, "search.grid": grid}, [])
+    numbers = table([found if other is panel else Selection(other, {}, {}, []) for other in PANELS])
+    assert numbers["grid"].dropna().unique().tolist() == [grid]
+    assert f"| MNIST | {shown} | **reproduced** |" in FIGURES["claims"].markdown(numbers)

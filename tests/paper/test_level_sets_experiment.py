@@ -22,12 +22,16 @@ from convexinit_paper.experiments.level_sets.molecules import Library, at_bottom
 from convexinit_paper.experiments.level_sets.settings import LevelSetSettings
 from convexinit_paper.experiments.level_sets.summary import as_arrays, summarise
 from convexinit_paper.experiments.level_sets.walking import walk_where_possible
-from convexinit_paper.figures import figure_4
+from convexinit_paper.figures import catalogue
 from convexinit_paper.figures.__main__ import main
-from convexinit_paper.figures.select import select
+from convexinit_paper.figures.drawings.molecule import draw_molecule, parse_outline
+from convexinit_paper.figures.drawings.walks import percent, stored_table
+from convexinit_paper.figures.select import Panel
 from convexinit_paper.request.config import CONF, composed
 from convexinit_paper.request.options import ConfigError
-from convexinit_paper.store.runs import read_run, read_runs
+from convexinit_paper.store.runs import read_run
+from support.drawn import drawn as draw
+from support.drawn import table_of, words_in
 
 TASKS = ["tertiary-amine", "michael-acceptor"]
 
@@ -117,8 +121,8 @@ def value(run, task, metric):
 
 def test_walks_stay_on_the_level_and_in_the_box(runs, codec):
     for run in runs.values():
-        walks = figure_4.stored_table(run, "trajectories")
-        points = figure_4.stored_table(run, "points")
+        walks = stored_table(run, "trajectories")
+        points = stored_table(run, "points")
         assert walks.groupby("task").size().to_dict() == dict.fromkeys(TASKS, 12)
         walked = walks[walks["status"] == "walked"]
         assert walked["residual"].max() <= 1e-9
@@ -135,7 +139,7 @@ def test_walks_stay_on_the_level_and_in_the_box(runs, codec):
 
 
 def test_starts_are_predicted_low_but_not_lowest(runs, codec):
-    walks = figure_4.stored_table(runs["icnn_init"], "trajectories")
+    walks = stored_table(runs["icnn_init"], "trajectories")
     for _, here in walks.groupby("task"):
         assert here["level"].max() < here["target_logit"].max()
         assert here["level"].min() > here["target_logit"].min()  # of targets at the bottom
@@ -308,14 +312,18 @@ def test_tables_survive_as_arrays(tmp_path):
 
 @pytest.fixture
 def drawn(runs, monkeypatch, tmp_path, capsys):
-    """Figure and table from the runs above, whose options are taken as those of the figure."""
+    """Figure and table from the runs above, whose options are taken as those of the figures."""
     root = runs["icnn_init"].folder.parents[1]
     options = {
-        "dataset.name": "structural_alerts", "level_sets.tasks": TASKS, "level_sets.steps": 5,
-        "level_sets.trajectories": 12, "dropout.input": 0.0, "dropout.hidden": 0.0,
-        "model.bias_noise": 0.5, "trainer.batch_size": 64, "trainer.learning_rate": 5e-3,
+        "level_sets.tasks": TASKS, "level_sets.steps": 5, "level_sets.trajectories": 12,
+        "dropout.input": 0.0, "dropout.hidden": 0.0, "model.bias_noise": 0.5,
+        "trainer.batch_size": 64, "trainer.learning_rate": 5e-3,
     }  # fmt: skip
-    monkeypatch.setitem(figure_4.SCALES, "demo", options)
+    for name, models in (("figure-4", ["icnn_init"]), ("level-sets", ["nonconvex", "icnn_init"])):
+        compared = dict.fromkeys(models, options)
+        panel = Panel("level_sets", "level sets", compared, {"dataset": "structural_alerts"})
+        figure = dataclasses.replace(catalogue.FIGURES[name], demo=[panel])
+        monkeypatch.setitem(catalogue.FIGURES, name, figure)
     arguments = ["--scale", "demo", "--runs", str(root), "--out", str(tmp_path)]
     main(["figure-4", "level-sets", *arguments])
     return tmp_path, root, capsys.readouterr().out
@@ -355,7 +363,7 @@ def test_still_low_stands_beside_what_chance_would_give(drawn, runs):
 def test_the_walk_shown_has_the_most_distinct_molecules(drawn, runs):
     folder, _, _ = drawn
     shown = pd.read_csv(folder / "tables" / "figure-4.csv")
-    points = figure_4.stored_table(runs["icnn_init"], "points")
+    points = stored_table(runs["icnn_init"], "points")
     for task, rows in shown.groupby("task"):
         valid = points[(points["task"] == task) & (points["smiles"] != "")]
         distinct = valid.groupby("trajectory")["smiles"].nunique()
@@ -368,21 +376,19 @@ def test_the_walk_shown_has_the_most_distinct_molecules(drawn, runs):
 
 def test_the_figure_says_what_it_shows(drawn):
     _, root, _ = drawn
-    selections = [select(panel, read_runs(root)) for panel in figure_4.panels("demo")]
-    numbers = figure_4.table(selections)
-    figure = figure_4.draw(selections, numbers)
-    words = [text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text"))]
+    numbers = table_of(root.parent, "figure-4", "demo")
+    words = words_in(draw(root.parent, "figure-4", "demo"))
     assert any("stand-in for Tox21" in text and "seed 0" in text for text in words)
     assert set(TASKS) <= set(words)
     for row in numbers.to_dict("records"):
         assert f"QED {row['qed']:.2f}" in words
-        assert f"predicted {figure_4.percent(row['toxicity'])}" in words
+        assert f"predicted {percent(row['toxicity'])}" in words
 
 
 def test_a_positive_charge_is_drawn_with_all_its_arms():
     figure = Figure(figsize=(0.8, 0.7), dpi=300)
     axes = figure.add_axes((0, 0, 1, 1))
-    figure_4.draw_molecule(axes, "Nc1cc(O)c([N+](=O)[O-])cc1Cl")
+    draw_molecule(axes, "Nc1cc(O)c([N+](=O)[O-])cc1Cl")
     # Snapped to pixels, narrow outlines with right angles lose width: the plus looks like a dash.
     assert {patch.get_snap() for patch in axes.patches} == {False}
 
@@ -394,7 +400,7 @@ def test_missing_runs_are_named_with_their_command(tmp_path, capsys):
 
 
 def test_outlines_of_svg_paths():
-    outline = figure_4.parse_outline("M 1.5,2 L 3,4 Q 1,1 -2,0 Z M 0,0 L 1,1")
+    outline = parse_outline("M 1.5,2 L 3,4 Q 1,1 -2,0 Z M 0,0 L 1,1")
     assert outline.vertices.tolist() == [
         [1.5, 2], [3, 4], [1, 1], [-2, 0], [1.5, 2], [0, 0], [1, 1],
     ]  # fmt: skip

@@ -1,81 +1,34 @@
 """Table 1: statistics, sign tests, and the files made from stored runs."""
 
-import importlib.util
 import io
 import re
-from functools import cache
 
 import numpy as np
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 from scipy import stats
 
-from convexinit_paper.figures import table_1
 from convexinit_paper.figures.__main__ import main
-from convexinit_paper.figures.select import TITLES, select
-from convexinit_paper.request.config import CONF
+from convexinit_paper.figures.tables import published, table_1
+from convexinit_paper.figures.tables.statistics import binomial_tail, sign_test, spread
+from convexinit_paper.figures.variants import MODELS, title_of
 from convexinit_paper.store.errors import RunError
-from convexinit_paper.store.runs import COLUMNS, Outcome, read_run, read_runs
 from support.data import ROOT
-from support.runs import stored
+from support.drawn import selected, table_of
+from support.stored import ASSAYS, STAND_IN, store_toxicity
 
 PAPER = ROOT.parent / "shared" / "paper.md"
-ASSAYS = table_1.PAPER_ASSAYS[:-1]
-STAND_IN = "Structural alerts (stand-in for Tox21)"
-
-
-@cache
-def composed(model, codec, dataset):
-    overrides = ["experiment=tox21", f"model={model}", f"codec={codec}", f"dataset={dataset}"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_container(compose("config", overrides), resolve=True)
-
-
-def store(root, model, aurocs, codec="ecfp", dataset="tox21", digest="codes-1", status=None):
-    """A run with test AUROCs ``[seeds, assays]``, as fractions, after its last epoch."""
-    config = {
-        **composed(model, codec, dataset),
-        "results_dir": str(root),
-        "seeds": list(range(len(aurocs))),
-    }
-    rows = [
-        (seed, epoch, 10 * epoch, split, metric, value if (split, epoch) == ("test", 5) else 0.123)
-        for epoch in (0, 4, 5)
-        for split in ("test", "validation")
-        for seed, values in enumerate(aurocs)
-        for metric, value in [
-            ("loss", 0.4),
-            *((f"auroc_{task}", value) for task, value in zip(ASSAYS, values, strict=True)),
-            ("auroc", np.mean(values)),
-        ]
-    ]
-    rows += [(seed, 5, 51, "train", "batch_loss", 0.5) for seed in range(len(aurocs))]
-    outcome = Outcome(
-        pd.DataFrame(rows, columns=COLUMNS),
-        {seed: {"status": (status or {}).get(seed, "finished")} for seed in range(len(aurocs))},
-        "CPU",
-        notes={
-            "dataset": "Tox21" if dataset == "tox21" else STAND_IN,
-            "tasks": list(ASSAYS),
-            "codec": digest,
-            "molecules": {"train": 100, "test": 40},
-            "excluded": {"train": {}, "test": {"fewer than 4 heavy atoms": 2, "empty": 1}},
-        },
-    )
-    return stored(config, outcome)
+needs_paper = pytest.mark.skipif(not PAPER.is_file(), reason=f"the paper's text is not at {PAPER}")
 
 
 def random_aurocs(seed=0, seeds=10):
     return np.random.default_rng(seed).uniform(0.5, 1.0, (seeds, len(ASSAYS))).round(4)
 
 
-def selections_of(root, scale="paper"):
-    runs = read_runs(root / "runs")
-    return [select(panel, runs) for panel in table_1.panels(scale)]
+def sign_tests_of(root):
+    return table_1.sign_tests(selected(root, "table-1"))
 
 
 @pytest.fixture
@@ -100,7 +53,7 @@ def test_median_and_error_against_sorting(values):
         above = min(below + 1, len(ordered) - 1)
         return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
-    median, error = table_1.spread(np.array(values))
+    median, error = spread(np.array(values))
     assert median == pytest.approx(quantile(0.5), abs=1e-9)
     expected = max(quantile(0.5) - quantile(0.05), quantile(0.95) - quantile(0.5))
     assert error == pytest.approx(expected, abs=1e-9)
@@ -108,8 +61,8 @@ def test_median_and_error_against_sorting(values):
 
 def test_values_that_are_not_finite_are_left_out():
     values = np.array([1.0, np.nan, 3.0, np.inf])
-    assert table_1.spread(values) == table_1.spread(np.array([1.0, 3.0]))
-    assert np.isnan(table_1.spread(np.array([np.nan]))).all()
+    assert spread(values) == spread(np.array([1.0, 3.0]))
+    assert np.isnan(spread(np.array([np.nan]))).all()
 
 
 @given(st.integers(0, 150), st.integers(0, 150))
@@ -118,23 +71,23 @@ def test_binomial_tail_against_scipy(wins, losses):
     expected = 1.0
     if wins + losses:
         expected = stats.binomtest(wins, wins + losses, 0.5, alternative="greater").pvalue
-    assert table_1.binomial_tail(wins, losses) == pytest.approx(expected, rel=1e-9)
+    assert binomial_tail(wins, losses) == pytest.approx(expected, rel=1e-9)
 
 
 def test_sign_test_counts_every_pair_once():
     first = np.array([[2.0, 1.0, 5.0], [np.nan, 1.0, 4.0]])
     second = np.array([[1.0, 1.0, 6.0], [1.0, np.inf, 3.0]])
-    result = table_1.sign_test(first, second)
+    result = sign_test(first, second)
     assert result == (2, 1, 1, 2, 0.5)
-    other_way = table_1.sign_test(second, first)
+    other_way = sign_test(second, first)
     assert (other_way.wins, other_way.losses, other_way.ties) == (1, 2, 1)
-    assert table_1.sign_test(first[:, :0], second[:, :0]).p == 1.0
+    assert sign_test(first[:, :0], second[:, :0]).p == 1.0
 
 
 # --- The paper's numbers -----------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not PAPER.is_file(), reason=f"the paper's text is not at {PAPER}")
+@needs_paper
 def test_the_paper_s_rows_are_those_of_its_table():
     text = PAPER.read_text().split("Table 1: Area under the ROC curve")[1]
     titles = {
@@ -144,7 +97,7 @@ def test_the_paper_s_rows_are_those_of_its_table():
         "non-convex": "nonconvex",
     }
     names: list[str] = []
-    found: dict[str, list[tuple[float, float]]] = {model: [] for model in table_1.PAPER}
+    found: dict[str, list[tuple[float, float]]] = {model: [] for model in published.AUROCS}
     for line in text.splitlines():
         head, *entries = (entry.strip() for entry in line.split("\t"))
         if not head and entries and entries[0].startswith(("NR.", "SR.")):
@@ -152,32 +105,34 @@ def test_the_paper_s_rows_are_those_of_its_table():
         elif head in titles:
             pairs = (re.findall(r"\d+\.\d+", entry) for entry in entries if entry)
             found[titles[head]] += [(float(median), float(error)) for median, error in pairs]
-    assert tuple(names) == table_1.PAPER_ASSAYS
+    assert tuple(names) == published.ASSAYS
     assert {
         model: tuple(zip(*pairs, strict=True)) for model, pairs in found.items()
-    } == table_1.PAPER
+    } == published.AUROCS
 
 
-@pytest.mark.skipif(not PAPER.is_file(), reason=f"the paper's text is not at {PAPER}")
+@needs_paper
 def test_the_paper_s_p_values_are_those_of_its_text():
     text = PAPER.read_text()
     values = re.findall(r"-value\s+\$(\d\.\de-\d+)\$", text)
-    assert [float(value) for value in values] == list(table_1.PAPER_P.values())
+    assert [float(value) for value in values] == list(published.P_VALUES.values())
 
 
 def test_our_average_is_the_paper_s():
     # The paper's AVG from its own rows: over assays, not over seeds, whose error would be below 5.
-    for medians, errors in table_1.PAPER.values():
-        median, error = table_1.spread(np.array(medians[:-1]))
+    for medians, errors in published.AUROCS.values():
+        median, error = spread(np.array(medians[:-1]))
         assert median == pytest.approx(medians[-1], abs=0.2)
         assert error == pytest.approx(errors[-1], abs=0.2)
 
 
 def test_the_permutation_named_in_the_note_fits_the_other_rows():
-    others = np.mean([table_1.PAPER[model][0] for model in TITLES if model != "icnn_skip"], axis=0)
-    printed = dict(zip(table_1.PAPER_ASSAYS, table_1.PAPER["icnn_skip"][0], strict=True))
-    named = re.search(r"label files, (.*), they", table_1.PAPER_NOTE)[1].split(", ")
-    assert sorted(named) == sorted(table_1.PAPER_ASSAYS[6:12])
+    others = np.mean(
+        [published.AUROCS[model][0] for model in MODELS if model != "icnn_skip"], axis=0
+    )
+    printed = dict(zip(published.ASSAYS, published.AUROCS["icnn_skip"][0], strict=True))
+    named = re.search(r"label files, (.*), they", published.NOTE)[1].split(", ")
+    assert sorted(named) == sorted(published.ASSAYS[6:12])
     read = {**printed, **dict(zip(named, [printed[x] for x in ASSAYS[6:]], strict=True))}
     gap = {
         label: max(abs(row[assay] - others[i]) for i, assay in enumerate(ASSAYS) if i >= 6)
@@ -194,14 +149,15 @@ def test_the_permutation_named_in_the_note_fits_the_other_rows():
 
 def test_statistics_of_a_run_against_numpy(root):
     aurocs = random_aurocs()
-    store(root, "icnn", aurocs)
-    row = table_1.table(selections_of(root)).iloc[0]
+    store_toxicity(root, "icnn", aurocs)
+    table = table_of(root, "table-1")
+    row = table.iloc[0]
     assert (row["dataset"], row["codec"], row["model"], row["seeds"]) == (
         "Tox21", "ECFP", "ICNN", 10,
     )  # fmt: skip
     columns = {assay: aurocs[:, i] for i, assay in enumerate(ASSAYS)}
     columns |= {"AVG": aurocs.mean(0), "mean": aurocs.mean(1)}
-    assert list(columns) == table_1.columns_of(table_1.table(selections_of(root)))
+    assert list(columns) == table_1.columns_of(table)
     for name, values in columns.items():
         low, median, high = 100 * np.quantile(values, [0.05, 0.5, 0.95])
         assert row[name] == pytest.approx(median)
@@ -209,14 +165,14 @@ def test_statistics_of_a_run_against_numpy(root):
 
 
 def test_codecs_and_variants_are_in_order_and_the_paper_last(root):
-    for model in reversed(TITLES):
-        store(root, model, random_aurocs(), "ecfp")
-    store(root, "icnn", random_aurocs(1), "autoencoder")
-    numbers = table_1.table(selections_of(root))
+    for model in reversed(MODELS):
+        store_toxicity(root, model, random_aurocs(), "ecfp")
+    store_toxicity(root, "icnn", random_aurocs(1), "autoencoder")
+    numbers = table_of(root, "table-1")
     assert list(zip(numbers["codec"], numbers["model"], strict=True)) == [
         ("autoencoder", "ICNN"),
-        *(("ECFP", title) for title in TITLES.values()),
-        *(("paper (CDDD)", title) for title in TITLES.values()),
+        *(("ECFP", title) for title in map(title_of, MODELS)),
+        *(("paper (CDDD)", title) for title in map(title_of, MODELS)),
     ]
     paper = numbers[numbers["codec"] == "paper (CDDD)"].set_index("model")
     assert paper.loc["ICNN + skip", "SR.MMP"] == 75.40  # as published
@@ -230,11 +186,11 @@ def test_sign_tests_per_codec(root):
     better[0, 0] = base[0, 0]  # one tie
     better[1, 2] = base[1, 2] - 0.01  # one loss
     worse[2, 1] = np.nan
-    store(root, "icnn_init", better)
-    store(root, "icnn", base)
-    store(root, "icnn_skip", worse)
-    store(root, "icnn_init", base, "autoencoder")  # nothing to compare with
-    tests = table_1.sign_tests(selections_of(root))
+    store_toxicity(root, "icnn_init", better)
+    store_toxicity(root, "icnn", base)
+    store_toxicity(root, "icnn_skip", worse)
+    store_toxicity(root, "icnn_init", base, "autoencoder")  # nothing to compare with
+    tests = sign_tests_of(root)
     assert list(tests["codec"].unique()) == ["ECFP"]
     assert list(tests["model"].unique()) == ["ICNN + init"]
     assert list(tests["against"]) == ["ICNN", "ICNN + skip"]
@@ -249,9 +205,9 @@ def test_sign_tests_per_codec(root):
 def test_pairs_are_of_the_same_seed_and_assay(root):
     # Shifted by one seed, the same numbers would win in half of the pairs only.
     base = np.linspace(0.5, 0.9, 10)[:, None] + np.zeros((1, len(ASSAYS)))
-    store(root, "icnn_init", base + 0.001)
-    store(root, "icnn", base)
-    (row,) = table_1.sign_tests(selections_of(root)).to_dict("records")
+    store_toxicity(root, "icnn_init", base + 0.001)
+    store_toxicity(root, "icnn", base)
+    (row,) = sign_tests_of(root).to_dict("records")
     assert row["wins"] == base.size
 
 
@@ -259,8 +215,8 @@ def test_a_diverged_seed_and_an_assay_without_auroc(root, tmp_path):
     aurocs = random_aurocs(seeds=4)
     aurocs[:, 3] = np.nan
     aurocs[2] = np.nan
-    store(root, "icnn", aurocs, status={2: "diverged"})
-    numbers = table_1.table(selections_of(root))
+    store_toxicity(root, "icnn", aurocs, diverged=[2])
+    numbers = table_of(root, "table-1")
     row = numbers.iloc[0]
     assert np.isnan(row[ASSAYS[3]])
     assert row[ASSAYS[0]] == pytest.approx(100 * np.median(aurocs[[0, 1, 3], 0]))
@@ -275,33 +231,33 @@ def test_a_diverged_seed_and_an_assay_without_auroc(root, tmp_path):
 
 
 def test_networks_that_learned_nothing_are_named(root, tmp_path):
-    store(root, "icnn", np.full((3, len(ASSAYS)), 0.5))
+    store_toxicity(root, "icnn", np.full((3, len(ASSAYS)), 0.5))
     text = written(root, tmp_path / "out")["table-1.md"]
     assert "50.00 ± 0.00: networks that give all molecules the same score" in text
 
 
 def test_runs_with_different_codes_are_not_compared(root):
-    store(root, "icnn", random_aurocs(), digest="codes-1")
-    store(root, "icnn_init", random_aurocs(), digest="codes-2")
+    store_toxicity(root, "icnn", random_aurocs(), digest="codes-1")
+    store_toxicity(root, "icnn_init", random_aurocs(), digest="codes-2")
     with pytest.raises(RunError, match=r"used different codes: codes-1 in .*; codes-2 in") as error:
-        table_1.table(selections_of(root))
+        table_of(root, "table-1")
     assert "force=true" in str(error.value)
 
 
 def test_a_run_that_does_not_say_its_data_set(root):
-    folder = store(root, "icnn", random_aurocs())
+    folder = store_toxicity(root, "icnn", random_aurocs())
     summary = folder / "summary.json"
     summary.write_text(summary.read_text().replace('"dataset"', '"other"'))
     with pytest.raises(RunError, match="does not say its dataset"):
-        table_1.table(selections_of(root))
+        table_of(root, "table-1")
 
 
 # --- Files -----------------------------------------------------------------------------------
 
 
 def test_files_agree_with_each_other(root, tmp_path):
-    for number, model in enumerate(TITLES):
-        store(root, model, random_aurocs(number))
+    for number, model in enumerate(MODELS):
+        store_toxicity(root, model, random_aurocs(number))
     files = written(root, tmp_path / "out")
     assert sorted(files) == [
         "table-1-by-epoch.csv",
@@ -363,7 +319,7 @@ def test_files_agree_with_each_other(root, tmp_path):
 
 
 def test_notes_say_on_what_the_table_rests(root, tmp_path):
-    store(root, "icnn", random_aurocs(seeds=3))
+    store_toxicity(root, "icnn", random_aurocs(seeds=3))
     text = written(root, tmp_path / "out")["table-1.md"]
     assert (
         "ECFP (codec codes-1): 3 seeds, 300 epochs; 40 test molecules, 3 more have no code" in text
@@ -375,8 +331,8 @@ def test_notes_say_on_what_the_table_rests(root, tmp_path):
 
 def test_learning_over_epochs_is_that_of_the_stored_runs(root, tmp_path):
     aurocs = random_aurocs(seeds=3)
-    store(root, "icnn", aurocs)
-    store(root, "icnn_init", random_aurocs(1, seeds=3))
+    store_toxicity(root, "icnn", aurocs)
+    store_toxicity(root, "icnn_init", random_aurocs(1, seeds=3))
     files = written(root, tmp_path / "out")
     numbers = pd.read_csv(io.StringIO(files["table-1-by-epoch.csv"]))
     icnn = numbers[numbers["model"] == "ICNN"].set_index("epoch")["auroc"]
@@ -389,7 +345,7 @@ def test_learning_over_epochs_is_that_of_the_stored_runs(root, tmp_path):
 
 
 def test_missing_runs_are_named_with_their_command(root, tmp_path, capsys):
-    store(root, "icnn", random_aurocs(seeds=3))
+    store_toxicity(root, "icnn", random_aurocs(seeds=3))
     written(root, tmp_path / "out")
     output = capsys.readouterr().out
     assert "table-1: Tox21, ECFP: missing non-convex, ICNN + skip, ICNN + init" in output
@@ -399,8 +355,8 @@ def test_missing_runs_are_named_with_their_command(root, tmp_path, capsys):
 
 
 def test_a_stand_in_is_labelled_and_not_set_beside_the_paper(root, tmp_path):
-    for model in TITLES:
-        store(root, model, random_aurocs(), "autoencoder", "structural_alerts")
+    for model in MODELS:
+        store_toxicity(root, model, random_aurocs(), "autoencoder", "structural_alerts")
     with pytest.raises(SystemExit, match="no runs for table-1"):
         written(root, tmp_path / "paper")
     files = written(root, tmp_path / "out", "demo")
@@ -411,89 +367,3 @@ def test_a_stand_in_is_labelled_and_not_set_beside_the_paper(root, tmp_path):
     assert "do not compare with the paper's" in files["table-1.md"]
     assert "do not compare with the paper's" in files["table-1.tex"]
     assert "The paper reports" not in files["table-1-sign-tests.md"]
-
-
-# --- Recording -------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def recording():
-    spec = importlib.util.spec_from_file_location("record", ROOT / "scripts" / "record_runs.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def paper_size_metrics():
-    """As many rows as a run of ten seeds, 300 epochs of 47 steps and twelve assays has."""
-    rng = np.random.default_rng(0)
-    steps = np.arange(1, 300 * 47 + 1)
-    parts = [
-        pd.DataFrame(
-            {
-                "seed": np.repeat(np.arange(10), steps.size),
-                "epoch": np.tile((steps - 1) // 47 + 1, 10),
-                "step": np.tile(steps, 10),
-                "split": "train",
-                "metric": "batch_loss",
-            }
-        )
-    ]
-    epochs = np.arange(301)
-    for metric in ("loss", *(f"auroc_{assay}" for assay in ASSAYS), "auroc"):
-        parts.append(
-            pd.DataFrame(
-                {
-                    "seed": np.tile(np.arange(10), epochs.size),
-                    "epoch": np.repeat(epochs, 10),
-                    "step": np.repeat(47 * epochs, 10),
-                    "split": "test",
-                    "metric": metric,
-                }
-            )
-        )
-    metrics = pd.concat(parts, ignore_index=True)
-    return metrics.assign(value=rng.uniform(0.1, 1.0, len(metrics)))
-
-
-def test_a_recorded_run_of_tox21_is_small_and_gives_the_same_table(root, tmp_path, recording):
-    folder = store(root, "icnn", random_aurocs())
-    metrics = paper_size_metrics()
-    metrics.to_csv(folder / "metrics.csv", index=False, float_format="%.9g")
-    excluded = {"excluded.test": np.array([["ID", "[Hg]", "an element"]])}
-    np.savez_compressed(folder / "arrays.npz", **excluded)
-    copy = recording.record(read_run(folder), tmp_path)
-    assert (copy / "metrics.csv").stat().st_size < 100_000
-    np.testing.assert_array_equal(read_run(copy).arrays["excluded.test"], excluded["excluded.test"])
-    before, after = (table_1.last_aurocs(read_run(place)) for place in (folder, copy))
-    pd.testing.assert_frame_equal(before, after, rtol=1e-5)
-    kept = read_run(copy).metrics
-    means = kept.query("metric == 'auroc' and seed == 3")["epoch"]
-    assert means.tolist() == list(range(0, 301, 10))
-    assert kept.query("metric == 'batch_loss'")["step"].max() == 300 * 47
-
-
-def test_what_figure_2_draws_is_kept(recording):
-    steps = np.arange(1, 8441)
-    losses = pd.DataFrame(
-        {"seed": 0, "epoch": 1, "step": steps, "split": "train", "metric": "batch_loss", "value": 1}
-    )
-    assert recording.thin(losses, drawn=True)["step"].tolist() == [*range(1, 8441, 50), 8440]
-    few = pd.DataFrame(
-        {"seed": 0, "epoch": range(31), "step": 0, "split": "test", "metric": "loss", "value": 1.0}
-    )
-    assert recording.thin(few, drawn=True)["epoch"].tolist() == list(range(31))
-
-
-def test_weights_are_not_recorded(root, tmp_path, recording):
-    folder = store(root, "icnn", random_aurocs())
-    weights = {"weights.layer": np.ones(4), "sizes.encoder": np.ones(1), "tokens": np.array(["C"])}
-    np.savez_compressed(folder / "arrays.npz", kept=np.arange(3), **weights)
-    assert list(read_run(recording.record(read_run(folder), tmp_path)).arrays) == ["kept"]
-    np.savez_compressed(folder / "arrays.npz", **weights)
-    copy = recording.record(read_run(folder), tmp_path)
-    assert not (copy / "arrays.npz").exists()
-    # Of its files only the checksums are gone, as they are not those of the whole run.
-    assert read_run(copy).summary == {
-        name: value for name, value in read_run(folder).summary.items() if name != "sha256"
-    }
