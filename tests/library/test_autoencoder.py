@@ -404,7 +404,7 @@ def test_training_goes_on_from_its_checkpoint_with_the_same_numbers(
             raise KilledError
         return learning_rate(step, options)
 
-    monkeypatch.setattr("convexinit_paper.experiments.autoencoder.learning_rate", killed)
+    monkeypatch.setattr("convexinit_paper.experiments.autoencoder.training.learning_rate", killed)
     with pytest.raises(KilledError):
         train(corpus, SMALL, OPTIONS, 0, Checkpoint(tmp_path / "part.pt", 0))
     monkeypatch.undo()

@@ -1,6 +1,7 @@
 """From the configuration to settings: every option, its type and its range."""
 
 import dataclasses
+import math
 import pickle
 import re
 from typing import get_type_hints
@@ -54,12 +55,15 @@ def ranges():
 @pytest.mark.parametrize(("kind", "section", "usual", "field", "allowed"), ranges())
 def test_a_value_out_of_range_is_named(monkeypatch, kind, section, usual, field, allowed):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    is_list = "list" in str(get_type_hints(kind)[field.name])
-    values = [[0]] if is_list else [-1, "", "cuda"]
-    outside = next(value for value in values if not allowed.holds(value))
+    hint = str(get_type_hints(kind)[field.name])
+    values = {"float": [-1.0, math.nan, math.inf], "int": [-1], "str": ["", "cuda"]}
+    candidates = [[0]] if "list" in hint else next(values[name] for name in values if name in hint)
+    outside = [value for value in candidates if not allowed.holds(value)]
+    assert outside
     message = f"{section}.{field.name} must be {allowed.words}; got "
-    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
-        parse_section(kind, {**usual, field.name: outside}, section)
+    for value in outside:
+        with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+            parse_section(kind, {**usual, field.name: value}, section)
 
 
 @pytest.mark.parametrize(("kind", "section", "usual"), sections())

@@ -208,21 +208,3 @@ def test_other_settings_of_the_process_are_restored():
     before = torch.get_float32_matmul_precision()
     run([0], precision="tf32", epochs=1)
     assert torch.get_float32_matmul_precision() == before
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("epochs", 0),
-        ("epochs", -1),
-        ("batch_size", 0),
-        ("learning_rate", 0.0),
-        ("learning_rate", math.nan),
-        ("weight_decay", -1e-9),
-        ("precision", "float16"),
-        ("device", "tpu"),
-    ],
-)
-def test_settings_out_of_range_name_the_option(option, value):
-    with pytest.raises(ValueError, match=f"trainer.{option}"):
-        trainer(**{option: value})
