@@ -55,3 +55,10 @@ def test_no_circle_of_imports(package):
     graph = {name: needs(path) - {name} for name, path in modules.items()}
     assert sum(map(len, graph.values())) > len(graph) / 2
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "tests" / "library").glob("*.py")), ids=lambda path: path.stem
+)
+def test_tests_of_the_library_do_without_the_pipeline(path):
+    assert "convexinit_paper" not in packages_used(path)
