@@ -6,8 +6,7 @@ import subprocess
 import sys
 import time
 
-from convexinit_paper.data.structural_alerts import load_structural_alerts
-
+from convexinit_paper.data.sources.structural_alerts import load_structural_alerts
 from convexinit_paper.store.runs import read_run
 
 
@@ -16,7 +15,7 @@ def test_a_killed_training_goes_on_when_asked_again(tmp_path):
     code = (
         "import sys, json\n"
         "from convexinit_paper.data import corpus\n"
-        "from convexinit_paper.data.structural_alerts import load_structural_alerts\n"
+        "from convexinit_paper.data.sources.structural_alerts import load_structural_alerts\n"
         "corpus.load_multitask = lambda name, folder: load_structural_alerts()\n"
         "from convexinit_paper.experiments import run_experiment\n"
         "print(run_experiment(json.loads(sys.argv[1])))\n"
