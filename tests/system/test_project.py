@@ -61,7 +61,7 @@ def test_public_names_are_importable_listed_and_documented():
 
 def test_the_library_examples_of_the_readme_run():
     examples = python_examples()
-    assert len(examples) == 2
+    assert examples
     for example in examples:
         exec(compile(example, "README.md", "exec"), {})
 
