@@ -7,6 +7,7 @@ Runs the commands that it prints, in the folder of the project.
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 import signal
@@ -90,6 +91,10 @@ def commands() -> list[list[str]]:
 
 def main() -> None:
     """Run the commands; the first that fails ends the program with its exit code."""
+    argparse.ArgumentParser(
+        prog="python -m convexinit_paper.demo",
+        description="Train every experiment on built-in data, small, and draw the figures.",
+    ).parse_args()
     # Networks this small gain nothing from a second thread, and beside other programs threads that
     # wait for each other take many times as long.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -25,7 +25,7 @@ from convexinit_paper.figures.tables import (
     table_1,
     training_summary,
 )
-from convexinit_paper.figures.variants import BIAS_ONLY, EXP, POSITIVITY, RANDOM_BIAS, RHO
+from convexinit_paper.figures.variants import BIAS_ONLY, EXP, MODELS, POSITIVITY, RANDOM_BIAS, RHO
 from convexinit_paper.store.runs import Run
 
 
@@ -130,12 +130,7 @@ LOSSES = (
         "Training loss with another way to start (LSUV), by itself or after the paper's, and of "
         "the difference of two input-convex networks, which is not convex.",
         [panels.BASELINES],
-        subject=["icnn_lsuv", "icnn_init_lsuv", "icnn_difference"],
-        colours={
-            "icnn_lsuv": style.ORANGE,
-            "icnn_init_lsuv": style.SKY,
-            "icnn_difference": style.PURPLE,
-        },
+        subject=[variant for variant in panels.BASELINES.variants if variant not in MODELS],
     ),
     losses(
         "positivity",

@@ -21,9 +21,10 @@ TITLE_LINE = 0.13  # inches
 # Colours that remain distinct for colour-blind readers (Okabe and Ito 2008, "Color Universal
 # Design").
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
-# Each model variant keeps its colour in all figures.
+BLUE, VERMILION, PURPLE, YELLOW = "#0072B2", "#D55E00", "#CC79A7", "#F0E442"
+# The paper's variants keep their colours in all figures; these are left for others.
 COLOURS = {"nonconvex": BLACK, "icnn": VERMILION, "icnn_skip": GREEN, "icnn_init": BLUE}
+OTHERS = (ORANGE, SKY, PURPLE, YELLOW)
 # What the theory predicts (the purple of Tol's "bright" scheme), and remarks.
 PREDICTION = "#AA3377"
 MUTED = "#666666"

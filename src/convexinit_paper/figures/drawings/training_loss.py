@@ -10,8 +10,9 @@ there, too, with its command.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -57,7 +58,8 @@ class LossCurves:
         together: panels are shown in groups of so many if at least one of the group has runs.
         subject: variants that the figure is about; panels without any of them are not shown. Empty:
             all variants.
-        colours: of variants that have none in :data:`style.COLOURS`, by name.
+        colours: of variants by name; others have those of :data:`style.COLOURS`, or the next one
+            of :data:`style.OTHERS`.
     """
 
     columns: int = 2
@@ -88,6 +90,12 @@ class LossCurves:
         columns = ["dataset", "model", "epoch", "step", "seeds", "q25", "median", "q75"]
         return pd.concat(parts, ignore_index=True)[columns]
 
+    def colours_of(self, variants: Iterable[str]) -> dict[str, str]:
+        """The colours of the variants in a panel."""
+        known = {**style.COLOURS, **self.colours}
+        others = cycle(style.OTHERS)
+        return {variant: known.get(variant) or next(others) for variant in variants}
+
     def draw(self, selections: Sequence[Selection], numbers: pd.DataFrame) -> Figure:
         """Draw the panels that have runs, and name the runs that are missing below.
 
@@ -102,8 +110,9 @@ class LossCurves:
         shown = [
             selection for group in groups if any(map(self.is_shown, group)) for selection in group
         ]
+        of_variants = self.colours_of(selections[0].panel.variants)
         colours = {
-            title_of(variant): {**style.COLOURS, **self.colours}[variant]
+            title_of(variant): of_variants[variant]
             for selection in shown
             for variant in selection.runs
         }
