@@ -26,9 +26,8 @@ from convexinit.molecules.autoencoder import (
     to_arrays,
     translation_loss,
 )
-from convexinit.molecules.cddd import END
 from convexinit.molecules.chemistry import canonical, standardise
-from convexinit.molecules.tokens import PADDING, SPECIAL, START, SYMBOLS, Vocabulary
+from convexinit.molecules.tokens import END, PADDING, SPECIAL, START, SYMBOLS, Vocabulary
 from convexinit_paper.data import corpus as corpora
 from convexinit_paper.data.corpus import (
     Corpus,

@@ -19,10 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convexinit.molecules.cddd import END
 from convexinit.molecules.chemistry import canonical
 from convexinit.molecules.codec import Codec, check_codes, check_count
-from convexinit.molecules.tokens import NO_TOKEN, PADDING, START, Vocabulary, split_symbols
+from convexinit.molecules.tokens import END, NO_TOKEN, PADDING, START, Vocabulary, split_symbols
 from convexinit_paper.data.files import DataError
 
 # The weights that come with the package.

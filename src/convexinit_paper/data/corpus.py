@@ -17,9 +17,9 @@ from rdkit import Chem
 from rdkit.Chem import rdMolDescriptors
 from torch import Tensor
 
-from convexinit.molecules.cddd import END
 from convexinit.molecules.chemistry import standardise_all
 from convexinit.molecules.tokens import (
+    END,
     NO_TOKEN,
     PADDING,
     START,
