@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from convexinit_paper.request.options import Range, Section, above, at_least, one_of, option
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _is_usable(device: str) -> bool:
+    import torch  # here, as figures read this module and need no torch
+
+    return device != "cuda" or torch.cuda.is_available()
+
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 # The ranges of an option that names a device.
 DEVICES = (
     one_of(("auto", "cpu", "cuda")),
-    Range(
-        "cpu or auto, as this machine has no usable CUDA device",
-        lambda device: device != "cuda" or torch.cuda.is_available(),
-    ),
+    Range("cpu or auto, as this machine has no usable CUDA device", _is_usable),
 )
 
 
@@ -43,6 +49,8 @@ class TrainerSettings(Section):
 
 def resolve_device(device: str) -> torch.device:
     """The device of that name; "auto" is the GPU if there is one."""
+    import torch
+
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(device)

@@ -77,8 +77,8 @@ def run(settings: Settings, request: Request) -> Outcome:
     seed_dropout_(stack, [])  # generators cannot be copied, and are of no more use
     networks = {
         seed: unstack_network(stack, index).cpu().double().eval()
-        for index, seed in enumerate(seeds)
-        if final[seed]["status"] == "finished"
+        for index, (seed, diverged) in enumerate(zip(seeds, history.diverged_at, strict=True))
+        if diverged is None
     }
     pairs = list(product(networks, tasks))
     for seed, task in counted(pairs, "walks", len(pairs), "pairs of seed and task"):
