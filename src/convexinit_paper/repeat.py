@@ -12,14 +12,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from convexinit_paper.experiments import run_experiment
 from convexinit_paper.request.command import message_of
-from convexinit_paper.request.config import composed
-from convexinit_paper.store.identity import PLACES, Config, identity
+from convexinit_paper.request.older import completed
+from convexinit_paper.store.identity import identity
 from convexinit_paper.store.runs import COLUMNS, Run, read_run
 
 
@@ -59,31 +60,10 @@ def repeat(stored: Run, results_dir: str, data_dir: str | None = None) -> Path:
         results_dir: where the new run is stored, in place of a run that is there.
         data_dir: folder of raw data, None for the default of ``conf/config.yaml``.
     """
-    config = stored.config
-    defaults = composed(f"experiment={config['name']}", f"model={config['model']['name']}")
-    places = {name: defaults[name] for name in PLACES}
-    places |= {"results_dir": results_dir, "force": True}
+    places: dict[str, Any] = {"results_dir": results_dir, "force": True}
     if data_dir is not None:
         places["data_dir"] = data_dir
-    return run_experiment({**with_younger_options(identity(config), defaults), **places})
-
-
-def with_younger_options(config: Config, defaults: Config) -> Config:
-    """A configuration with the options that did not exist yet when it was stored.
-
-    Args:
-        config: of a stored run, made with what is now the default of such options.
-        defaults: of the same experiment and model.
-    """
-    sections = {
-        name: {**defaults[name], **section}
-        for name, section in config.items()
-        # Of another data set or codec than the default one, the options are others.
-        if isinstance(section, dict)
-        and isinstance(defaults.get(name), dict)
-        and section.get("name") == defaults[name].get("name")
-    }
-    return {**config, **sections}
+    return run_experiment({**completed(identity(stored.config)), **places})
 
 
 def compare(stored: pd.DataFrame, again: pd.DataFrame) -> tuple[str, bool]:

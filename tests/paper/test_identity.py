@@ -1,8 +1,6 @@
 """What a run is known by: the same request finds the same folder, also after options were added."""
 
-import pytest
-
-from convexinit_paper.store.identity import YOUNGER, identity, run_folder
+from convexinit_paper.store.identity import identity, run_folder
 from convexinit_paper.store.runs import read_runs
 from support.data import ROOT
 from support.runs import config_of
@@ -27,41 +25,6 @@ def test_a_number_may_be_written_in_two_ways(tmp_path):
 def test_the_order_of_options_does_not_matter(tmp_path):
     config = config_of(tmp_path)
     assert run_folder(dict(reversed(config.items()))) == run_folder(config)
-
-
-@pytest.mark.parametrize(
-    ("younger", "options"),
-    [
-        ({"decay": 0}, {"decay": 0.0}),
-        ({"model.skip": False}, {"model": {"name": "icnn", "rho": 0.5, "skip": False}}),
-        ({"model.bias.rule": 1}, {"model": {"name": "icnn", "rho": 0.5, "bias": {"rule": 1}}}),
-        ({"dropout.input": 0.0, "dropout.hidden": 0.0}, {"dropout": {"input": 0, "hidden": 0}}),
-        ({"dropout": {"input": 0.0}}, {"dropout": {"input": 0}}),
-        ({"clip": None}, {"clip": None}),
-    ],
-)  # fmt: skip
-def test_an_option_that_an_older_run_lacks_counts_as_its_value(
-    tmp_path, monkeypatch, younger, options
-):
-    older, now = config_of(tmp_path), config_of(tmp_path, **options)
-    assert run_folder(now) != run_folder(older)
-    for name, value in younger.items():
-        monkeypatch.setitem(YOUNGER, name, value)
-    assert run_folder(now) == run_folder(older)
-
-
-def test_another_value_of_a_younger_option_is_another_run(tmp_path, monkeypatch):
-    monkeypatch.setitem(YOUNGER, "dropout.input", 0.0)
-    older = run_folder(config_of(tmp_path))
-    others = [
-        {"dropout": {"input": 0.5}},
-        {"dropout": {"input": False}},  # equal to 0 in Python
-        {"dropout": {"input": 0.0, "hidden": 0.0}},
-        {"dropout": {}},
-        {"input": 0.0},
-    ]
-    folders = {run_folder(config_of(tmp_path, **options)) for options in others}
-    assert len({older, *folders}) == 6
 
 
 def test_a_recorded_run_is_known_by_its_options():

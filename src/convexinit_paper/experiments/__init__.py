@@ -87,7 +87,7 @@ def run_experiment(config: Config) -> Path:
             if is_intact(folder):  # another process has stored it in the meantime
                 return folder
             set_aside(folder)
-        with recorded_failure(request.config), staging(folder) as place:
+        with recorded_failure(folder, request.config), staging(folder) as place:
             begin = time.perf_counter()
             git_revision()  # of the code that runs; the tree may change while it does
             task = task_module(request.task)

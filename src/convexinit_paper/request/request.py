@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from convexinit_paper.request.config import field_names, parse_section
+from convexinit_paper.request.older import stored_folder
 from convexinit_paper.request.options import ConfigError, Range, Section, one_of, option, require
-from convexinit_paper.store.identity import Config, run_folder
+from convexinit_paper.store.identity import Config
 
 MOST_SEEDS = 10_000
 MODES = ("online", "offline", "disabled")
@@ -66,10 +68,10 @@ class Request(Section):
     logger: WandbSettings | None = option("where the stored run is sent; None for nowhere")
     config: Config = option("all options, which the run is stored and found by")
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         """Where the run is stored, whether it exists or not."""
-        return run_folder(self.config)
+        return stored_folder(self.config)
 
     @property
     def cache(self) -> Path:

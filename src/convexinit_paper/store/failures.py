@@ -21,7 +21,6 @@ from omegaconf import OmegaConf
 
 from convexinit_paper.request.command import message_of
 from convexinit_paper.store.files import complete_file
-from convexinit_paper.store.identity import run_folder
 from convexinit_paper.store.provenance import git_revision
 
 
@@ -49,12 +48,12 @@ def one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def recorded_failure(config: dict[str, Any]) -> Iterator[None]:
-    """Record an exception of the run of this configuration; forget an older one if there is none.
+def recorded_failure(folder: Path, config: dict[str, Any]) -> Iterator[None]:
+    """Record an exception of the run in ``folder``; forget an older one if there is none.
 
     Being stopped (a signal, Ctrl-C) is no failure.
     """
-    path = failure_log(run_folder(config))
+    path = failure_log(folder)
     try:
         yield
     except Exception as error:

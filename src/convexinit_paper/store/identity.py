@@ -11,11 +11,6 @@ from typing import Any
 # What does not change the numbers of a run, and so does not count when a stored run is looked up.
 PLACES = ("data_dir", "results_dir", "logger", "force", "checkpoint_minutes", "seeds_at_once")
 
-# Options that came later than some stored runs, by dotted name, and the value that those count as
-# having. At this value an option stays out of the digest, so that these runs are still found. An
-# entry comes with its option: runs that were stored with the option in their digest would be lost.
-YOUNGER: dict[str, Any] = {}
-
 Config = dict[str, Any]
 
 
@@ -26,26 +21,10 @@ def identity(config: Config) -> Config:
 
 def run_folder(config: Config) -> Path:
     """Folder in which the run of this configuration is stored, whether it exists or not."""
-    digest = hashlib.sha256(_text(_without_younger(identity(config))).encode()).hexdigest()[:10]
+    text = json.dumps(plain(identity(config)), sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:10]
     name = f"{config['model']['name']}-{digest}"
     return Path(config["results_dir"]) / "runs" / config["name"] / name
-
-
-def _without_younger(options: Config, section: str = "") -> Config:
-    """The options but those of :data:`YOUNGER` at their value, and sections that this empties."""
-    kept = {}
-    for key, value in options.items():
-        name = f"{section}{key}"
-        if name in YOUNGER and _text(value) == _text(YOUNGER[name]):
-            continue
-        rest = _without_younger(value, f"{name}.") if isinstance(value, dict) else value
-        if rest != {} or value == {}:
-            kept[key] = rest
-    return kept
-
-
-def _text(value: Any) -> str:
-    return json.dumps(plain(value), sort_keys=True)
 
 
 def plain(value: Any) -> Any:

@@ -1,0 +1,76 @@
+"""Stored runs that are older than some of today's options: a new option hides none of them."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from convexinit_paper.request.config import CONF, composed
+from convexinit_paper.store.identity import Config, plain, run_folder
+from convexinit_paper.store.matching import flatten
+
+# Groups of the configuration whose choice is known by the name in their section.
+GROUPS = ("model", "dataset", "codec")
+
+
+def stored_folder(config: Config) -> Path:
+    """Folder in which the run of this configuration is stored, or will be.
+
+    That is :func:`~convexinit_paper.store.identity.run_folder`, unless nothing lies there and the
+    same run is stored with fewer options, those that did not exist yet.
+    """
+    folder = run_folder(config)
+    if not folder.exists():
+        for path in folder.parent.glob(f"{config['model']['name']}-*/config.yaml"):
+            if is_older(_read(path, path.stat().st_mtime_ns), config):
+                return path.parent
+    return folder
+
+
+def is_older(stored: Config, config: Config) -> bool:
+    """Whether a stored run is that of a configuration, but for options that it lacks.
+
+    These must have their defaults now, which older runs count as having.
+    """
+    found, wanted = _options(stored), _options(config)
+    lacking = wanted.keys() - found.keys()
+    if not lacking or any(wanted.get(name, found) != value for name, value in found.items()):
+        return False
+    defaults = _options(defaults_of(config))
+    return all(defaults.get(name, wanted) == wanted[name] for name in lacking)
+
+
+def completed(config: Config) -> Config:
+    """A stored configuration with the options that it lacks, at their defaults."""
+    defaults = defaults_of(config)
+    sections = {
+        name: {**defaults.get(name, {}), **section}
+        for name, section in config.items()
+        if isinstance(section, dict)
+    }
+    return {**defaults, **config, **sections}
+
+
+def defaults_of(config: Config) -> Config:
+    """The configuration of an experiment, model, data set and codec without further choices."""
+    choices = [f"experiment={config['name']}"]
+    for group in GROUPS:
+        name = config.get(group, {}).get("name")
+        if (CONF / group / f"{name}.yaml").exists():
+            choices.append(f"{group}={name}")
+    return _composed(*choices)
+
+
+_composed = cache(composed)
+
+
+@cache
+def _read(path: Path, _written: int) -> Config:
+    return OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[return-value]
+
+
+def _options(config: Config) -> dict[str, Any]:
+    return flatten(plain(config))

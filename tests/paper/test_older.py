@@ -1,0 +1,53 @@
+"""Stored runs that lack options which came later are found all the same."""
+
+import shutil
+from copy import deepcopy
+
+import pytest
+
+from convexinit_paper.request.config import composed
+from convexinit_paper.request.older import is_older, stored_folder
+from convexinit_paper.store.identity import run_folder
+from convexinit_paper.store.runs import read_runs
+from support.data import ROOT
+
+RECORDED = read_runs(ROOT / "results/recorded")
+LACKING = [run for run in RECORDED if "architecture" not in run.config["model"]]
+
+
+def without(config, *options):
+    config = deepcopy(config)
+    for option in options:
+        section, name = option.split(".")
+        del config[section][name]
+    return config
+
+
+def test_a_run_that_lacks_options_is_that_of_their_defaults():
+    now = composed("experiment=digits", "model=icnn")
+    older = without(now, "model.skip", "trainer.precision")
+    assert is_older(older, now)
+    assert not is_older(now, now)  # it lacks nothing
+    assert not is_older(now, older)
+
+
+@pytest.mark.parametrize(
+    "change", ["trainer.precision=bfloat16", "trainer.epochs=3", "seeds=2", "dataset=mnist"]
+)
+def test_another_value_is_another_run(change):
+    older = without(composed("experiment=digits", "model=icnn"), "model.skip", "trainer.precision")
+    assert not is_older(older, composed("experiment=digits", "model=icnn", change))
+
+
+def test_recorded_runs_that_lack_options_are_found_by_todays_requests(tmp_path):
+    """Among all recorded runs of their experiment, each finds its own folder."""
+    shutil.copytree(ROOT / "results/recorded/mnist", tmp_path / "runs/mnist")
+    runs = [run for run in LACKING if run.config["name"] == "mnist"]
+    assert len(runs) > 3
+    for run in runs:
+        now = composed("experiment=mnist", f"model={run.config['model']['name']}")
+        for section in ("model", "trainer", "dataset"):
+            now[section] |= run.config[section]
+        config = {**now, "seeds": run.config["seeds"], "results_dir": str(tmp_path)}
+        assert not run_folder(config).exists()
+        assert stored_folder(config).name == run.folder.name
