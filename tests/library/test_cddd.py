@@ -319,6 +319,7 @@ def test_search_without_codes(weights):
     assert network_of(weights).search(torch.zeros(0, 4, dtype=torch.float64)) == []
 
 
+@pytest.mark.slow
 def test_full_size():
     weights = random_weights(0, embedding=32, hidden=(512, 1024, 2048), code=512, output=1.0)
     expected_shapes = {name: value.shape for name, value in weights.items()}

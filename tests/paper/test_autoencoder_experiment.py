@@ -34,6 +34,8 @@ from convexinit_paper.store.provenance import git_revision
 from convexinit_paper.store.runs import read_run
 from support.data import ROOT
 
+pytestmark = pytest.mark.slow
+
 SMALL = Sizes(dimensions=6, embedding=5, encoder=7, decoder=8, context=4)
 
 

@@ -206,6 +206,7 @@ encode_cached(codec, smiles, folder)
 """
 
 
+@pytest.mark.slow
 def test_several_writers_at_once(tmp_path):
     writers = [
         subprocess.Popen(

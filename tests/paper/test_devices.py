@@ -77,6 +77,7 @@ def test_a_gpu_agrees_with_the_cpu(name, targets):
         assert one.values == pytest.approx(other.values, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_nothing_is_left_on_the_cpu():
     """In a process of its own, as a device cannot be taken back."""
     code = "import test_devices as tests; tests.on_a_make_believe_device()"

@@ -378,6 +378,7 @@ def test_plain_numbers(value, text):
 # --- Files and command line ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_files_are_valid_and_the_same_twice(root, tmp_path, capsys):
     for model in MODELS:
         store_training(root, model)
@@ -420,6 +421,7 @@ def test_missing_variants_are_named_with_their_command(root, tmp_path, capsys):
     assert (tmp_path / "figures" / "figure-2.png").exists()
 
 
+@pytest.mark.slow
 def test_nothing_to_draw(tmp_path, capsys):
     names = r"figure-1, figure-2,.* training-summary,.* table-1.*"
     with pytest.raises(SystemExit, match=f"error: no runs for {names} in"):

@@ -235,6 +235,7 @@ def shell(command):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_from_the_grid_to_the_final_run(tmp_path):
     root = tmp_path / "results"
     asked = (

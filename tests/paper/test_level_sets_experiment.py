@@ -33,6 +33,8 @@ from convexinit_paper.store.runs import read_run
 from support.drawn import drawn as draw
 from support.drawn import table_of, words_in
 
+pytestmark = pytest.mark.slow
+
 TASKS = ["tertiary-amine", "michael-acceptor"]
 
 

@@ -110,6 +110,7 @@ def test_alerts_never_change(alerts):
     assert digest == "2defe71dc3df86f1113480903839bcc39bc378ea599f9f09e4293c17864b1ee1"
 
 
+@pytest.mark.slow
 def test_alerts_load_quickly():
     times = []
     for _ in range(2):  # shared machines: the better of two
