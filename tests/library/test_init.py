@@ -90,7 +90,10 @@ def test_centred_bias_removes_the_mean_of_every_unit():
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("rho", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize(
+    "rho",
+    [pytest.param(0.2, marks=pytest.mark.slow), 0.5, pytest.param(0.8, marks=pytest.mark.slow)],
+)
 def test_real_layers_keep_the_signal_at_the_fixed_point(activation, rho):
     """Pooled over 20 layers of 500 units: mean 0, variance 1, correlation rho.
 
