@@ -11,6 +11,10 @@ from typing import Any
 # What does not change the numbers of a run, and so does not count when a stored run is looked up.
 PLACES = ("data_dir", "results_dir", "logger", "force", "checkpoint_minutes", "seeds_at_once")
 
+# Digests of data that users bring, which is not known by its name alone; see
+# :mod:`convexinit_paper.data.contents`.
+CONTENTS = ("dataset.content", "corpus.content")
+
 # Options that came later than some stored runs, by dotted name, and the value that those count as
 # having. At this value an option stays out of the digest, so that these runs are still found. An
 # entry comes with its option: runs that were stored with the option in their digest would be lost.
@@ -26,7 +30,8 @@ def identity(config: Config) -> Config:
 
 def run_folder(config: Config) -> Path:
     """Folder in which the run of this configuration is stored, whether it exists or not."""
-    digest = hashlib.sha256(_text(_without_younger(identity(config))).encode()).hexdigest()[:10]
+    options = _without_places_of_data(_without_younger(identity(config)))
+    digest = hashlib.sha256(_text(options).encode()).hexdigest()[:10]
     name = f"{config['model']['name']}-{digest}"
     return Path(config["results_dir"]) / "runs" / config["name"] / name
 
@@ -42,6 +47,14 @@ def _without_younger(options: Config, section: str = "") -> Config:
         if rest != {} or value == {}:
             kept[key] = rest
     return kept
+
+
+def _without_places_of_data(options: Config) -> Config:
+    """The options but the path of images that are known by their content."""
+    dataset = options.get("dataset", {})
+    if "content" not in dataset:
+        return options
+    return {**options, "dataset": {key: dataset[key] for key in dataset if key != "path"}}
 
 
 def _text(value: Any) -> str:
