@@ -41,7 +41,8 @@ def load_image_folder(
 ) -> ImageData:
     """Read images in class folders into memory; the second time, from a cache.
 
-    Images are grey if all of them are, else RGB. Images with transparent pixels, several frames
+    Images are grey if all of them are, else RGB. They are turned upright where the camera noted how
+    it was held (EXIF). Images with transparent pixels, several frames
     (animations) or more than eight bits a channel are refused, as there is no one way to convert
     them.
 
@@ -155,7 +156,7 @@ def _split(source: Path, layout: Layout) -> dict[str, dict[PurePosixPath, int]]:
 
 
 def decode(content: bytes, size: int | None) -> np.ndarray:
-    """Decode one image.
+    """Decode one image, upright.
 
     Args:
         content: of an image file in one of the :data:`FORMATS`.
@@ -175,7 +176,7 @@ def decode(content: bytes, size: int | None) -> np.ndarray:
             frames = getattr(image, "n_frames", 1)
             if frames > 1 and image.format != "MPO":  # a JPEG with a preview, as phones write it
                 raise ValueError(f"it has {frames} frames or pages, and must have one")
-            opaque = _without_transparency(image)
+            opaque = _without_transparency(_upright(image))
             if opaque.mode not in (*GREY, *COLOUR):
                 raise ValueError(
                     f"its pixels have the format {opaque.mode}, and must be grey or colour with "
@@ -191,6 +192,17 @@ def decode(content: bytes, size: int | None) -> np.ndarray:
         raise
     except Exception as error:  # damaged bytes can make the readers fail in any way
         raise ValueError(f"it is damaged or cannot be decoded: {error}") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image as it is to be looked at: cameras that are held upright store it lying (EXIF)."""
+    from PIL import ImageOps
+
+    image.load()  # damaged pixels are not to be taken for what comes next
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # notes beside the pixels that cannot be read say nothing of them
+        return image
 
 
 def _without_transparency(image: Image.Image) -> Image.Image:
