@@ -8,6 +8,7 @@ import pytest
 from convexinit_paper.data.compat import official
 from convexinit_paper.data.files import DataError
 from convexinit_paper.data.images import load_images
+from convexinit_paper.data.registry import DATA_SETS
 from support.data import write
 from support.published import Published, packed, small_cifar
 
@@ -38,6 +39,17 @@ def test_archive_is_preferred_and_replaces_a_damaged_folder(published, tmp_path)
     write(published.unpacked, tmp_path)
     (tmp_path / next(iter(published.unpacked))).write_bytes(b"damaged")
     assert_complete(published, write(published.files, tmp_path))
+
+
+def test_folder_stands_in_for_a_damaged_archive(published, tmp_path):
+    write(published.unpacked, tmp_path)
+    [archive] = published.files
+    (tmp_path / archive).write_bytes(published.files[archive][:-1])
+    assert_complete(published, tmp_path)
+    assert DATA_SETS[published.name].downloads()[0].fault(tmp_path) is None
+    # If both are damaged, the archive is what can be fetched again.
+    (tmp_path / next(iter(published.unpacked))).write_bytes(b"damaged")
+    assert f"  file:  {tmp_path / archive}\n  fault: truncated" in message(published.name, tmp_path)
 
 
 @pytest.mark.parametrize("fault", ["missing", "not readable", "damaged: its md5 is"])

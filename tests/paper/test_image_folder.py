@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from convexinit_paper.data import image_folder
 from convexinit_paper.data.files import DataError
@@ -300,6 +300,76 @@ def test_photos_with_a_preview_are_read():
     assert decode(content, None).min() > 190
 
 
+# What is done to an array [height, width] to look at it, by the orientation that a camera noted.
+UPRIGHT = {
+    1: lambda image: image,
+    2: np.fliplr,
+    3: lambda image: np.rot90(image, 2),
+    4: np.flipud,
+    5: lambda image: image.swapaxes(0, 1),
+    6: lambda image: np.rot90(image, -1),  # the camera was turned to the left: clockwise back
+    7: lambda image: np.rot90(image, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
+
+
+def with_orientation(image: Image.Image, orientation: int, kind: str, **options) -> bytes:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return png(image, kind, exif=exif, **options)
+
+
+SHARP = {"quality": 100, "subsampling": 0}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize(
+    ("kind", "options", "modes"),
+    [
+        ("JPEG", SHARP, ("RGB", "L")),
+        ("MPO", SHARP, ("RGB", "L")),
+        ("PNG", {}, ("RGB", "L", "P", "RGBA")),
+        ("TIFF", {}, ("RGB", "L", "P", "RGBA")),
+        ("WEBP", {"lossless": True}, ("RGB", "RGBA")),
+    ],
+)
+def test_images_are_turned_upright(orientation, kind, options, modes):
+    # Large even blocks, which JPEG keeps.
+    blocks = np.kron(np.arange(6).reshape(3, 2) * 40, np.ones((16, 16))).astype(np.uint8)
+    expected = UPRIGHT[orientation](blocks)
+    for mode in modes:
+        image = Image.fromarray(blocks).convert(mode)
+        actual = decode(with_orientation(image, orientation, kind, **options), None)
+        assert actual.shape[:2] == expected.shape
+        assert np.abs(np.atleast_3d(actual).astype(int) - expected[..., None]).max() <= 3
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_orientations_that_do_not_exist_are_passed_over(orientation):
+    content = with_orientation(Image.fromarray(pixels(0)), orientation, "PNG")
+    np.testing.assert_array_equal(decode(content, None), pixels(0))
+
+
+def test_notes_that_cannot_be_read_do_not_spoil_the_image():
+    for exif in (b"Exif\0\0nonsense", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0"):
+        content = png(Image.fromarray(pixels(0)), exif=exif)
+        np.testing.assert_array_equal(decode(content, None), pixels(0))
+
+
+def test_sizes_are_compared_once_images_are_upright(tmp_path, load):
+    lying = Image.fromarray(np.rot90(pixels(2)).copy())
+    files = split_files() | {"train/ant/0.png": with_orientation(lying, 6, "PNG")}
+    assert_is_split_files(load(write(files, tmp_path / "pets")))
+    files |= {"train/ant/0.png": with_orientation(Image.fromarray(pixels(2)), 6, "PNG")}
+    assert "4 x 5" in message(load, write(files, tmp_path / "lying"))
+
+
+def test_images_without_notes_are_what_they_were_before():
+    jpeg = png(Image.fromarray(pixels(0, (32, 32, 3))), "JPEG")
+    expected = np.asarray(Image.open(io.BytesIO(jpeg)))
+    np.testing.assert_array_equal(decode(jpeg, None), expected)
+
+
 def test_large_file_is_not_read(tmp_path, load, monkeypatch):
     monkeypatch.setattr(image_folder, "MAX_FILE_BYTES", 1000)
     files = split_files() | {"train/ant/2.png": b"\0" * 1001}
@@ -344,6 +414,11 @@ def test_changed_images_are_decoded_again(pets, load, decoded):
     data = load(pets)
     assert len(decoded) == 18
     np.testing.assert_array_equal(data.train_inputs[0].permute(1, 2, 0).numpy(), pixels(77))
+    # What a disk says of a file is no proof of what is in it.
+    path.write_bytes(png(pixels(78)))
+    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns + 1))
+    data = load(pets)
+    np.testing.assert_array_equal(data.train_inputs[0].permute(1, 2, 0).numpy(), pixels(78))
     (pets / "train" / "ant" / "1.png").unlink()
     assert len(load(pets).train_labels) == 5
     (pets / "train" / "dog").mkdir()

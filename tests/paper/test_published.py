@@ -1,5 +1,6 @@
 """Every data set that is read from files: complete, missing and damaged ones."""
 
+import gzip
 import re
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from convexinit_paper.data.files import DataError, DataFile, find_fault
 from convexinit_paper.data.images import ImageData, load_images
 from convexinit_paper.data.registry import DATA_SETS
 from support.data import write
-from support.published import SMALL, Published, small_mnist
+from support.published import SMALL, Published, small_fashion_mnist, small_mnist
 
 IMAGES = [name for name in SMALL if name != "tox21"]
 TORCHVISION = {
@@ -77,6 +78,76 @@ def test_reading_writes_nothing(published, tmp_path):
     before = listing(write(published.files, tmp_path))
     load(published.name, str(tmp_path))
     assert listing(tmp_path) == before
+
+
+# --- compressed or not ----------------------------------------------------------------------------
+
+both_mnists = pytest.mark.parametrize("published", ["mnist", "fashion_mnist"], indirect=True)
+
+
+def forms(published: Published) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """The files uncompressed and compressed."""
+    folder = Path(next(iter(published.files))).parent
+    packed = {f"{folder}/{name}": content for name, content in published.web.items()}
+    return published.unpacked, packed
+
+
+@both_mnists
+def test_files_may_be_compressed_or_not(published, tmp_path):
+    plain, packed = forms(published)
+    mixed = dict([*list(plain.items())[:2], *list(packed.items())[2:]])
+    for number, files in enumerate((plain, packed, plain | packed, mixed)):
+        data_dir = write(files, tmp_path / str(number))
+        before = listing(data_dir)
+        assert_is(load_images(published.name, data_dir), published)
+        assert listing(data_dir) == before
+
+
+@both_mnists
+def test_of_both_forms_the_intact_one_is_read(published, tmp_path):
+    plain, packed = forms(published)
+    for path, content in (plain | packed).items():
+        data_dir = write(plain | packed, tmp_path)
+        for damaged in (content[:-5], b"", content + b"\0"):
+            (data_dir / path).write_bytes(damaged)
+            assert_is(load_images(published.name, data_dir), published)
+
+
+def test_damaged_archive_of_mnist_alone(tmp_path, monkeypatch):
+    published = small_mnist(monkeypatch)
+    _, packed = forms(published)
+    other = gzip.compress(gzip.decompress(next(iter(packed.values())))[:-1] + b"\0")
+    for path, content in packed.items():
+        for damaged, fault in (
+            (content[:-9], "damaged: Compressed file ended"),
+            (content[:12] + b"\xff" * 9 + content[21:], "damaged: "),
+            (b"<html>log in</html>", "damaged: Not a gzipped file"),
+            (other, "damaged: its sha256 is"),
+        ):
+            (write(packed, tmp_path) / path).write_bytes(damaged)
+            text = message("mnist", tmp_path, tmp_path / path)
+            assert f"  fault: {fault}" in text
+    assert DATA_SETS["mnist"].downloads()[0].fault(write(packed, tmp_path)) is None
+
+
+def test_uncompressed_fashion_mnist_is_checked_as_far_as_it_is_known(tmp_path, monkeypatch):
+    plain, _ = forms(small_fashion_mnist(monkeypatch))
+    images, labels, *_ = plain
+    for path, damaged, fault in (
+        (images, plain[images][:-1], "it has 15,695 bytes, expected 15,696"),
+        (images, plain[labels], "damaged: it does not begin as files of this name do"),
+        (images, b"", "damaged: it does not begin"),
+        (labels, plain[labels][:-1] + b"\x0a", "damaged: a label is above 9"),
+        (labels, None, "missing"),
+    ):
+        place = write(plain, tmp_path) / path
+        place.unlink() if damaged is None else place.write_bytes(damaged)
+        shown = place.with_name(f"{place.name}.gz") if damaged is None else place
+        assert f"  fault: {fault}" in message("fashion_mnist", tmp_path, shown)
+    write(plain, tmp_path)
+    write({labels: plain[list(plain)[3]]}, tmp_path)  # those of the test images
+    with pytest.raises(DataError, match="20 images and 10 labels"):
+        load_images("fashion_mnist", tmp_path)
 
 
 def test_cache_of_old_torchvision_is_not_read(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Files of SMILES, and molecules recombined from them."""
 
+import gzip
 import random
 
 import pytest
@@ -8,6 +9,7 @@ from convexinit.molecules.chemistry import standardise
 from convexinit_paper.data.recombine import cut, join, recombine
 from convexinit_paper.data.smiles import HELD_OUT, is_held_out, load_smiles
 from convexinit_paper.data.sources.structural_alerts import load_structural_alerts
+from support.data import write
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,26 @@ def test_smiles_files_are_read_by_source(tmp_path):
     (tmp_path / "smiles/a.smi").write_text("CCO ethanol\n\nCCN\n")
     (tmp_path / "smiles/b.smi").write_text("CCC\n")
     assert load_smiles(tmp_path) == {"a": ["CCO", "CCN"], "b": ["CCC"]}
+
+
+def test_compressed_smiles_files_are_read(tmp_path):
+    write(
+        {
+            "smiles/a.smi.gz": gzip.compress(b"CCO ethanol\n"),
+            "smiles/b.smi": b"CCN\n",
+            "smiles/b.smi.gz": b"damaged",
+            "smiles/c.smi": b"CC\xff\xfe",
+            "smiles/c.smi.gz": gzip.compress(b"CCC"),
+            "smiles/.d.smi": b"\xff",
+            "smiles/e.txt": b"not read",
+        },
+        tmp_path,
+    )
+    assert load_smiles(tmp_path) == {"a": ["CCO"], "b": ["CCN"], "c": ["CCC"]}
+    for damaged in (b"no archive", gzip.compress(b"CCO ethanol\n")[:-9]):
+        write({"smiles/a.smi.gz": damaged}, tmp_path)
+        with pytest.raises(RuntimeError, match=r"a\.smi\.gz cannot be read"):
+            load_smiles(tmp_path)
 
 
 def test_missing_and_damaged_smiles_files_are_named(tmp_path):

@@ -154,6 +154,21 @@ def test_validation_set_as_archive(assays, small):
         load_multitask("tox21", assays)
 
 
+@pytest.mark.parametrize("split", ["data_all", "challenge_test"])
+def test_of_an_sdf_and_its_archive_the_intact_one_is_read(sdfs, split):
+    bare = sdfs / "tox21" / f"tox21_10k_{split}.sdf"
+    archive = bare.with_name(f"tox21_10k_{split}sdf.zip")
+    content = bare.read_bytes()
+    packed = zipped(content, bare.name)
+    for first, second in ((content[:-20], packed), (content, packed[:-40])):
+        bare.write_bytes(first)
+        archive.write_bytes(second)
+        assert_is_small(load_multitask("tox21", sdfs))
+    bare.write_bytes(content[:-20])
+    with pytest.raises(DataError, match="fault: truncated"):
+        load_multitask("tox21", sdfs)
+
+
 def test_no_training_set(assays):
     """Where nothing of it is there, the file to look for is the one that can be downloaded."""
     shutil.rmtree(assays / "tox21" / "train")

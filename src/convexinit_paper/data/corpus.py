@@ -29,12 +29,16 @@ from convexinit.molecules.tokens import (
 )
 from convexinit_paper.data.cache import read_arrays, write_arrays
 from convexinit_paper.data.datasets import load_multitask
+from convexinit_paper.data.files import digest_of
+from convexinit_paper.data.multitask import MultitaskData
 from convexinit_paper.data.recombine import recombine
 from convexinit_paper.data.smiles import is_held_out, load_smiles
 from convexinit_paper.progress import counted
 from convexinit_paper.request.options import Section, at_least, between, option
 
 _FORMAT = 2  # to be raised when tokens, spellings, recombination or standardisation change
+# Digest of the molecules that the weights in this package, and recorded runs, were trained on.
+KNOWN = "sha256-67104e90640eabab"
 # Molecules that the vocabulary is learned from, half of them in random spelling.
 VOCABULARY_SAMPLE = 20_000
 CHUNK = 1000  # molecules that a worker process treats at once
@@ -94,7 +98,7 @@ def load_corpus(settings: CorpusSettings, data_dir: str, seed: int, cache: Path)
     (:func:`convexinit_paper.data.smiles.is_held_out`), are in no training sequence.
     """
     tox21 = load_multitask("tox21", data_dir)
-    raw = {**load_smiles(data_dir), "tox21_train": tox21.train.smiles}
+    raw = _raw(tox21, data_dir)
     kept_back = [*tox21.validation.smiles, *tox21.test.smiles]
     content = (
         _FORMAT, rdkit.__version__, settings, seed, raw, kept_back, list(PROPERTIES),
@@ -107,6 +111,29 @@ def load_corpus(settings: CorpusSettings, data_dir: str, seed: int, cache: Path)
         write_arrays(path, "molecules", **arrays)
         corpus = from_arrays(arrays)
     return corpus
+
+
+def corpus_content(data_dir: str) -> str | None:
+    """Digest of the molecules that are learned from, as a run on them is known by.
+
+    Validation and test molecules of Tox21 are always the same.
+
+    Args:
+        data_dir: folder of raw data.
+
+    Returns:
+        None for those that the autoencoder of this package has learned from.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    content = digest_of(_raw(load_multitask("tox21", data_dir), data_dir))
+    return None if content == KNOWN else content
+
+
+def _raw(tox21: MultitaskData, data_dir: str) -> dict[str, list[str]]:
+    """SMILES to learn from, by source."""
+    return {**load_smiles(data_dir), "tox21_train": tox21.train.smiles}
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray]) -> Corpus:

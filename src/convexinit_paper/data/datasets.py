@@ -83,12 +83,17 @@ def load_dataset(
         DataError: a file is missing or damaged.
     """
     if isinstance(settings, ImageFolderSettings):
-        source = Path(data_dir).expanduser() / Path(settings.path).expanduser()
+        source = image_source(settings.path, data_dir)
         cache = Path(results_dir) / "cache"
         images = load_image_folder(source, settings.title, settings.size, cache)
     else:
         images = load_images(settings.name, data_dir)
     return preprocess(images, settings.preprocessing)
+
+
+def image_source(path: str, data_dir: str | Path) -> Path:
+    """The folder or archive of images that ``dataset.path`` names."""
+    return Path(data_dir).expanduser() / Path(path).expanduser()
 
 
 def load_multitask(name: str, data_dir: str | Path) -> MultitaskData:

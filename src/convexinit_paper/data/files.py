@@ -1,13 +1,21 @@
 """Raw data files: what each must be, and the error a user sees when one is not."""
 
 import hashlib
+import json
+import os
 import shlex
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 # The last line of errors about missing files.
 ELSEWHERE = "To use another folder:  data_dir=<folder>, or the environment variable CONVEXINIT_DATA"
+
+# Seconds after which a file that is changed once more has another time of change on any disk.
+SETTLED = 5.0
 
 
 class DataError(RuntimeError):
@@ -58,6 +66,53 @@ def digest_fault(digest: str, expected: str, algorithm: str) -> str | None:
     if digest == expected:
         return None
     return f"damaged: its {algorithm} is {digest[:16]}..., expected {expected[:16]}..."
+
+
+def digest_of(content: Any) -> str:
+    """Short digest of bytes, or of anything that JSON can hold, as runs are known by.
+
+    It begins with a word, so that no reader of options takes it for a number.
+
+    Example:
+        >>> digest_of(b"abc"), digest_of(["abc"])
+        ('sha256-ba7816bf8f01cfea', 'sha256-02f393ea93585608')
+    """
+    text = content if isinstance(content, bytes) else json.dumps(content, sort_keys=True).encode()
+    return _short(hashlib.sha256(text).hexdigest())
+
+
+def file_digest(path: Path) -> str:
+    """As :func:`digest_of` the content of a file.
+
+    A process reads a file twice only if its size or times have changed, or if it is so new that
+    they need not have.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    status = path.stat()
+    if time.time() - status.st_ctime < SETTLED:
+        return _short(_sha256(path))
+    return _short(_remembered_sha256(path, _state(status)))
+
+
+def _short(hexadecimal: str) -> str:
+    return f"sha256-{hexadecimal[:16]}"
+
+
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    """What differs once a file has changed; its owner cannot set the time of change (ctime)."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+@lru_cache(maxsize=1_000_000)
+def _remembered_sha256(path: Path, state: tuple[int, ...]) -> str:
+    return _sha256(path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def check_files(name: str, files: Sequence[DataFile], data_dir: Path, *hints: str) -> None:

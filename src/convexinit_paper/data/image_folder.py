@@ -19,7 +19,7 @@ import numpy as np
 from convexinit_paper.data.archives import list_files, read_files
 from convexinit_paper.data.cache import read_arrays, write_arrays
 from convexinit_paper.data.class_folders import SPLITS, Layout, arrange
-from convexinit_paper.data.files import ELSEWHERE, DataError
+from convexinit_paper.data.files import ELSEWHERE, DataError, digest_of, file_digest
 from convexinit_paper.data.images import ImageData
 from convexinit_paper.data.sources import ImageArrays
 from convexinit_paper.progress import counted
@@ -33,7 +33,7 @@ GREY, COLOUR = ("1", "L"), ("P", "RGB", "CMYK", "YCbCr")  # Pillow's names of pi
 MAX_FILE_BYTES = 100_000_000
 TEST_SHARE = 0.2
 
-_FORMAT = 1  # to be raised when the content of cached files changes
+_FORMAT = 2  # to be raised when the content of cached files changes
 
 
 def load_image_folder(
@@ -41,7 +41,8 @@ def load_image_folder(
 ) -> ImageData:
     """Read images in class folders into memory; the second time, from a cache.
 
-    Images are grey if all of them are, else RGB. Images with transparent pixels, several frames
+    Images are grey if all of them are, else RGB. They are turned upright where the camera noted how
+    it was held (EXIF). Images with transparent pixels, several frames
     (animations) or more than eight bits a channel are refused, as there is no one way to convert
     them.
 
@@ -51,26 +52,52 @@ def load_image_folder(
         title: the name used in figures; None for the name of the folder or archive.
         size: height and width in pixels that every image is resized to (bilinear, smoothed, the
             sides not in proportion); None if they all have one size.
-        cache_dir: folder for the decoded images; made if need be. Files in it are named after the
-            digest of an archive, or of the paths, sizes and times of the files in a folder.
+        cache_dir: folder for the decoded images; made if need be. Files in it are named after
+            what :func:`image_content` says.
 
     Raises:
         DataError: something is missing, damaged, or not laid out as above.
     """
     source = Path(source).expanduser().resolve()
+    content = image_content(source)
+    path = Path(cache_dir) / f"images-{_cache_name(content, size)}.npz"
+    arrays = read_arrays(path, "images", _check)
+    if arrays is None:
+        arrays = _read(source, size)
+        if image_content(source) != content:
+            raise DataError(f"{source} has changed while it was read; ask again")
+        write_arrays(path, "images", **arrays._asdict())
+    classes = int(arrays.train_labels.max()) + 1
+    return ImageData.of(arrays, classes, title or source.name)
+
+
+def image_content(source: Path) -> str:
+    """Digest of the images in a folder or archive, as a run on them is known by.
+
+    That of an archive is the digest of the file, that of a folder one of the paths in it and the
+    contents of all images. Where either lies, its name, times and what is passed over do not count.
+
+    Args:
+        source: folder or archive.
+
+    Raises:
+        DataError: it is missing, cannot be read, or is not laid out as above.
+    """
+    source = source.expanduser().resolve()
     if not source.exists():
         raise DataError(
             f"The images are missing: there is no {source}\n"
             "To use others:  dataset.path=<folder or archive of images in class folders>\n"
             f"{ELSEWHERE}"
         )
-    path = Path(cache_dir) / f"images-{_digest(source, size)}.npz"
-    arrays = read_arrays(path, "images", _check)
-    if arrays is None:
-        arrays = _read(source, size)
-        write_arrays(path, "images", **arrays._asdict())
-    classes = int(arrays.train_labels.max()) + 1
-    return ImageData.of(arrays, classes, title or source.name)
+    try:
+        if not source.is_dir():
+            return file_digest(source)
+        layout = arrange(list_files(source), source)
+        paths = sorted(path for labels in layout.labels.values() for path in labels)
+        return digest_of([[str(path), file_digest(source / path)] for path in paths])
+    except OSError as error:
+        raise DataError(f"{error.filename or source} cannot be read: {error.strerror}") from error
 
 
 def _read(source: Path, size: int | None) -> ImageArrays:
@@ -129,7 +156,7 @@ def _split(source: Path, layout: Layout) -> dict[str, dict[PurePosixPath, int]]:
 
 
 def decode(content: bytes, size: int | None) -> np.ndarray:
-    """Decode one image.
+    """Decode one image, upright.
 
     Args:
         content: of an image file in one of the :data:`FORMATS`.
@@ -149,7 +176,7 @@ def decode(content: bytes, size: int | None) -> np.ndarray:
             frames = getattr(image, "n_frames", 1)
             if frames > 1 and image.format != "MPO":  # a JPEG with a preview, as phones write it
                 raise ValueError(f"it has {frames} frames or pages, and must have one")
-            opaque = _without_transparency(image)
+            opaque = _without_transparency(_upright(image))
             if opaque.mode not in (*GREY, *COLOUR):
                 raise ValueError(
                     f"its pixels have the format {opaque.mode}, and must be grey or colour with "
@@ -165,6 +192,17 @@ def decode(content: bytes, size: int | None) -> np.ndarray:
         raise
     except Exception as error:  # damaged bytes can make the readers fail in any way
         raise ValueError(f"it is damaged or cannot be decoded: {error}") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image as it is to be looked at: cameras that are held upright store it lying (EXIF)."""
+    from PIL import ImageOps
+
+    image.load()  # damaged pixels are not to be taken for what comes next
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # notes beside the pixels that cannot be read say nothing of them
+        return image
 
 
 def _without_transparency(image: Image.Image) -> Image.Image:
@@ -189,20 +227,10 @@ def _image_error(source: Path, path: PurePosixPath, fault: str) -> DataError:
     )
 
 
-def _digest(source: Path, size: int | None) -> str:
+def _cache_name(content: str, size: int | None) -> str:
     """Digest of all that the decoded images depend on."""
     import PIL
 
-    if source.is_dir():
-        listing = list_files(source)
-        files = [
-            [str(path), length, (source / path).stat().st_mtime_ns]
-            for path, length in sorted(listing.files.items())
-        ]
-        content = json.dumps([str(source), files, sorted(map(str, listing.folders))])
-    else:
-        with source.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
     text = json.dumps([_FORMAT, PIL.__version__, size, content])
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import zlib
 from pathlib import Path
 
 from convexinit_paper.data.files import ELSEWHERE, DataError
@@ -12,33 +14,50 @@ HELD_OUT = 0.05
 
 
 def load_smiles(data_dir: str | Path) -> dict[str, list[str]]:
-    """All SMILES of the files ``smiles/*.smi``, as they stand there.
+    """All SMILES of the files ``smiles/*.smi`` or ``smiles/*.smi.gz``, as they stand there.
+
+    Hidden files are passed over.
 
     Args:
         data_dir: folder of all raw data.
 
     Returns:
-        SMILES by source, the name of the file.
+        SMILES by source, the name of the file. Of a file that is there in both forms, the first
+        that can be read.
 
     Raises:
         DataError: there is no such file, or one cannot be read.
     """
     folder = Path(data_dir).expanduser() / "smiles"
-    paths = sorted(folder.glob("*.smi"))
-    if not paths:
+    forms: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("[!.]*")):
+        name = path.name.removesuffix(".gz")
+        if name.endswith(".smi"):
+            forms.setdefault(name.removesuffix(".smi"), []).append(path)
+    if not forms:
         raise DataError(
             f"There are no molecules in {folder.resolve()}\n"
             "The autoencoder learns from any files smiles/*.smi there, one SMILES a line.\n"
             f"{ELSEWHERE}"
         )
-    sources = {}
-    for path in paths:
+    return {source: _read(paths) for source, paths in forms.items()}
+
+
+def _read(forms: list[Path]) -> list[str]:
+    """The SMILES of the first of these files that can be read."""
+    first: DataError | None = None
+    for path in forms:
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path} cannot be read: {error}") from error
-        sources[path.stem] = [line.split()[0] for line in lines if line.strip()]
-    return sources
+            content = path.read_bytes()
+            if path.suffix == ".gz":
+                content = gzip.decompress(content)
+            lines = content.decode("utf-8-sig").splitlines()
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+            first = first or DataError(f"{path} cannot be read: {error}")
+        else:
+            return [line.split()[0] for line in lines if line.strip()]
+    assert first is not None  # there is a file
+    raise first
 
 
 def is_held_out(canonical: str) -> bool:

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from convexinit_paper.data.contents import with_contents
 from convexinit_paper.request.config import field_names, parse_settings
 from convexinit_paper.request.options import one_of, require
 from convexinit_paper.request.request import Request, parse_request
@@ -47,6 +48,8 @@ def task_module(task: str) -> Any:
 def request_of(config: Config) -> Request:
     """The run that a configuration asks for, its options chosen where the best of a grid is wanted.
 
+    Data is looked at in that case alone; see :func:`identified`.
+
     Args:
         config: the resolved configuration.
 
@@ -54,13 +57,24 @@ def request_of(config: Config) -> Request:
         ConfigError: if an option that all experiments share has a wrong name or value, or none can
             be chosen.
         RunError: if cells of the grid are missing.
+        DataError: if what they would have been trained on is missing.
     """
     task = task_module(config["task"])
     request = parse_request(config, field_names(task.Settings))
     if request.task != "best_of_grid":
         return request
-    final = task.final_config(request.config)
+    # Which cells there are to choose among depends on the data.
+    final = task.final_config(with_contents(request.config))
     return replace(request, task=final["task"], config=final)
+
+
+def identified(request: Request) -> Request:
+    """The same request, with the digests of the data that is there now.
+
+    Raises:
+        DataError: the data is missing, or is not what the request says.
+    """
+    return replace(request, config=with_contents(request.config))
 
 
 def run_experiment(config: Config) -> Path:
@@ -77,8 +91,11 @@ def run_experiment(config: Config) -> Path:
 
     Raises:
         ConfigError: if an option has a wrong name or value.
+        DataError: if data is missing, also if a run is stored, where it is not known by name.
     """
     request = request_of(config)
+    with recorded_failure(request.config):
+        request = identified(request)
     folder = request.folder
     if not request.force and is_intact(folder):
         return folder

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from convexinit_paper.experiments import training_dynamics
 from convexinit_paper.request.config import composed, option_text, parse_section
 from convexinit_paper.request.options import ConfigError, Section, one_of, option, require
 from convexinit_paper.store.errors import RunError
-from convexinit_paper.store.identity import Config
+from convexinit_paper.store.identity import CONTENTS, Config
 from convexinit_paper.store.runs import read_runs
 from convexinit_paper.sweeps.grid_search import (
     CELLS,
@@ -101,6 +102,13 @@ def _shown(found: Search) -> str:
     return f"{text}\nand {more} more" if more > 0 else text
 
 
+def _options(config: Config) -> dict[str, Any]:
+    """Options that the command for missing cells may have to repeat, by dotted name."""
+    options = {**flat(config), **{name: config[name] for name in OTHER_OPTIONS}}
+    path = {"dataset.path": config["dataset"]["path"]} if "path" in config["dataset"] else {}
+    return {**options, **path}
+
+
 def command_for_cells(config: Config, found: Search) -> str:
     """The command that runs the cells of a search that are missing.
 
@@ -111,9 +119,8 @@ def command_for_cells(config: Config, found: Search) -> str:
     groups = {name: config[name]["name"] for name in ("dataset", "model")}
     arguments = {"experiment": CELLS, "grid": found.grid, **groups}
     default = composed(*(f"{name}={value}" for name, value in arguments.items()))
-    usual = {**flat(default), **{name: default[name] for name in OTHER_OPTIONS}}
-    asked = {**flat(config), **{name: config[name] for name in OTHER_OPTIONS}}
-    chosen = {*grid_cells(found.grid)[0], "dataset.validation_fraction"}
+    usual, asked = _options(default), _options(config)
+    chosen = {*grid_cells(found.grid)[0], "dataset.validation_fraction", *CONTENTS}
     arguments |= {
         name: value
         for name, value in asked.items()

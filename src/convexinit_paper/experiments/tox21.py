@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from convexinit.dropout import seed_dropout_
+from convexinit_paper.data.contents import check_contents
 from convexinit_paper.data.encoded import (
     CodecSettings,
     EncodedData,
@@ -59,6 +60,7 @@ def run(settings: Settings, request: Request) -> Outcome:
     data = load_encoded(
         settings.dataset, codec, settings.codec.standardise, request.data_dir, request.cache
     )
+    check_contents(request.config)
     _, history = train_networks(settings, data, request)
     return Outcome(
         metrics_table(history, request.seeds),

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from convexinit_paper.data.contents import check_contents
 from convexinit_paper.data.datasets import DatasetSettings, dataset_settings, load_dataset
 from convexinit_paper.data.split import random_split
 from convexinit_paper.request.request import Request
@@ -41,6 +42,7 @@ def run(settings: Settings, request: Request) -> Outcome:
     seeds, model, trainer = request.seeds, settings.model, settings.trainer
     held_out_fraction = settings.dataset.validation_fraction
     data = load_dataset(settings.dataset, request.data_dir, request.results_dir)
+    check_contents(request.config)
 
     splits = [
         random_split(len(data.train_labels), held_out_fraction, seeded_generator(seed, "split"))

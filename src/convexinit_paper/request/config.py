@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from convexinit_paper.request.options import ConfigError, OutOfRangeError
+from convexinit_paper.store.identity import CONTENTS
 
 CONF = Path(__file__).parents[3] / "conf"
 T = TypeVar("T")
@@ -23,7 +24,8 @@ def parse_section(kind: type[T], options: dict[str, Any], section: str) -> T:
     Args:
         kind: dataclass whose annotations give the types; it raises a ValueError that begins with
             the name of the option if one is out of range.
-        options: the section; beside the fields of the dataclass it may hold a ``name``.
+        options: the section; beside the fields of the dataclass it may hold a ``name``, and a
+            section of data the ``content`` that its run is known by.
         section: its name, for error messages.
 
     Raises:
@@ -33,7 +35,8 @@ def parse_section(kind: type[T], options: dict[str, Any], section: str) -> T:
     missing = [name for name in names if name not in options]
     if missing:
         raise ConfigError(f"the option {section}.{missing[0]} is missing")
-    unknown = [name for name in options if name not in (*names, "name")]
+    more = ("name", "content") if f"{section}.content" in CONTENTS else ("name",)
+    unknown = [name for name in options if name not in (*names, *more)]
     if unknown:
         raise ConfigError(f"there is no option {section}.{unknown[0]}")
     try:

@@ -11,6 +11,10 @@ from typing import Any
 # What does not change the numbers of a run, and so does not count when a stored run is looked up.
 PLACES = ("data_dir", "results_dir", "logger", "force", "checkpoint_minutes", "seeds_at_once")
 
+# Digests of data that users bring, which is not known by its name alone; see
+# :mod:`convexinit_paper.data.contents`.
+CONTENTS = ("dataset.content", "corpus.content")
+
 Config = dict[str, Any]
 
 
@@ -21,10 +25,18 @@ def identity(config: Config) -> Config:
 
 def run_folder(config: Config) -> Path:
     """Folder in which the run of this configuration is stored, whether it exists or not."""
-    text = json.dumps(plain(identity(config)), sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+    options = plain(_without_places_of_data(identity(config)))
+    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:10]
     name = f"{config['model']['name']}-{digest}"
     return Path(config["results_dir"]) / "runs" / config["name"] / name
+
+
+def _without_places_of_data(options: Config) -> Config:
+    """The options but the path of images that are known by their content."""
+    dataset = options.get("dataset", {})
+    if "content" not in dataset:
+        return options
+    return {**options, "dataset": {key: dataset[key] for key in dataset if key != "path"}}
 
 
 def plain(value: Any) -> Any:

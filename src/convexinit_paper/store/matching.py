@@ -15,8 +15,8 @@ from convexinit_paper.store.identity import PLACES, Config
 from convexinit_paper.store.runs import Run
 from convexinit_paper.training.settings import PRECISIONS
 
-# Options that name a run without changing its numbers.
-LABELS = ("name", "task", "model.name", "model.title", *PLACES)
+# Options that name a run, or the place of its data, without changing its numbers.
+LABELS = ("name", "task", "model.name", "model.title", "dataset.path", *PLACES)
 
 Label = TypeVar("Label", bound=Hashable)
 

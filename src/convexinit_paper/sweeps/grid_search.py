@@ -176,6 +176,8 @@ def wanted_cells(config: Config) -> Wanted:
     groups = [f"{name}={config[name]['name']}" for name in ("dataset", "model")]
     defaults = composed(f"experiment={CELLS}", *groups)
     fixed = {name: value for name, value in flatten(config).items() if name not in UNCOMPARED}
+    # None, too, is a content: that of data that is known by name.
+    fixed["dataset.content"] = config["dataset"].get("content")
     return Wanted(CELLS, config["model"]["name"], fixed, flatten(defaults))
 
 

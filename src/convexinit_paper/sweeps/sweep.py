@@ -16,7 +16,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from convexinit_paper.experiments import request_of
+from convexinit_paper.data.files import DataError
+from convexinit_paper.experiments import identified, request_of
 from convexinit_paper.progress import Throttle, write_line
 from convexinit_paper.request.config import overrides_between
 from convexinit_paper.store.failures import failure_log, read_failure
@@ -75,10 +76,15 @@ def jobs_of(overrides: Sequence[Sequence[str]], configs: Sequence[Config]) -> li
     jobs: dict[Path, Job] = {}
     for options, config in zip(overrides, configs, strict=True):
         request = request_of(config)
-        folder = request.folder
-        title = " ".join(option for option in options if option not in common)
         # What was chosen here, so that the job need not choose again.
         chosen = overrides_between({**config, "seeds": request.seeds}, request.config)
+        try:
+            request = identified(request)
+            missing = request.force or not is_intact(request.folder)
+        except DataError:
+            missing = True  # and the run will say why it fails; others need not fail with it
+        folder = request.folder
+        title = " ".join(option for option in options if option not in common)
         jobs.setdefault(
             folder,
             Job(
@@ -86,7 +92,7 @@ def jobs_of(overrides: Sequence[Sequence[str]], configs: Sequence[Config]) -> li
                 title or folder.name,
                 folder,
                 stamp(folder),
-                missing=request.force or not is_intact(folder),
+                missing,
             ),
         )
     for job in jobs.values():

@@ -52,6 +52,10 @@ def no_downloads() -> list[Download]:
     return []
 
 
+def known_by_name(data_dir: Path) -> None:
+    """The content of a data set that is built in, or always compared with known digests."""
+
+
 @dataclass(frozen=True)
 class Source:
     """What is known of a data set before it is read.
@@ -63,6 +67,9 @@ class Source:
         classes: number of classes; None if its labels are no classes.
         downloads: its files on the web; a function, as their addresses may be torchvision's.
         extent: number and size of these files, for users.
+        known: digest of what ``conf/dataset`` says how to read, None if none is known.
+        content: given the data folder, the digest of what is read where this may be one or the
+            other; None where the reader compares it with known digests. May raise DataError.
     """
 
     KIND: ClassVar = "known"
@@ -71,6 +78,8 @@ class Source:
     classes: int | None
     downloads: Callable[[], list[Download]] = field(default=no_downloads, kw_only=True)
     extent: str = field(default="", kw_only=True)
+    known: str | None = field(default=None, kw_only=True)
+    content: Callable[[Path], str | None] = field(default=known_by_name, kw_only=True)
 
 
 class ImageArrays(NamedTuple):

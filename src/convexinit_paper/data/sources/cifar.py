@@ -10,7 +10,7 @@ import hashlib
 import pickle
 import tarfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ import numpy as np
 from convexinit_paper.data.files import (
     DataError,
     DataFile,
-    check_files,
     digest_fault,
     file_error,
     find_fault,
@@ -60,15 +59,14 @@ class CifarFiles:
         """50,000 training and 10,000 test images of 3 x 32 x 32 pixels.
 
         Args:
-            data_dir: holds the archive or, where there is none, the folder that torchvision
-                unpacks it to.
+            data_dir: holds the archive or, where there is no intact one, the folder that
+                torchvision unpacks it to.
 
         Raises:
             DataError: a file is missing or damaged.
         """
         known = self.known
-        contents = self._folder if self._is_unpacked(data_dir) else self._archive_members
-        batches = {name: _unpickle(content) for name, content in contents(data_dir)}
+        batches = {name: _unpickle(content) for name, content in self._contents(data_dir)}
 
         def arrays(listed: list[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
             parts = [batches[name] for name, _ in listed]
@@ -83,18 +81,31 @@ class CifarFiles:
         return [Download(self.known.filename, [self.known.url], self.find_fault)]
 
     def find_fault(self, data_dir: Path) -> str | None:
-        """What is wrong with the archive; None also if it is not there, but unpacked and intact."""
-        if not self._is_unpacked(data_dir):
-            return find_fault(data_dir / self.archive.path, self.archive)
+        """What is wrong with the archive; None also if it is unpacked and intact there."""
+        fault = find_fault(data_dir / self.archive.path, self.archive)
+        if fault is None or not self._is_unpacked(data_dir):
+            return fault
         try:
             dict(self._folder(data_dir))
         except DataError:
-            return "missing, and damaged where it is unpacked"
+            return f"{fault}, and damaged where it is unpacked"
         return None
 
+    def _contents(self, data_dir: Path) -> Iterable[tuple[str, bytes]]:
+        """Names and contents of the batches, once their digests are right."""
+        fault = find_fault(data_dir / self.archive.path, self.archive)
+        if fault is None:
+            return self._archive_members(data_dir)
+        if self._is_unpacked(data_dir):
+            try:
+                return list(self._folder(data_dir))
+            except DataError:
+                if fault == "missing":
+                    raise
+        raise file_error(self.name, self.archive.path, data_dir, fault, *self.hints)
+
     def _is_unpacked(self, data_dir: Path) -> bool:
-        archive, folder = data_dir / self.known.filename, data_dir / self.known.base_folder
-        return folder.is_dir() and not archive.exists()
+        return (data_dir / self.known.base_folder).is_dir()
 
     def _batches(self) -> list[tuple[str, str]]:
         """Path in the archive, and md5, of every batch."""
@@ -103,8 +114,7 @@ class CifarFiles:
         return [(f"{known.base_folder}/{name}", md5) for name, md5 in listed]
 
     def _archive_members(self, data_dir: Path) -> Iterator[tuple[str, bytes]]:
-        """Names and contents of the batches in the archive, whose digest is checked first."""
-        check_files(self.name, [self.archive], data_dir, *self.hints)
+        """Names and contents of the batches in the archive, whose digest is right."""
         paths = [path for path, _ in self._batches()]
         with tarfile.open(data_dir / self.archive.path, "r:gz") as archive:
             for member in archive:
@@ -157,5 +167,5 @@ DATA_SETS = {
         "CIFAR-100", 100, load=CIFAR100.load, downloads=CIFAR100.downloads, extent=EXTENT
     ),
     # An archive of class folders: its reader and path are those of conf/dataset.
-    "cifar10_jpeg": Source("CIFAR-10 (JPEG copy)", 10),
+    "cifar10_jpeg": Source("CIFAR-10 (JPEG copy)", 10, known="sha256-2c1d2f26013ac128"),
 }

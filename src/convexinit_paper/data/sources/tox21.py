@@ -29,7 +29,13 @@ from pathlib import Path
 
 import numpy as np
 
-from convexinit_paper.data.files import DataFile, check_files, file_error, find_fault
+from convexinit_paper.data.files import (
+    DataFile,
+    check_files,
+    digest_of,
+    file_error,
+    find_fault,
+)
 from convexinit_paper.data.multitask import MoleculeSet, MultitaskData
 from convexinit_paper.data.sdf import FormatError, Record, parse_sdf, read_sdf
 from convexinit_paper.data.sources import Download, MultitaskSource
@@ -158,6 +164,26 @@ def load_tox21(data_dir: Path) -> MultitaskData:
     return MultitaskData(TITLE, TASKS, train.samples, validation.samples, test.samples, notes)
 
 
+def tox21_content(data_dir: Path) -> str | None:
+    """Digest of the training set if it is read from the SDF, whose official content is not known.
+
+    All other files are known by their digests.
+
+    Raises:
+        DataError: the SDF cannot be read.
+    """
+    path = None if _assays_intact(data_dir) else _find_sdf(data_dir, TRAIN_SDF, TRAIN_SIZE)
+    if path is None:
+        return None
+    try:
+        return digest_of(read_sdf(path))
+    except FormatError as error:
+        fault = str(error)
+    except OSError as error:
+        fault = f"not readable: {error.strerror or error}"
+    raise file_error("tox21", path.relative_to(data_dir).as_posix(), data_dir, fault)
+
+
 def find_train_fault(data_dir: Path) -> str | None:
     """What is wrong with the training set; None if it is there and intact in either form.
 
@@ -165,7 +191,7 @@ def find_train_fault(data_dir: Path) -> str | None:
     """
     if _assays_intact(data_dir):
         return None
-    path = _find_sdf(data_dir, TRAIN_SDF)
+    path = _find_sdf(data_dir, TRAIN_SDF, TRAIN_SIZE)
     return "missing" if path is None else _read_checked(path, TRAIN_SIZE)[1]
 
 
@@ -327,7 +353,7 @@ def _find_train(data_dir: Path) -> Path | None:
     """
     if _assays_intact(data_dir):
         return None
-    path = _find_sdf(data_dir, TRAIN_SDF)
+    path = _find_sdf(data_dir, TRAIN_SDF, TRAIN_SIZE)
     if path is None:
         # Where some of the assay files are there, or all of them just above the data folder, the
         # error is about these; else about the SDF, which is what the download script fetches.
@@ -339,7 +365,7 @@ def _find_train(data_dir: Path) -> Path | None:
 
 
 def _find_validation(data_dir: Path) -> Path:
-    path = _find_sdf(data_dir, VALIDATION_FILE.path)
+    path = _find_sdf(data_dir, VALIDATION_FILE.path, VALIDATION_SIZE, VALIDATION_FILE)
     bare = data_dir / VALIDATION_FILE.path
     if path is None or path == bare:
         check_files("tox21", [VALIDATION_FILE], data_dir)
@@ -379,12 +405,19 @@ def _assays_intact(data_dir: Path) -> bool:
     return all(find_fault(data_dir / file.path, file) is None for file in ASSAY_FILES)
 
 
-def _find_sdf(data_dir: Path, name: str) -> Path | None:
-    """An SDF under its own name, or the archive of it under any of the names it is saved as."""
+def _find_sdf(data_dir: Path, name: str, size: int, file: DataFile | None = None) -> Path | None:
+    """An SDF under its own name, or the archive of it under any of the names it is saved as.
+
+    Of several the first that is intact, as :func:`_load_sdf` says; of damaged ones the first.
+    """
     path = data_dir / name
     stem = path.with_suffix("").name
     names = [path.name, f"{stem}sdf", f"{stem}sdf.zip", f"{stem}.sdf.zip", f"{stem}.zip"]
-    return next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
+    there = [path.with_name(name) for name in names if path.with_name(name).is_file()]
+    if len(there) > 1:
+        intact = (path for path in there if _read_checked(path, size, file)[1] is None)
+        return next(intact, there[0])
+    return there[0] if there else None
 
 
 def _count(merged: Merged) -> dict[str, int]:
@@ -414,6 +447,7 @@ DATA_SETS = {
     "tox21": MultitaskSource(
         TITLE,
         load=load_tox21,
+        content=tox21_content,
         downloads=tox21_downloads,
         extent="four files; the training set has no known digest, so that its archive, "
         "records, labels and number of samples are checked instead",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from convexinit.molecules.autoencoder import Sizes, to_arrays
+from convexinit_paper.data.contents import check_contents
 from convexinit_paper.data.corpus import CorpusSettings, load_corpus
 from convexinit_paper.experiments.autoencoder.assessment import assess
 from convexinit_paper.experiments.autoencoder.training import AutoencoderSettings, train
@@ -34,6 +35,7 @@ def run(settings: Settings, request: Request) -> Outcome:
     [seed] = request.seeds
     options = settings.autoencoder
     corpus = load_corpus(settings.corpus, request.data_dir, seed, request.cache)
+    check_contents(request.config)
     network, history = train(corpus, settings.model, options, seed, checkpoint_of(request.config))
     report = assess(network, corpus, seed)
     per_epoch = math.ceil(len(corpus.starts) / options.batch_size)

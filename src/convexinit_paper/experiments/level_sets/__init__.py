@@ -25,6 +25,7 @@ import pandas as pd
 from convexinit.dropout import seed_dropout_
 from convexinit.molecules.codec import Codec
 from convexinit.stacking import unstack_network
+from convexinit_paper.data.contents import check_contents
 from convexinit_paper.data.encoded import count_reasons, load_encoded, open_codec
 from convexinit_paper.experiments import tox21
 from convexinit_paper.experiments.level_sets.judging import judge
@@ -66,6 +67,7 @@ def run(settings: Settings, request: Request) -> Outcome:
     data = load_encoded(
         settings.dataset, codec, settings.codec.standardise, request.data_dir, request.cache
     )
+    check_contents(request.config)
     tasks = choose_tasks(options.tasks, data.tasks)
     stack, history = tox21.train_networks(settings, data, request)
     final = final_metrics(history, seeds)
