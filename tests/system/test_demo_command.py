@@ -48,7 +48,7 @@ def test_ctrl_c_lets_the_command_end_in_good_order():
 
 def test_make_runs_the_demo():
     said = subprocess.run(
-        ["make", "--dry-run", "paper-figures", "SCALE=demo"],
+        ["make", "--no-print-directory", "--dry-run", "paper-figures", "SCALE=demo"],
         capture_output=True, text=True, check=True, cwd=ROOT,
     ).stdout  # fmt: skip
     assert said.splitlines()[-1].endswith("-m convexinit_paper.demo")

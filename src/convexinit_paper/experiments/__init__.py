@@ -94,7 +94,7 @@ def run_experiment(config: Config) -> Path:
         DataError: if data is missing, also if a run is stored, where it is not known by name.
     """
     request = request_of(config)
-    with recorded_failure(request.config):
+    with recorded_failure(request.folder, request.config):
         request = identified(request)
     folder = request.folder
     if not request.force and is_intact(folder):
