@@ -19,6 +19,8 @@ from convexinit.init_network import init_icnn_
 from convexinit.layers import ConvexConv2d, ConvexLinear, project_
 from convexinit.lsuv import lsuv_init_
 from convexinit.networks import CNN, MLP
+from convexinit.orthogonal import orthogonal_init_
+from convexinit.step_sizes import parameter_groups
 from convexinit.theory import solve_init
 
 __all__ = [
@@ -31,6 +33,8 @@ __all__ = [
     "lognormal_init_",
     "lsuv_init_",
     "moments_init_",
+    "orthogonal_init_",
+    "parameter_groups",
     "project_",
     "solve_init",
 ]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor, nn
 
 from convexinit.activations import Activation
-from convexinit.checks import check_function
+from convexinit.checks import check_choice, check_function
 from convexinit.difference import parts_of
 from convexinit.init import (
     BIAS_RULES,
@@ -20,9 +21,14 @@ from convexinit.init import (
     moments_init_,
 )
 from convexinit.layers import ConvexLayer, Network
+from convexinit.orthogonal import orthogonal_init_, plan_layers
+from convexinit.positivity import Positivity
 from convexinit.theory import solve_init
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+# What zeros of orthogonal weights that have to be above zero add to the gain of the mean, over all
+# layers.
+_BACKGROUND = 0.1
 
 
 @torch.no_grad()
@@ -36,14 +42,22 @@ def init_icnn_(
     distribution: Distribution | str = "lognormal",
     bias_rule: BiasRule | str = "sampled",
     generator: Generator | None = None,
+    method: str = "moments",
 ) -> Network:
     """Initialise a whole input-convex network for stable signal propagation.
 
-    Every convex layer (:class:`~convexinit.ConvexLinear`, :class:`~convexinit.ConvexConv2d`)
+    With ``method="moments"``, the paper's, every convex layer
+    (:class:`~convexinit.ConvexLinear`, :class:`~convexinit.ConvexConv2d`)
     gets :func:`~convexinit.moments_init_` with its own fan-in; the weights are carried through the
     inverse of the layer's positivity map. The network's first layer, if it is an unconstrained
     linear or convolution layer, gets LeCun's initialisation and zero bias, scaled to ``variance``
     and ``mean``. All other layers, such as skip connections, stay as they are.
+
+    With ``method="orthogonal"`` every convex layer gets :func:`~convexinit.orthogonal_init_`, and
+    the scales and biases of :func:`convexinit.orthogonal.plan_layers`, so that networks of any
+    depth start alike. Give hidden layers smaller steps the more there are
+    (:func:`~convexinit.parameter_groups`). Where a map lets no gradient through to weights of zero
+    (all but projection and neg-exp), zeros start slightly above it.
 
     Both parts of a :class:`~convexinit.difference.ConvexDifference` are initialised like this, one
     after the other.
@@ -59,13 +73,14 @@ def init_icnn_(
         distribution: see :func:`~convexinit.moments_init_`.
         bias_rule: see :func:`~convexinit.moments_init_`.
         generator: source of randomness.
+        method: "moments" or "orthogonal", which takes ``activation`` and ``variance`` alone.
 
     Returns:
         ``model``.
 
     Raises:
         ValueError: if the network has no convex layer, has stacked weights, or an argument is out
-            of range; the network is unchanged then.
+            of range or not used by the method; the network is unchanged then.
 
     Example:
         >>> from convexinit import ConvexLinear
@@ -73,6 +88,14 @@ def init_icnn_(
         >>> network = init_icnn_(network, activation="softplus")
     """
     # Whatever is wrong raises here, before anything is filled.
+    check_choice("method", method, dict.fromkeys(("moments", "orthogonal")))
+    if method == "orthogonal":
+        chosen = {
+            "rho": rho, "bias_noise": bias_noise, "mean": mean, "distribution": distribution,
+            "bias_rule": bias_rule,
+        }  # fmt: skip
+        _refuse_changed(chosen)
+        return _init_orthogonal_(model, activation, variance, generator)
     distribution = check_function("distribution", distribution, DISTRIBUTIONS)
     bias_rule = check_function("bias_rule", bias_rule, BIAS_RULES)
     solve_init(1, activation, rho, variance, bias_noise, mean)
@@ -89,6 +112,87 @@ def init_icnn_(
             if bias is not None:
                 bias.fill_(mean)
     return model
+
+
+def _refuse_changed(arguments: dict[str, Any]) -> None:
+    """Raise ValueError if an argument of ``init_icnn_`` is not at its default."""
+    defaults = inspect.signature(init_icnn_).parameters
+    changed = [name for name, value in arguments.items() if value != defaults[name].default]
+    if changed:
+        raise ValueError(f'{changed[0]} belongs to method="moments"; leave it out')
+
+
+def _init_orthogonal_(
+    model: Network, activation: Activation, variance: float, generator: Generator | None
+) -> Network:
+    parts = [initialised_layers(part) for part in parts_of(model)]
+    of_parts = [[layer for layer in part if isinstance(layer, ConvexLayer)] for part in parts]
+    plans = [
+        plan_layers(activation, [_group_size(layer) for layer in convex[:-1]], variance)
+        for convex in of_parts
+    ]
+    for (first, *_), convex, plan in zip(parts, of_parts, plans, strict=True):
+        if first is not convex[0]:
+            weight, bias = parameters_of(first)
+            lecun_normal_(weight, generator).mul_(math.sqrt(variance))
+            if bias is not None:
+                bias.fill_(plan.mean)
+        output = math.sqrt(variance / plan.feature_variance)
+        scales = (*plan.scales, output)
+        # The bias of the plan is for features; that of the outputs centres them.
+        shifts = (*plan.biases, -output * plan.feature_means[-1])
+        for layer, scale, shift, mean in zip(
+            convex, scales, shifts, plan.feature_means, strict=True
+        ):
+            _fill_orthogonal_(layer, scale, mean, shift + scale * mean, len(convex), generator)
+    return model
+
+
+def _group_size(layer: ConvexLayer) -> int:
+    """How many inputs each unit or channel of a layer sums if its weights are orthogonal."""
+    return max(1, round(_channels_in(layer) / len(layer.weight)))
+
+
+def _channels_in(layer: ConvexLayer) -> int:
+    return layer.weight.shape[1] * int(getattr(layer, "groups", 1))
+
+
+def _fill_orthogonal_(
+    layer: ConvexLayer,
+    scale: float,
+    feature_mean: float,
+    target: float,
+    depth: int,
+    generator: Generator | None,
+) -> None:
+    """Fill a convex layer with orthogonal weights.
+
+    Args:
+        layer: which one.
+        scale: of its weights.
+        feature_mean: of its inputs.
+        target: mean of its pre-activations.
+        depth: number of convex layers of the network.
+        generator: source of randomness.
+    """
+    # Where a layer widens, every input is copied rather than split.
+    copied = math.sqrt(max(1.0, len(layer.weight) / _channels_in(layer)))
+    weight = torch.empty_like(layer.weight)
+    orthogonal_init_(weight, scale * copied, int(getattr(layer, "groups", 1)), generator)
+    if not _passes_gradient_at_zero(layer.positivity):
+        # So little that all of them together hardly move the mean of any layer.
+        weight.clamp_min_(_BACKGROUND / (weight[0].numel() * depth))
+    layer.assign_weight_(weight)
+    if layer.bias is not None:
+        layer.bias.copy_(target - weight.flatten(1).sum(1) * feature_mean)
+
+
+@torch.enable_grad()
+def _passes_gradient_at_zero(positivity: Positivity) -> bool:
+    """Whether a raw value that stands for a weight of zero gets the gradient of the weight."""
+    raw = positivity.inverse(torch.zeros(1)).requires_grad_()
+    (slope,) = torch.autograd.grad(positivity.forward(raw).sum(), raw)
+    return bool(slope > 0.5)
 
 
 def parameters_of(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
