@@ -24,7 +24,7 @@ from convexinit.checks import check_integer, check_number
 _MEANS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 # Share of the variance of the last features that those of the first layer must explain.
 _KEPT = 0.5
-_POINTS = 5001  # units that are followed
+_POINTS = 10001  # units that are followed
 _NEWTON_STEPS = 60
 
 
