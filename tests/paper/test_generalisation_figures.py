@@ -185,6 +185,7 @@ def test_the_most_complete_grid_is_shown(tmp_path):
         ["MNIST", "projection", "icnn", "small", 8],  # all, as of cifar_small, which has fewer
         ["MNIST", "exp", "icnn", "cifar_small", 1],  # of 4 instead of 8
     ]
+    assert "nan" not in grid_search.markdown(table)  # cifar_small varies no preprocessing
     searches = selected(tmp_path, "grid-search")
     assert [searches[place].panel.groups for place in (1, 3)] == [  # nothing is stored
         {"grid": "paper", "dataset": "cifar10"}

@@ -136,7 +136,8 @@ def markdown(numbers: pd.DataFrame) -> str:
         *(name.replace("_", " ") for name in options),
     ]  # fmt: skip
     rows = []
-    for row in numbers.to_dict("records"):
+    # An option that the grid of a search does not vary has no value.
+    for row in numbers.fillna(dict.fromkeys(options, "")).to_dict("records"):
         diverged = pd.isna(row["accuracy"])
         rows.append(
             [
