@@ -34,7 +34,7 @@ from convexinit_paper.data.smiles import is_held_out, load_smiles
 from convexinit_paper.progress import counted
 from convexinit_paper.request.options import Section, at_least, between, option
 
-_FORMAT = 2  # to be raised when tokens, spellings, recombination or standardisation change
+_FORMAT = 3  # to be raised when tokens, spellings, recombination or standardisation change
 # Molecules that the vocabulary is learned from, half of them in random spelling.
 VOCABULARY_SAMPLE = 20_000
 CHUNK = 1000  # molecules that a worker process treats at once
