@@ -14,6 +14,8 @@ HELD_OUT = 0.05
 def load_smiles(data_dir: str | Path) -> dict[str, list[str]]:
     """All SMILES of the files ``smiles/*.smi``, as they stand there.
 
+    What follows a SMILES in its line, after a blank or a tab, is its name and is left out.
+
     Args:
         data_dir: folder of all raw data.
 
@@ -34,9 +36,13 @@ def load_smiles(data_dir: str | Path) -> dict[str, list[str]]:
     sources = {}
     for path in paths:
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} cannot be read: {error}\nSave it as UTF-8.") from error
+        except OSError as error:
             raise DataError(f"{path} cannot be read: {error}") from error
+        # A byte-order mark begins a file, or stands inside of one that was joined from several.
+        lines = text.replace("\ufeff", "").split("\n")
         sources[path.stem] = [line.split()[0] for line in lines if line.strip()]
     return sources
 
