@@ -1,12 +1,16 @@
 """Standardised molecules."""
 
+import re
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem
 from rdkit.Chem.SaltRemover import SaltRemover
 
-from convexinit.molecules.chemistry import SALTS, canonical, standardise
+from convexinit.molecules.chemistry import SALTS, Standardised, canonical, standardise
 from support.chemistry import published_form
 from support.codecs import DRUGS
 
@@ -112,3 +116,66 @@ def test_standardisation_changes_nothing_the_second_time():
         mixed = Chem.MolToSmiles(Chem.MolFromSmiles(text), doRandom=True) + ".[Na+]"
         once = standardise(mixed).smiles
         assert once == canonical(once) == standardise(once).smiles == standardise(text).smiles
+
+
+@given(
+    st.sampled_from(DRUGS),
+    st.sampled_from([*map(chr, range(33)), "\x7f", "\x85", "\xa0", "\u2028", "\u3000", "\ufeff"]),
+    st.sampled_from(["", "CCCCN", "aspirin", "junk CC(", "|^1:0|", "50-78-2"]),
+    st.booleans(),
+)
+def test_a_text_with_more_in_it_is_no_smiles(smiles, character, more, before):
+    text = more + character + smiles if before else smiles + character + more
+    assert standardise(text) == Standardised(None, "not readable as SMILES")
+    assert canonical(text) is None
+
+
+# --- RDKit's log ----------------------------------------------------------------------------------
+
+LOG = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from rdkit import Chem, rdBase
+
+def say(what):
+    print(what, file=sys.stderr, flush=True)
+    Chem.MolFromSmiles("C1CC")
+
+say("before")
+from convexinit.molecules import load_codec
+from convexinit.molecules.chemistry import canonical
+say("imported")
+for name in ("ecfp", "autoencoder"):
+    codec = load_codec(name)
+    say(name)
+    codec.encode(["C1CCCC", "[H]", "CCCCO", "c1cccc1", "F(F)(F)CCC"])
+    canonical("C1CCC")
+    say("encoded")
+    for wrong in (["CCCCO", None], "CCCCO"):
+        try:
+            codec.encode(wrong)
+        except TypeError:
+            say("refused")
+codec.decode(codec.encode(["CCCCO"]), beam=3)
+say("decoded")
+with ThreadPoolExecutor(8) as pool:
+    list(pool.map(codec.prepare, [["C1CC", "CCCCO", "c1cccc1"] * 50] * 40))
+say("threads")
+rdBase.DisableLog("rdApp.error")
+codec.prepare(["C1CC", "CCCCO"])
+say("off")
+"""
+
+
+def test_the_log_of_rdkit_stays_as_the_caller_has_it():
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LOG], capture_output=True, text=True, check=True
+    )
+    said = [re.sub(r"^\[[\d:]+\] ", "", line) for line in run.stderr.splitlines()]
+    error = "SMILES Parse Error: unclosed ring for input: 'C1CC'"
+    expected = ["before", "imported"]
+    expected += ["ecfp", "encoded", "refused", "refused"]
+    expected += ["autoencoder", "encoded", "refused", "refused", "decoded", "threads"]
+    assert said[-1] == "off"
+    assert [line for line in said if line != error] == [*expected, "off"]
+    assert said.count(error) == len(expected)

@@ -62,6 +62,16 @@ def test_one_warning_counts_what_cannot_be_encoded():
     assert codec.batches == [["CCCCO", "CCOCC"]]
 
 
+def test_a_text_with_more_in_it_is_counted():
+    codec = LetterCodec()
+    bad = ["CCCCO\nCCCCN", "CCCCO this is junk CC(", "CCCCO\tbutanol", "CCCCO\n", "CCCCO\0"]
+    with pytest.warns(UserWarning, match=r"5 of 6 .*\(5 not readable as SMILES\)"):
+        codes = codec.encode([*bad, "CCCCO"])
+    assert np.isnan(codes[:5]).all()
+    np.testing.assert_array_equal(codes[5], letters("CCCCO"))
+    assert codec.batches == [["CCCCO"]]
+
+
 def test_nothing_to_encode():
     codec = LetterCodec()
     codes = codec.encode([])

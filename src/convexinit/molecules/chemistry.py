@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdMolDescriptors
@@ -43,10 +44,10 @@ SALTS = (
 UNREADABLE = "not readable as SMILES"
 
 _SALTS = tuple(map(Chem.MolFromSmarts, SALTS))
+# RDKit's log is one for the whole process: blocks of several threads must not overlap, or the first
+# to end ends the others.
+_SILENCE = Lock()
 _SYMBOLS = {*ELEMENTS, "H"}
-
-# Unreadable SMILES are counted and reported by the functions below.
-rdBase.DisableLog("rdApp.*")
 
 
 @dataclass(frozen=True)
@@ -146,10 +147,15 @@ def canonical(smiles: str) -> str | None:
 def _read(smiles: str) -> Chem.Mol | None:
     """The molecule of a SMILES, or None if it is none.
 
-    RDKit leaves out a foreign letter at either end, such as a Cyrillic C, and would read a smaller
-    molecule; half of a surrogate pair, which a damaged file can hold, is no text for it at all.
+    RDKit would read a smaller molecule from a text with more in it: it leaves out what follows a
+    blank or a line break (a name, an extension, another SMILES), and any control character and
+    foreign letter at either end, such as a Cyrillic C. Half of a surrogate pair, which a damaged
+    file can hold, is no text for it at all.
     """
-    return Chem.MolFromSmiles(smiles) if smiles.isascii() else None
+    if not smiles.isascii() or not smiles.isprintable() or " " in smiles:
+        return None
+    with _SILENCE, rdBase.BlockLogs():  # the callers count and report unreadable SMILES
+        return Chem.MolFromSmiles(smiles)
 
 
 def standardise_all(smiles: Sequence[str]) -> list[Standardised]:

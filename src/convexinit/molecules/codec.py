@@ -44,8 +44,8 @@ class Codec(ABC):
         Warns once, with counts and examples, if there are molecules that cannot be encoded.
 
         Args:
-            smiles: any SMILES strings; salts, stereochemistry, isotopes, atom maps and the order of
-                atoms play no role.
+            smiles: any SMILES strings, with nothing before or after the SMILES; salts,
+                stereochemistry, isotopes, atom maps and the order of atoms play no role.
 
         Returns:
             float32 ``[n, dimensions]``; rows of NaN for molecules that cannot be encoded.
