@@ -22,6 +22,7 @@ from convexinit.molecules.autoencoder import (
 )
 from convexinit.molecules.chemistry import canonical, standardise
 from convexinit.molecules.tokens import END, PADDING, SPECIAL, START, SYMBOLS, Vocabulary
+from support.codecs import FORMS
 
 SMALL = Sizes(dimensions=6, embedding=5, encoder=7, decoder=8, context=4)
 VOCABULARY = Vocabulary([*SPECIAL, *SYMBOLS, "CC", "C(=O)"])
@@ -257,6 +258,31 @@ def test_the_molecule_of_the_beam_with_the_nearest_code_is_taken(codec, monkeypa
     codes = np.stack([0.9 * own[0] + 0.1 * own[1], 0.2 * own[0] + 0.8 * own[1], own[0]])
     assert codec.decode(codes, beam=3) == ["CCO", "CCN", "C1CC"]
     assert codec.decode(codes, beam=3, nearest=False) == ["C1CC"] * 3
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.filterwarnings("error")
+def test_codes_are_decoded_in_any_form(codec, form):
+    codes = codec.encode(MOLECULES[:2])
+    codes = torch.from_numpy(codes).bfloat16().float().numpy()
+    expected = codec.decode(codes)
+    assert expected == codec.decode(codes[::-1])[::-1]
+    assert codec.decode(FORMS[form](codes.copy())) == expected
+    assert codec.decode(FORMS[form](codes.copy()), beam=2) == codec.decode(codes, beam=2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_the_default_type_of_torch_plays_no_role(codec, dtype):
+    codes = codec.encode(MOLECULES)
+    expected = [codec.decode(codes, beam=beam) for beam in (1, 2)]
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        for one in (codec, load_codec("autoencoder")):
+            np.testing.assert_array_equal(one.encode(MOLECULES), codes)
+            assert [one.decode(codes, beam=beam) for beam in (1, 2)] == expected
+    finally:
+        torch.set_default_dtype(before)
 
 
 def test_decoding_refuses_what_is_no_code(codec):

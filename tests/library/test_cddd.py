@@ -13,6 +13,7 @@ import torch
 
 from convexinit.molecules import WeightsError, cddd, load_codec
 from convexinit.molecules.cddd import CDDDCodec, CDDDNetwork, build_network, detokenise, tokenise
+from support.codecs import FORMS
 from support.data import ROOT, real_data_dir
 
 # --- The definition, one sample, one step, one gate at a time, in float64 -------------------------
@@ -423,6 +424,31 @@ def test_batches_of_the_decoder_have_no_influence(weights, monkeypatch):
     monkeypatch.setattr(cddd, "BEAMS_AT_ONCE", 1)
     assert codec.decode(codes, beam=3, max_length=10) == expected
     assert codec.decode(codes[:0]) == []
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.filterwarnings("error")
+def test_codes_are_decoded_in_any_form(weights, form):
+    codec = small_codec(weights)
+    codes = (np.round(codes_of(8, 5) * 64) / 64).astype(np.float32)
+    expected = codec.decode(codes, beam=3, max_length=10)
+    assert codec.decode(FORMS[form](codes.copy()), beam=3, max_length=10) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_the_default_type_of_torch_plays_no_role(weights, tmp_path, dtype):
+    path = save(tmp_path / "weights.npz", weights)
+    codec = load_codec("cddd", weights=path, check_digest=False)
+    codes = codec.encode(["CCCCO", "c1ccccc1C"])
+    expected = codec.decode(codes, beam=3, max_length=10)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        for one in (codec, load_codec("cddd", weights=path, check_digest=False)):
+            np.testing.assert_array_equal(one.encode(["CCCCO", "c1ccccc1C"]), codes)
+            assert one.decode(codes, beam=3, max_length=10) == expected
+    finally:
+        torch.set_default_dtype(before)
 
 
 def test_default_beam_is_ten(weights):

@@ -5,12 +5,13 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 
 from convexinit.molecules import NoDecoderError, load_codec
 from convexinit.molecules.codec import batches_by_length, check_codes
-from support.codecs import MOLECULES, LetterCodec, letters
+from support.codecs import FORMS, MOLECULES, ArrayLike, LetterCodec, letters
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +63,16 @@ def test_one_warning_counts_what_cannot_be_encoded():
     assert codec.batches == [["CCCCO", "CCOCC"]]
 
 
+def test_a_text_with_more_in_it_is_counted():
+    codec = LetterCodec()
+    bad = ["CCCCO\nCCCCN", "CCCCO this is junk CC(", "CCCCO\tbutanol", "CCCCO\n", "CCCCO\0"]
+    with pytest.warns(UserWarning, match=r"5 of 6 .*\(5 not readable as SMILES\)"):
+        codes = codec.encode([*bad, "CCCCO"])
+    assert np.isnan(codes[:5]).all()
+    np.testing.assert_array_equal(codes[5], letters("CCCCO"))
+    assert codec.batches == [["CCCCO"]]
+
+
 def test_nothing_to_encode():
     codec = LetterCodec()
     codes = codec.encode([])
@@ -88,6 +99,40 @@ def test_one_string_is_not_a_list(function):
         getattr(LetterCodec(), function)("CCCCO")
     with pytest.raises(TypeError, match=r"item 1 is nan \(float\)"):
         getattr(LetterCodec(), function)(["CCCCO", float("nan")])
+
+
+@pytest.mark.parametrize(
+    "smiles",
+    [
+        ("CCCCO", "CCOCC"),
+        np.array(["CCCCO", "CCOCC"]),
+        np.array(["CCCCO", "CCOCC"], dtype=object),
+        {"CCCCO": 1, "CCOCC": 2}.keys(),
+        (text for text in ["CCCCO", "CCOCC"]),
+        map(str, ["CCCCO", "CCOCC"]),
+    ],
+    ids=lambda smiles: type(smiles).__name__,
+)
+def test_molecules_come_in_anything_with_an_order(smiles):
+    expected = [letters("CCCCO"), letters("CCOCC")]
+    np.testing.assert_array_equal(LetterCodec().encode(smiles), expected)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name"),
+    [
+        (None, "NoneType"),
+        (3, "int"),
+        ({"CCCCO"}, "set"),
+        ({"CCCCO": 1}, "dict"),
+        (np.array("CCCCO"), "ndarray"),
+        (np.array([["CCCCO"]]), "ndarray"),
+    ],
+)
+def test_molecules_without_an_order_are_refused(wrong, name):
+    for function in ("encode", "prepare"):
+        with pytest.raises(TypeError, match=f"expected a list of SMILES, got a {name}"):
+            getattr(LetterCodec(), function)(wrong)
 
 
 def test_batches_are_bounded_and_complete():
@@ -118,6 +163,38 @@ def test_check_codes_takes_lists_and_other_types():
     rows[::2] = np.nan
     with pytest.raises(ValueError, match=r"15 of 30 rows are not: 0, 2, .*18, \.\.\."):
         check_codes(rows, 2)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("rows", [0, 1, 5])
+def test_check_codes_takes_any_array_of_numbers(form, rows):
+    codes = np.random.default_rng(0).integers(-128, 128, (rows, 4)).astype(np.float32) / 128
+    if rows == 0 and not isinstance(FORMS[form](codes), (np.ndarray, torch.Tensor, ArrayLike)):
+        return  # a list without rows has no width
+    given = FORMS[form](codes.copy())
+    result = check_codes(given, 4)
+    np.testing.assert_array_equal(result, codes)
+    assert result.dtype == np.float32
+    torch.from_numpy(result).fill_(3)  # torch warns of what is read-only, and refuses many strides
+    np.testing.assert_array_equal(check_codes(given, 4), codes)  # the caller's own are unchanged
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ([[1.0, 2.0], [3.0]], r"an array of real numbers \[n, 2\], got a list: "),
+        (torch.ones(1, 2, device="meta"), r"an array of real numbers \[n, 2\], got a Tensor: "),
+        (torch.ones(1, 2).to_sparse(), r"got a Tensor: .*to_dense\(\)"),
+        (torch.ones(2, requires_grad=True), r"the shape \[n, 2\], got \[2\]"),
+        (torch.full((2, 2), torch.nan).bfloat16(), "2 of 2 rows are not: 0, 1"),
+        (torch.full((1, 2), 1e300, dtype=torch.float64), "1 of 1 rows are not: 0"),
+        (torch.ones(1, 2, dtype=torch.complex64), "real numbers, got an array of complex64"),
+        ([], r"the shape \[n, 2\], got \[0\]"),
+    ],
+)
+def test_check_codes_says_what_is_wrong(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        check_codes(wrong, 2)
 
 
 @pytest.mark.parametrize("wrong", [np.ones((1, 2)) * 1j, np.array([["a", "b"]]), [[None, 1.0]]])

@@ -8,9 +8,11 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from convexinit.molecules import load_codec
+from convexinit.molecules.codec import check_codes
 from convexinit_paper.data.codes import cache_file, encode_cached
 from support.codecs import MOLECULES, LetterCodec
 
@@ -230,3 +232,16 @@ def test_several_writers_at_once(tmp_path):
 def test_cache_takes_a_list(tmp_path):
     with pytest.raises(TypeError, match="list of SMILES"):
         encode_cached(LetterCodec(), "CCCCO", tmp_path)
+
+
+def test_columns_of_tables_are_encoded_and_tables_are_not(tmp_path):
+    table = pd.DataFrame({"smiles": ["CCCCO", "CCOCC"]}, index=[7, 3])
+    expected = LetterCodec().encode(["CCCCO", "CCOCC"])
+    for kind in (object, "string", "category"):
+        column = table["smiles"].astype(kind)
+        np.testing.assert_array_equal(LetterCodec().encode(column), expected)
+        np.testing.assert_array_equal(encode_cached(LetterCodec(), column, tmp_path), expected)
+    for encode in (LetterCodec().encode, lambda x: encode_cached(LetterCodec(), x, tmp_path)):
+        with pytest.raises(TypeError, match="expected a list of SMILES, got a DataFrame"):
+            encode(table)
+    np.testing.assert_array_equal(check_codes(pd.DataFrame(expected), 3), expected)

@@ -76,6 +76,23 @@ def test_compressed_smiles_files_are_read(tmp_path):
             load_smiles(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\ufeffCCO\nCCN",
+        "\ufeffCCO ethanol\r\nCCN\r\n",
+        "CCO\n\ufeffCCN\n\ufeff",  # several files in one
+        "\ufeff CCO\tethanol\n\ufeff\n  CCN\n",
+        "CCO a\u2028b\x0cc\x85d\nCCN e\x1cf\x0bg",  # characters that end lines elsewhere
+        "CCO |r| ethanol\rCCN\n",
+    ],
+)
+def test_no_line_of_a_smiles_file_is_lost_or_torn(tmp_path, content):
+    (tmp_path / "smiles").mkdir()
+    (tmp_path / "smiles/a.smi").write_bytes(content.encode())
+    assert load_smiles(tmp_path) == {"a": ["CCO", "CCN"]}
+
+
 def test_missing_and_damaged_smiles_files_are_named(tmp_path):
     with pytest.raises(RuntimeError, match=r"smiles/\*\.smi"):
         load_smiles(tmp_path)

@@ -1,6 +1,10 @@
 """Molecules, and a codec that tests can watch."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+import torch
 
 from convexinit.molecules import Codec
 
@@ -40,6 +44,52 @@ DRUGS = [
     "C[N+](C)(C)CCOC(C)=O",
     "Cc1ccc(cc1)-c1cc(nn1-c1ccc(cc1)S(N)(=O)=O)C(F)(F)F",
 ]
+
+
+class ArrayLike:
+    """What NumPy can read without being an array, such as a data frame."""
+
+    def __init__(self, codes: np.ndarray) -> None:
+        self._codes = codes
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.array(self._codes, dtype=dtype)
+
+
+def _read_only(codes: np.ndarray) -> np.ndarray:
+    codes.flags.writeable = False
+    return codes
+
+
+# The same codes, float32 [n, dimensions], as users may have them. They have few digits, so that
+# nothing is lost.
+FORMS: dict[str, Callable[[np.ndarray], Any]] = {
+    "negative strides": lambda codes: codes[::-1].copy()[::-1],
+    "negative strides within a row": lambda codes: codes[:, ::-1].copy()[:, ::-1],
+    "columns first": np.asfortranarray,
+    "every second row": lambda codes: codes.repeat(2, 0)[::2],
+    "read-only": _read_only,
+    "float64": lambda codes: codes.astype(np.float64),
+    "float16": lambda codes: codes.astype(np.float16),
+    "long double": lambda codes: codes.astype(np.longdouble),
+    "big-endian": lambda codes: codes.astype(">f4"),
+    "list": lambda codes: codes.tolist(),
+    "tuples": lambda codes: tuple(map(tuple, codes)),
+    "list of arrays": list,
+    "array-like": ArrayLike,
+    "tensor": torch.tensor,
+    "tensor with gradient": lambda codes: torch.tensor(codes, requires_grad=True),
+    "result with gradient": lambda codes: 1 * torch.tensor(codes, requires_grad=True),
+    "parameter": lambda codes: torch.nn.Parameter(torch.tensor(codes)),
+    "tensor of bfloat16": lambda codes: torch.tensor(codes).bfloat16(),
+    "tensor of float16": lambda codes: torch.tensor(codes).half(),
+    "tensor of float64": lambda codes: torch.tensor(codes).double(),
+    "transposed tensor": lambda codes: torch.tensor(codes.T).T,
+    "negated view": lambda codes: torch._neg_view(torch.tensor(-codes)),
+    "inference tensor": torch.inference_mode()(torch.tensor),
+    "list of tensors": lambda codes: list(torch.tensor(codes, requires_grad=True)),
+    "list of bfloat16": lambda codes: list(torch.tensor(codes).bfloat16()),
+}
 
 
 class LetterCodec(Codec):

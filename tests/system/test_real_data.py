@@ -8,8 +8,9 @@ from pathlib import PurePosixPath
 import numpy as np
 import pytest
 import torch
-from rdkit import Chem
+from rdkit import Chem, rdBase
 
+from convexinit.molecules.chemistry import SALTS, standardise, standardise_all
 from convexinit_paper.data.archives import list_files, read_files
 from convexinit_paper.data.class_folders import arrange
 from convexinit_paper.data.datasets import load_multitask
@@ -18,6 +19,7 @@ from convexinit_paper.data.images import load_images
 from convexinit_paper.data.preprocessing import channel_statistics, normalise, preprocess
 from convexinit_paper.data.sources.tox21 import TASKS, TEST_FILES, VALIDATION_FILE
 from convexinit_paper.data.whitening import EPSILON
+from support.chemistry import published_form
 from support.data import JPEG_COPY, needs_jpeg_copy, needs_mnist, needs_tox21, real_data_dir, write
 from support.published import PUBLISHED_TASKS, sdf, zipped
 
@@ -141,6 +143,31 @@ def test_sizes_and_names_of_tox21(tox21):
         assert np.isfinite(part.labels).any(1).all()
     splits = [set(part.sample_ids) for part in (tox21.train, tox21.validation, tox21.test)]
     assert len(set.union(*splits)) == 11_764 + 296 + 647
+
+
+@needs_tox21
+def test_molecules_of_tox21_are_those_that_cddd_makes(tox21):
+    parts = (tox21.train, tox21.validation, tox21.test)
+    texts = [text for part in parts for text in part.smiles]
+    forms = [item.smiles for item in standardise_all(texts)]
+    with rdBase.BlockLogs():
+        for text, form in zip(texts, forms, strict=True):
+            assert form is None or form == published_form(text)
+    # Samples that have more than one fragment and are coded as one of the salts: these are nothing
+    # but salts. There were 36 as long as the largest fragment was taken without stripping.
+    salts = [Chem.MolFromSmarts(text) for text in SALTS]
+
+    def is_salt(text):
+        part = Chem.MolFromSmiles(text)
+        return any(
+            part.GetNumAtoms() == salt.GetNumAtoms() and part.HasSubstructMatch(salt)
+            for salt in salts
+        )
+
+    plain = [text for text, form in zip(texts, forms, strict=True) if "." in text and form]
+    plain = [text for text in plain if is_salt(standardise(text).smiles)]
+    assert len(plain) == 16
+    assert all(is_salt(fragment) for text in plain for fragment in text.split("."))
 
 
 @needs_tox21

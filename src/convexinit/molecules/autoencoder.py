@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from convexinit.checks import check_integer
@@ -152,7 +153,9 @@ def padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 def encode_tokens(network: Autoencoder, sequences: Sequence[Sequence[int]]) -> Tensor:
     """Codes ``[n, dimensions]`` of token sequences, in batches of similar length."""
     device = network.embedding.weight.device
-    codes = torch.empty(len(sequences), network.sizes.dimensions, device=device)
+    codes = torch.empty(
+        len(sequences), network.sizes.dimensions, device=device, dtype=torch.float32
+    )
     order = sorted(range(len(sequences)), key=lambda row: len(sequences[row]))
     for start in range(0, len(order), ROWS):
         rows = order[start : start + ROWS]
@@ -252,7 +255,7 @@ def from_arrays(arrays: dict[str, np.ndarray]) -> tuple[Autoencoder, Vocabulary]
     """
     vocabulary = Vocabulary([str(token) for token in arrays["tokens"]])
     sizes = Sizes(**{name: int(arrays[f"sizes.{name}"]) for name in Sizes.__dataclass_fields__})
-    network = Autoencoder(sizes, len(vocabulary), len(arrays["weights.properties.bias"]))
+    network = Autoencoder(sizes, len(vocabulary), len(arrays["weights.properties.bias"])).float()
     state = {
         name.removeprefix("weights."): torch.from_numpy(array).float()
         for name, array in arrays.items()
@@ -293,11 +296,12 @@ class AutoencoderCodec(Codec):
     def _refusal(self, canonical: str) -> str | None:
         return None if split_symbols(canonical) else NO_TOKEN
 
-    def decode(self, codes: np.ndarray, beam: int = 1, nearest: bool = True) -> list[str]:
+    def decode(self, codes: ArrayLike | Tensor, beam: int = 1, nearest: bool = True) -> list[str]:
         """One string for each code ``[n, dimensions]``, valid SMILES or not.
 
         Args:
-            codes: any finite numbers; codes of molecules lie between -1 and 1.
+            codes: any finite numbers, as an array, a tensor or a list; codes of molecules lie
+                between -1 and 1.
             beam: width of the beam search; 1 takes the most likely token at every step.
             nearest: of the molecules in a beam, take the one whose own code is nearest to the
                 given one, instead of the most likely string. Where no string in the beam is a

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
@@ -370,12 +371,13 @@ class CDDDCodec(Codec):
         return "with characters that CDDD has no token for" if tokenise(canonical) is None else None
 
     def decode(
-        self, codes: np.ndarray, beam: int = BEAM, max_length: int = MAX_LENGTH
+        self, codes: ArrayLike | Tensor, beam: int = BEAM, max_length: int = MAX_LENGTH
     ) -> list[str]:
         """Most likely string for each code ``[n, dimensions]``, valid SMILES or not.
 
         Args:
-            codes: any finite numbers; codes of molecules lie between -1 and 1.
+            codes: any finite numbers, as an array, a tensor or a list; codes of molecules lie
+                between -1 and 1.
             beam: width of the beam search; 1 is the greedy search, which is faster.
             max_length: in tokens, the end included; longer strings are cut.
 

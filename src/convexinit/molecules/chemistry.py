@@ -1,13 +1,15 @@
 """From any SMILES to the canonical form that the molecule codes are made for, or a reason why not.
 
-The rules are those of the CDDD descriptor (Winter et al. 2019, supplementary material): the largest
-fragment without stereochemistry, and only small organic molecules.
+The rules are those of the CDDD descriptor (Winter et al. 2019 and their published code): salts are
+stripped, of the rest the largest fragment is taken, without stereochemistry and isotopes, and only
+small organic molecules are kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdMolDescriptors
@@ -18,10 +20,34 @@ WEIGHT = (12.0, 600.0)
 HEAVY_ATOMS = (4, 50)
 LOG_P = (-5.0, 7.0)
 
-_SYMBOLS = {*ELEMENTS, "H"}
+# Fragments that are stripped, one pattern after the other: RDKit's list of salts, which CDDD uses.
+# A pattern fits where it covers all atoms of a fragment; charges and hydrogens play no role.
+SALTS = (
+    "[#1]",  # in addition to RDKit's
+    "[Cl,Br,I]",
+    "[Li,Na,K,Ca,Mg]",
+    "[O,N]",
+    "[N](=O)(O)O",
+    "[P](=O)(O)(O)O",
+    "[P](F)(F)(F)(F)(F)F",
+    "[S](=O)(=O)(O)O",
+    "[CH3][S](=O)(=O)(O)",
+    "c1cc([CH3])ccc1[S](=O)(=O)(O)",  # tosylate
+    "[CH3]C(=O)O",
+    "FC(F)(F)C(=O)O",
+    "OC(=O)C=CC(=O)O",  # fumarate, maleate
+    "OC(=O)C(=O)O",
+    "OC(=O)C(O)C(O)C(=O)O",  # tartrate
+    "C1CCCCC1[NH]C1CCCCC1",
+)
 
-# Unreadable SMILES are counted and reported by the functions below.
-rdBase.DisableLog("rdApp.*")
+UNREADABLE = "not readable as SMILES"
+
+_SALTS = tuple(map(Chem.MolFromSmarts, SALTS))
+# RDKit's log is one for the whole process: blocks of several threads must not overlap, or the first
+# to end ends the others.
+_SILENCE = Lock()
+_SYMBOLS = {*ELEMENTS, "H"}
 
 
 @dataclass(frozen=True)
@@ -29,8 +55,8 @@ class Standardised:
     """What became of one SMILES.
 
     Attributes:
-        smiles: canonical SMILES of the largest fragment, without stereochemistry; None if the
-            molecule is outside the domain of the codes.
+        smiles: canonical SMILES of the largest fragment that is no salt, without stereochemistry,
+            isotopes and atom maps; None if the molecule is outside the domain of the codes.
         reason: why it is outside, in a few words; None if it is inside.
     """
 
@@ -39,31 +65,57 @@ class Standardised:
 
 
 def standardise(smiles: str) -> Standardised:
-    """Largest fragment, no stereochemistry, canonical form; or the first rule that it breaks.
+    """The form that codes are made for; or the first rule that the molecule breaks.
+
+    Where only salts are left, they are the molecule: sodium acetate is acetate, but mercury
+    acetate is mercury, because mercury is not among the :data:`SALTS`. Of fragments of one size the
+    first in alphabetical order of their canonical SMILES is taken.
 
     Example:
         >>> standardise("C[C@H](N)C(=O)O.Cl").smiles
         'CC(N)C(=O)O'
+        >>> standardise("CSC(N)=N.CSC(N)=N.OS(O)(=O)=O").smiles
+        'CSC(=N)N'
         >>> standardise("CC[Hg]CC").reason
         'an element other than B C N O F P S Cl Br I'
     """
     molecule = _read(smiles)
     if molecule is None:
-        return Standardised(None, "not readable as SMILES")
+        return Standardised(None, UNREADABLE)
     if molecule.GetNumAtoms() == 0:
         return Standardised(None, "empty")
-    fragments = Chem.GetMolFrags(molecule, asMols=True)
-    molecule = max(
-        fragments, key=lambda part: (part.GetNumHeavyAtoms(), rdMolDescriptors._CalcMolWt(part))
-    )
     Chem.RemoveStereochemistry(molecule)
-    # Removing stereochemistry can make explicit hydrogens superfluous: the second reading of the
+    for atom in molecule.GetAtoms():
+        atom.SetIsotope(0)
+        atom.SetAtomMapNum(0)
+    # Without all this, hydrogens that were explicit can be superfluous: the second reading of the
     # text gives the form that does not change any more.
-    molecule = Chem.MolFromSmiles(Chem.MolToSmiles(molecule))
-    if molecule is None:
-        return Standardised(None, "not readable as SMILES")
-    reason = _outside(molecule)
-    return Standardised(None if reason else Chem.MolToSmiles(molecule), reason)
+    fragments = []
+    for text in set(Chem.MolToSmiles(molecule).split(".")):
+        fragment = _read(text)
+        if fragment is None:
+            return Standardised(None, UNREADABLE)
+        fragments.append(fragment)
+    forms = [
+        (-fragment.GetNumHeavyAtoms(), Chem.MolToSmiles(fragment), fragment)
+        for fragment in _without_salts(fragments)
+    ]
+    _, form, fragment = min(forms, key=lambda item: item[:2])
+    reason = _outside(fragment)
+    return Standardised(None if reason else form, reason)
+
+
+def _without_salts(fragments: list[Chem.Mol]) -> list[Chem.Mol]:
+    """The fragments that are not among the salts, or the last ones left where all are."""
+    for salt in _SALTS:
+        size = salt.GetNumAtoms()
+        rest = [
+            fragment
+            for fragment in fragments
+            if fragment.GetNumAtoms() != size or not fragment.HasSubstructMatch(salt)
+        ]
+        fragments = rest or fragments
+    return fragments
 
 
 def _outside(molecule: Chem.Mol) -> str | None:
@@ -95,10 +147,15 @@ def canonical(smiles: str) -> str | None:
 def _read(smiles: str) -> Chem.Mol | None:
     """The molecule of a SMILES, or None if it is none.
 
-    RDKit leaves out a foreign letter at either end, such as a Cyrillic C, and would read a smaller
-    molecule; half of a surrogate pair, which a damaged file can hold, is no text for it at all.
+    RDKit would read a smaller molecule from a text with more in it: it leaves out what follows a
+    blank or a line break (a name, an extension, another SMILES), and any control character and
+    foreign letter at either end, such as a Cyrillic C. Half of a surrogate pair, which a damaged
+    file can hold, is no text for it at all.
     """
-    return Chem.MolFromSmiles(smiles) if smiles.isascii() else None
+    if not smiles.isascii() or not smiles.isprintable() or " " in smiles:
+        return None
+    with _SILENCE, rdBase.BlockLogs():  # the callers count and report unreadable SMILES
+        return Chem.MolFromSmiles(smiles)
 
 
 def standardise_all(smiles: Sequence[str]) -> list[Standardised]:

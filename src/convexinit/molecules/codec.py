@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from convexinit.molecules.chemistry import Standardised, standardise_all
 
@@ -44,7 +46,8 @@ class Codec(ABC):
         Warns once, with counts and examples, if there are molecules that cannot be encoded.
 
         Args:
-            smiles: any SMILES strings; salts, stereochemistry and the order of atoms play no role.
+            smiles: any SMILES strings, with nothing before or after the SMILES; salts,
+                stereochemistry, isotopes, atom maps and the order of atoms play no role.
 
         Returns:
             float32 ``[n, dimensions]``; rows of NaN for molecules that cannot be encoded.
@@ -73,11 +76,11 @@ class Codec(ABC):
             for item in standardise_all(check_smiles(smiles))
         ]
 
-    def decode(self, codes: np.ndarray, beam: int = 1) -> list[str]:
+    def decode(self, codes: ArrayLike | Tensor, beam: int = 1) -> list[str]:
         """Strings for codes ``[n, dimensions]``, as they come: they need not be valid SMILES.
 
         Args:
-            codes: any finite numbers.
+            codes: any finite numbers, as an array, a tensor or a list.
             beam: width of the beam search; 1 takes the most likely token at every step.
 
         Raises:
@@ -98,15 +101,22 @@ class Codec(ABC):
         return None
 
 
-def check_smiles(smiles: Sequence[str]) -> list[str]:
+def check_smiles(smiles: Iterable[str]) -> list[str]:
     """The SMILES as a list.
 
     Raises:
-        TypeError: a single string, which would be taken for a list of one-atom molecules, or a
-            list with something else than strings.
+        TypeError: a single string, which would be taken for a list of one-atom molecules,
+            something without an order, or a list with something else than strings.
     """
     if isinstance(smiles, (str, bytes)):
         raise TypeError(f"expected a list of SMILES, got one string: write [{smiles!r}]")
+    # A set has no order that the codes could come in; a dict and a table would give their keys.
+    if (
+        not isinstance(smiles, Iterable)
+        or isinstance(smiles, (set, frozenset, Mapping))
+        or getattr(smiles, "ndim", 1) != 1
+    ):
+        raise TypeError(f"expected a list of SMILES, got a {type(smiles).__name__}")
     smiles = list(smiles)
     for place, text in enumerate(smiles):
         if not isinstance(text, str):
@@ -117,26 +127,47 @@ def check_smiles(smiles: Sequence[str]) -> list[str]:
     return smiles
 
 
-def check_codes(codes: np.ndarray, dimensions: int) -> np.ndarray:
-    """The codes as a float32 array ``[n, dimensions]``.
+def check_codes(codes: ArrayLike | Tensor, dimensions: int) -> np.ndarray:
+    """The codes as a new float32 array ``[n, dimensions]``, which ``torch.from_numpy`` takes.
+
+    Args:
+        codes: an array of any strides and type of numbers, a tensor on any device, or a list of
+            rows, each of them a list, an array or a tensor.
+        dimensions: of a code.
 
     Raises:
         ValueError: another shape, no real numbers, or rows that are not finite; names the rows.
     """
-    codes = np.asarray(codes)
-    if codes.dtype.kind not in "fiub":
-        raise ValueError(f"codes must be real numbers, got an array of {codes.dtype}")
+    try:
+        given = _as_array(codes)
+    except (RuntimeError, TypeError, ValueError) as error:  # numpy's and torch's own
+        raise ValueError(
+            f"codes must be an array of real numbers [n, {dimensions}], got a "
+            f"{type(codes).__name__}: {str(error).splitlines()[0]}"
+        ) from error
+    if given.dtype.kind not in "fiub":
+        raise ValueError(f"codes must be real numbers, got an array of {given.dtype}")
+    if given.ndim != 2 or given.shape[1] != dimensions:
+        raise ValueError(f"codes must have the shape [n, {dimensions}], got {list(given.shape)}")
     with np.errstate(over="ignore"):  # what is too large for float32 is reported below
-        codes = codes.astype(np.float32, copy=False)
-    if codes.ndim != 2 or codes.shape[1] != dimensions:
-        raise ValueError(f"codes must have the shape [n, {dimensions}], got {list(codes.shape)}")
-    wrong = np.flatnonzero(~np.isfinite(codes).all(axis=1))
+        result = np.array(given, dtype=np.float32, order="C")
+    wrong = np.flatnonzero(~np.isfinite(result).all(axis=1))
     if len(wrong):
         shown = ", ".join(map(str, wrong[:ROWS])) + (", ..." if len(wrong) > ROWS else "")
         raise ValueError(
-            f"codes must be finite, but {len(wrong)} of {len(codes)} rows are not: {shown}"
+            f"codes must be finite, but {len(wrong)} of {len(result)} rows are not: {shown}"
         )
-    return codes
+    return result
+
+
+def _as_array(codes: ArrayLike | Tensor) -> np.ndarray:
+    """An array of what may be a tensor, or a list with tensors for rows."""
+    if isinstance(codes, Tensor):
+        # NumPy has no bfloat16 and no float8.
+        return (codes.float() if codes.is_floating_point() else codes).numpy(force=True)
+    if isinstance(codes, (list, tuple)):
+        codes = [_as_array(row) if isinstance(row, Tensor) else row for row in codes]
+    return np.asarray(codes)
 
 
 def batches_by_length(texts: Sequence[str], limit: int = BATCH_CHARACTERS) -> Iterator[list[str]]:

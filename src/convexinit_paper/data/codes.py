@@ -16,7 +16,7 @@ import numpy as np
 from convexinit.molecules.codec import Codec, check_smiles, warn_not_encodable
 from convexinit_paper.data.cache import read_arrays, write_arrays
 
-_FORMAT = 2  # to be raised when the content of the files or the standardisation changes
+_FORMAT = 3  # to be raised when the content of the files or the standardisation changes
 
 
 def encode_cached(codec: Codec, smiles: Sequence[str], folder: str | Path) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import zlib
 from pathlib import Path
 
@@ -17,6 +18,8 @@ def load_smiles(data_dir: str | Path) -> dict[str, list[str]]:
     """All SMILES of the files ``smiles/*.smi`` or ``smiles/*.smi.gz``, as they stand there.
 
     Hidden files are passed over.
+
+    What follows a SMILES in its line, after a blank or a tab, is its name and is left out.
 
     Args:
         data_dir: folder of all raw data.
@@ -51,10 +54,14 @@ def _read(forms: list[Path]) -> list[str]:
             content = path.read_bytes()
             if path.suffix == ".gz":
                 content = gzip.decompress(content)
-            lines = content.decode("utf-8-sig").splitlines()
-        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+            text = io.StringIO(content.decode("utf-8"), newline=None).read()
+        except UnicodeDecodeError as error:
+            first = first or DataError(f"{path} cannot be read: {error}\nSave it as UTF-8.")
+        except (OSError, EOFError, zlib.error) as error:
             first = first or DataError(f"{path} cannot be read: {error}")
         else:
+            # A byte-order mark begins a file, or stands inside of one joined from several.
+            lines = text.replace("\ufeff", "").split("\n")
             return [line.split()[0] for line in lines if line.strip()]
     assert first is not None  # there is a file
     raise first
