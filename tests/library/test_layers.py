@@ -37,6 +37,7 @@ def test_stacked_gradients_agree_with_finite_differences_and_keep_the_layout():
     )
     assert torch.autograd.gradcheck(affine, (inputs, weight, bias))
     assert torch.autograd.gradcheck(lambda x, w: affine(x, w, None), (inputs, weight))
+    assert torch.autograd.gradgradcheck(affine, (inputs, weight, bias), check_fwd_over_rev=True)
     affine(inputs, weight, bias).sum().backward()
     assert weight.grad.is_contiguous()
 
