@@ -73,7 +73,8 @@ def walk_level_set(
 
     Args:
         f: convex function ``[m, d] -> [m]`` for any number m of points, each by itself (networks
-            in evaluation mode). NaN counts as infinite, as outside of the domain of ``f``.
+            in evaluation mode). It gets copies, and may work in place. NaN counts as infinite, as
+            outside of the domain of ``f``.
         start: ``[n, d]``, floating point and finite; the levels are ``f(start)``.
         target: ``[n, d]``, finite; converted to the dtype and device of ``start``.
         steps: number of steps, at least 1.
@@ -182,7 +183,7 @@ def _reject(bad: Tensor, problem: str, remedy: str = "") -> None:
 def _evaluate(f: ConvexFunction, points: Tensor) -> Tensor:
     """Values ``[...]`` of ``f`` at ``[..., d]``, in the dtype of the points; NaN as infinity."""
     flat = points.flatten(0, -2)
-    values = f(flat)
+    values = f(flat.clone())  # a clone, because it may work in place
     if not isinstance(values, Tensor) or values.shape != flat.shape[:1]:
         shape = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(
@@ -201,7 +202,8 @@ def _gradient(f: ConvexFunction, points: Tensor) -> Tensor:
     with torch.inference_mode(False), torch.enable_grad():
         points = points.clone().requires_grad_()
         try:
-            (gradient,) = torch.autograd.grad(f(points).sum(), points)
+            # A clone, because f may work in place, which a leaf of the graph does not allow.
+            (gradient,) = torch.autograd.grad(f(points.clone()).sum(), points)
         except RuntimeError as error:
             raise ValueError(f"f has no gradient that autograd can compute: {error}") from error
     return gradient.nan_to_num(0.0, 0.0, 0.0)

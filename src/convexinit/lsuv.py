@@ -95,7 +95,7 @@ def lsuv_init_(
 
     handles = [layer.register_forward_hook(correct) for layer in layers]
     try:
-        model(inputs)
+        model(inputs.clone())  # a clone, because it may work in place
     finally:
         for handle in handles:
             handle.remove()

@@ -311,6 +311,45 @@ def test_gradient_modes_and_parameters_are_left_alone(context):
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
+def in_place_functions():
+    """Functions that work in place, with others that compute the same."""
+    weight, buffer = normal(3, 8, seed=5).abs(), torch.empty(1000, dtype=torch.float64)
+
+    def in_one_buffer(points):
+        return buffer[: len(points)].copy_(squared_norm(points).detach())
+
+    return {
+        "relu": (
+            lambda x: torch.nn.functional.relu(x, inplace=True).matmul(weight).sum(1),
+            lambda x: x.relu().matmul(weight).sum(1),
+        ),
+        "square": (lambda x: x.square_().sum(1), squared_norm),
+        "one buffer": (
+            lambda x: squared_norm(x) if x.requires_grad else in_one_buffer(x),
+            squared_norm,
+        ),
+    }
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", in_place_functions())
+@pytest.mark.parametrize("given", [False, True], ids=["searched", "given"])
+def test_functions_that_work_in_place_change_nothing_of_the_caller(name, method, given):
+    in_place, pure = in_place_functions()[name]
+    tensors = [1 + normal(6, 3).abs(), normal(6, 3, seed=1)]
+    tensors += [torch.full_like(tensors[0], 1e-3)] if given else []
+    copies = [tensor.clone() for tensor in tensors]
+
+    def walk(f, start, target, interior=None):
+        return walk_level_set(f, start, target, 5, method, interior=interior)
+
+    points = walk(in_place, *copies)
+    for copied, tensor in zip(copies, tensors, strict=True):
+        assert torch.equal(copied, tensor)
+    assert torch.equal(points[:, 0], tensors[0])
+    assert torch.equal(points, walk(pure, *tensors))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_tolerance_that_the_dtype_cannot_meet_is_refused(method):
     start, target = normal(4, 50, dtype=torch.float32), normal(4, 50, seed=1, dtype=torch.float32)

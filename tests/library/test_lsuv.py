@@ -204,6 +204,17 @@ def test_skip_connections_stay_and_both_parts_of_a_difference_are_corrected():
             assert pooled(signal) == pytest.approx((0.0, 1.0), abs=1e-3)
 
 
+def test_a_network_that_works_in_place_leaves_the_batch_alone():
+    network = nn.Sequential(
+        nn.ReLU(inplace=True), nn.Linear(4, 20), nn.ReLU(inplace=True), ConvexLinear(20, 10)
+    )
+    inputs = batch(4)
+    before = inputs.clone()
+    lsuv_init_(network, inputs)
+    assert torch.equal(inputs, before)
+    assert pooled(network(inputs)) == pytest.approx((0.0, 1.0), abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

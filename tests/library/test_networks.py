@@ -200,6 +200,21 @@ def test_networks_can_be_copied_saved_and_loaded(tmp_path):
     assert torch.equal(copy.deepcopy(network)(inputs), network(inputs))
 
 
+@pytest.mark.parametrize(
+    "build", [lambda activation: MLP([4, 6, 5, 1], activation, skip=True),
+              lambda activation: CNN((1, 2, 2), [4, 3], 1, activation)], ids=["MLP", "CNN"],
+)  # fmt: skip
+def test_an_activation_that_works_in_place_leaves_pre_activations_alone(build):
+    network = build(nn.ReLU(inplace=True))
+    other = build("relu")
+    other.load_state_dict(network.state_dict())
+    inputs = torch.randn(6, 4, generator=generator())
+    signals, expected = network.pre_activations(inputs), other.pre_activations(inputs)
+    for signal, right in zip(signals, expected, strict=True):
+        assert torch.equal(signal, right)
+    assert torch.equal(network(inputs), expected[-1])
+
+
 @pytest.mark.parametrize("widths", [[3], [], [3, 0, 1], [3, -1]])
 def test_impossible_widths_are_refused(widths):
     with pytest.raises(ValueError, match="widths"):
