@@ -351,6 +351,45 @@ def test_functions_that_work_in_place_change_nothing_of_the_caller(name, method,
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", [1e-4, 1e-30])
+def test_a_relative_tolerance_holds_on_levels_far_below_1(method, scale):
+    start, target = (scale * normal(20, 3, seed=seed) for seed in (1, 2))
+    functions = [
+        squared_norm,
+        lambda x: x.abs().sum(1),
+        lambda x: 1e-8 * (x / scale).logsumexp(1),
+        lambda x: 1e-8 * ((x[:, 0] / scale).exp() - 7),  # negative
+    ]
+    for f in functions:
+        points = walk_level_set(f, start, target, 5, method, relative=True)
+        values = f(points.flatten(0, 1)).view(20, 6)
+        error = (values - values[:, :1]).abs().amax(1) / values[:, 0].abs()
+        assert error.max() <= 1e-6
+        assert ((points[:, -1] - start).norm(dim=1) > 0.05 * scale).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_by_default_a_tolerance_is_absolute_below_1_and_relative_above(method):
+    start, target = normal(20, 3, seed=1), normal(20, 3, seed=2)
+    for level in (1e-8, 1e8):
+        start *= (level / squared_norm(start)).sqrt().unsqueeze(1)
+        values = squared_norm(walk_level_set(squared_norm, start, target, 5, method).flatten(0, 1))
+        assert (values - level).abs().max() <= 1e-6 * max(1, level)
+    with pytest.raises(LevelSetError, match=r"up to .* \* \|level\|, more than tol=1e-20"):
+        walk_level_set(squared_norm, start, target, method=method, tol=1e-20, relative=True)
+
+
+def test_a_level_of_0_has_no_relative_tolerance():
+    start, target = normal(4, 3, seed=1), normal(4, 3, seed=2)
+    start[2] = 0.0
+    f = lambda x: x.sum(1)  # noqa: E731
+    with pytest.raises(LevelSetError, match=r"is 0, and tol relative, in row\(s\) \[2\]") as caught:
+        walk_level_set(f, start, target, relative=True)
+    assert caught.value.rows == [2]
+    assert residuals(f, walk_level_set(f, start, target)).max() <= 1e-6
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_a_tolerance_that_the_dtype_cannot_meet_is_refused(method):
     start, target = normal(4, 50, dtype=torch.float32), normal(4, 50, seed=1, dtype=torch.float32)
     with pytest.raises(LevelSetError, match=r"more than tol=1e-12.*torch.float32"):
