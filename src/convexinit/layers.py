@@ -109,7 +109,9 @@ class ConvexLayer(nn.Module):
     @torch.no_grad()
     def assign_weight_(self, weight: Tensor) -> None:
         """Set raw values so that these non-negative weights, of the same shape, are used."""
-        self.weight.copy_(self.positivity.inverse(weight))
+        # The raw value of the smallest weight: the given ones may be of higher precision.
+        lowest = self.positivity.inverse(self.weight.new_zeros(()))
+        self.weight.copy_(self.positivity.inverse(weight).clamp_min(lowest))
 
     def reset_parameters(self) -> None:
         """Initialise for ReLU, see :func:`convexinit.lognormal_init_`."""
