@@ -66,7 +66,8 @@ def checked_activation(activation: Activation) -> Callable[[Tensor], Tensor]:
                 f"activation is not finite at {float(s[~values.isfinite()][0]):g}, which its "
                 "moments need: it must be finite within 23 standard deviations of the mean"
             )
-        return values.double()
+        # A copy, because the activation may return a buffer that it fills again.
+        return values.to(torch.float64, copy=True)
 
     return evaluate
 

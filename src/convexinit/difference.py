@@ -35,7 +35,8 @@ class ConvexDifference(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Difference of what both networks make of ``inputs``, in the shape of their outputs."""
-        return self.minuend(inputs) - self.subtrahend(inputs)
+        # Copies, because either network may begin with a layer that works in place.
+        return self.minuend(inputs.clone()) - self.subtrahend(inputs.clone())
 
 
 def parts_of(model: nn.Module) -> list[nn.Module]:

@@ -135,7 +135,9 @@ def centred_bias_(
         activation_mean: E[phi(s)], mean of the layer's inputs.
         generator: source of randomness.
     """
-    surplus = weight.flatten(1).sum(1) - fan_in_of(weight) * moments.weight_mean
+    # At least float32: the sums of wide layers are large against what they differ by.
+    precise = torch.promote_types(weight.dtype, torch.float32)
+    surplus = weight.flatten(1).sum(1, dtype=precise) - fan_in_of(weight) * moments.weight_mean
     sampled_bias_(bias, weight, moments, activation_mean, generator)
     return bias.sub_(activation_mean * surplus)
 

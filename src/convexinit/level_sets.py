@@ -43,6 +43,7 @@ def walk_level_set(
     method: str = "interpolate",
     tol: float = 1e-6,
     interior: Tensor | None = None,
+    relative: bool = False,
 ) -> Tensor:
     """Walk from ``start`` towards ``target`` on the level set of ``f`` that ``start`` lies on.
 
@@ -73,16 +74,21 @@ def walk_level_set(
 
     Args:
         f: convex function ``[m, d] -> [m]`` for any number m of points, each by itself (networks
-            in evaluation mode). NaN counts as infinite, as outside of the domain of ``f``.
+            in evaluation mode). It gets copies, and may work in place. NaN counts as infinite, as
+            outside of the domain of ``f``.
         start: ``[n, d]``, floating point and finite; the levels are ``f(start)``.
         target: ``[n, d]``, finite; converted to the dtype and device of ``start``.
         steps: number of steps, at least 1.
         method: "interpolate" or "track". Tracking needs gradients of ``f`` by autograd;
             interpolation uses them, but can do without if ``f`` is lower on the segment.
         tol: a point is accepted if ``|f(point) - level| <= tol * max(1, |level|)``; greater than
-            0. Rounding limits what can be met: ``f`` in float32 is rarely exact to 1e-7.
+            0. Rounding limits what can be met: ``f`` in float32 is rarely exact to 1e-7. For
+            levels within -1 and 1 this bound is absolute: with the default of 1e-6, values between
+            -0.99e-6 and 1.01e-6 count as on a level of 1e-8. See ``relative``.
         interior: ``[n, d]``, a point below the level for each row, finite; converted as ``target``.
             None to search for one.
+        relative: whether ``tol`` is relative to levels of any size, ``tol * |level|``: for levels
+            far below 1. No level may be 0 then.
 
     Returns:
         Points ``[n, steps + 1, d]`` in the dtype of ``start``, without gradient. The first of each
@@ -91,8 +97,8 @@ def walk_level_set(
     Raises:
         LevelSetError: (a ValueError) with the offending ``rows`` where ``start``, ``target``,
             ``interior`` or ``f(start)`` is not finite; where ``interior`` is not below the level,
-            or no point below it is found (``f(start)`` is minimal up to rounding); where the dtype
-            of ``start`` cannot meet ``tol``.
+            or no point below it is found (``f(start)`` is minimal up to rounding); where the level
+            is 0 and ``tol`` relative; where the dtype of ``start`` cannot meet ``tol``.
         ValueError: for shapes that differ, wrong types, ``steps`` below 1, ``tol`` out of range,
             an unknown method, an ``f`` that returns the wrong shape, or has no gradient where one
             is needed.
@@ -102,6 +108,14 @@ def walk_level_set(
         >>> points = walk_level_set(lambda x: x.square().sum(1), start, target, steps=2)
         >>> points[0, 1]  # halfway on the circle of radius 2
         tensor([1.4142, 1.4142])
+
+        On a level of 1e-8 an absolute tolerance of 1e-6 would accept anything from 0 to a
+        hundredfold of the level:
+
+        >>> start, target = torch.tensor([[1e-4, 0.0]]), torch.tensor([[0.0, 1e-4]])
+        >>> points = walk_level_set(lambda x: x.square().sum(1), start, target, 2, relative=True)
+        >>> points[0, 1]
+        tensor([7.0711e-05, 7.0711e-05])
     """
     walk = check_choice("method", method, _METHODS)
     steps, tol = check_integer("steps", steps), check_number("tol", tol, 0.0)
@@ -109,7 +123,9 @@ def walk_level_set(
     with torch.no_grad():
         level = _evaluate(f, start)
         _reject(~level.isfinite(), "f(start) is not finite")
-        allowed = tol * level.abs().clamp_min(1.0)
+        if relative:
+            _reject(level == 0, "the level f(start) is 0, and tol relative,", "give relative=False")
+        allowed = tol * level.abs().clamp_min(0.0 if relative else 1.0)
         share = torch.linspace(0.0, 1.0, steps + 1, dtype=start.dtype, device=start.device)
         segment = torch.lerp(start.unsqueeze(1), target.unsqueeze(1), share.view(-1, 1))
         if interior is None:
@@ -121,8 +137,9 @@ def walk_level_set(
     missed = ~(residual <= allowed)
     if missed.any():
         worst = float((residual / allowed).max()) * tol
+        size = "|level|" if relative else "max(1, |level|)"
         raise LevelSetError(
-            f"the points found miss the level by up to {worst:.1e} * max(1, |level|), "
+            f"the points found miss the level by up to {worst:.1e} * {size}, "
             f"more than tol={tol:g},",
             missed,
             f"raise tol, use more precision than {start.dtype}, or make f deterministic",
@@ -182,7 +199,7 @@ def _reject(bad: Tensor, problem: str, remedy: str = "") -> None:
 def _evaluate(f: ConvexFunction, points: Tensor) -> Tensor:
     """Values ``[...]`` of ``f`` at ``[..., d]``, in the dtype of the points; NaN as infinity."""
     flat = points.flatten(0, -2)
-    values = f(flat)
+    values = f(flat.clone())  # a clone, because it may work in place
     if not isinstance(values, Tensor) or values.shape != flat.shape[:1]:
         shape = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(
@@ -201,7 +218,8 @@ def _gradient(f: ConvexFunction, points: Tensor) -> Tensor:
     with torch.inference_mode(False), torch.enable_grad():
         points = points.clone().requires_grad_()
         try:
-            (gradient,) = torch.autograd.grad(f(points).sum(), points)
+            # A clone, because f may work in place, which a leaf of the graph does not allow.
+            (gradient,) = torch.autograd.grad(f(points.clone()).sum(), points)
         except RuntimeError as error:
             raise ValueError(f"f has no gradient that autograd can compute: {error}") from error
     return gradient.nan_to_num(0.0, 0.0, 0.0)

@@ -95,7 +95,7 @@ def lsuv_init_(
 
     handles = [layer.register_forward_hook(correct) for layer in layers]
     try:
-        model(inputs)
+        model(inputs.clone())  # a clone, because it may work in place
     finally:
         for handle in handles:
             handle.remove()
@@ -122,11 +122,12 @@ def _scale_and_shift(
         per_unit: whether units are centred one by one.
         name: of the layer, for the error message.
     """
+    precision = max(torch.finfo(signal.dtype).eps, torch.finfo(torch.float32).eps)
     signal = signal.double().flatten(0, -2)
     centre = signal.mean(0) if per_unit else signal.mean()
     measured = (signal - centre).square().mean()
     # Rounding leaves a little variance in pre-activations that are constant in truth.
-    rounding = torch.finfo(torch.float32).eps * float(signal.abs().max())
+    rounding = precision * float(signal.abs().max())
     if not rounding**2 < float(measured) < math.inf:
         raise ValueError(
             f"the pre-activations of the layer {name} have variance {measured:.3g} on "

@@ -76,21 +76,24 @@ class MLP(nn.Module):
 
     def pre_activations(self, inputs: Tensor) -> list[Tensor]:
         """Pre-activations of every layer, the output last; shapes as in :meth:`forward`."""
+        return _copies(self._signals(inputs))
+
+    def _signals(self, inputs: Tensor) -> Iterator[Tensor]:
         inputs = self.input_dropout(inputs)
-        signals = [self.layers[0](inputs)]
+        signal = self.layers[0](inputs)
+        yield signal
         for index, layer in enumerate(self.layers[1:]):
-            signal = layer(self.hidden_dropout(self.activation(signals[-1])))
+            signal = layer(self.hidden_dropout(self.activation(signal)))
             if self.skips:
                 signal = signal + self.skips[index](inputs)
-            signals.append(signal)
-        return signals
+            yield signal
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map ``[batch, inputs]`` to ``[batch, outputs]``.
 
         A stack of networks maps ``[networks, batch, inputs]`` to ``[networks, batch, outputs]``.
         """
-        return self.pre_activations(inputs)[-1]
+        return _last(self._signals(inputs))
 
 
 class CNN(nn.Module):
@@ -171,7 +174,7 @@ class CNN(nn.Module):
         Returns:
             ``[..., batch, channels, height, width]`` for convolutions, ``[..., batch, outputs]``.
         """
-        return list(self._signals(inputs))
+        return _copies(self._signals(inputs))
 
     def _signals(self, inputs: Tensor) -> Iterator[Tensor]:
         *convolutions, last = self.layers
@@ -187,7 +190,16 @@ class CNN(nn.Module):
 
         A stack of networks maps ``[networks, batch, inputs]`` to ``[networks, batch, outputs]``.
         """
-        # One at a time, so that without gradients only the last is kept.
-        for signal in self._signals(inputs):
-            output = signal
-        return output
+        return _last(self._signals(inputs))
+
+
+def _copies(signals: Iterator[Tensor]) -> list[Tensor]:
+    """Copies, made before the next layer: an activation may work in place."""
+    return [signal.clone() for signal in signals]
+
+
+def _last(signals: Iterator[Tensor]) -> Tensor:
+    """The last one, without keeping the others."""
+    for signal in signals:
+        last = signal
+    return last

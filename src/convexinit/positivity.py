@@ -11,7 +11,16 @@ from torch import Tensor
 
 from convexinit.checks import check_choice
 
-_SMALLEST = torch.finfo(torch.float32).tiny
+
+def _at_least_smallest(weight: Tensor) -> Tensor:
+    """Weights with zeros and what is next to them raised to where a logarithm is finite.
+
+    That is the smallest normal number, as processors may flush smaller ones to zero. In float16,
+    where it is no smaller than many weights of a wide layer, it is the smallest number of all:
+    arithmetic of float16 passes through float32, which flushes none of them.
+    """
+    half = weight.dtype == torch.float16
+    return weight.clamp_min(2.0**-24 if half else torch.finfo(weight.dtype).tiny)
 
 
 def _identity(weight: Tensor) -> Tensor:
@@ -19,11 +28,11 @@ def _identity(weight: Tensor) -> Tensor:
 
 
 def _log(weight: Tensor) -> Tensor:
-    return weight.clamp_min(_SMALLEST).log()
+    return _at_least_smallest(weight).log()
 
 
 def _softplus_inverse(weight: Tensor) -> Tensor:
-    weight = weight.clamp_min(_SMALLEST)
+    weight = _at_least_smallest(weight)
     return weight + torch.log(-torch.expm1(-weight))
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from convexinit.activations import check_convex_activation
+from convexinit.activations import check_convex_activation, checked_activation
 from support.networks import ACTIVATIONS
 
 
@@ -28,3 +28,14 @@ def test_activations_that_break_convexity_are_refused(activation, message):
 )
 def test_convex_activations_pass(activation):
     check_convex_activation(activation)
+
+
+def test_an_activation_may_work_in_place_and_reuse_its_result():
+    result = torch.empty(2001, dtype=torch.float64)
+    check_convex_activation(lambda s: s.relu_())
+    check_convex_activation(lambda s: torch.exp(s, out=result))
+    grid, shifted = (torch.linspace(low, 1, 2001, dtype=torch.float64) for low in (-1, 0))
+    evaluate = checked_activation(lambda s: torch.exp(s, out=result))
+    first, before = evaluate(grid), grid.exp()
+    evaluate(shifted)
+    assert torch.equal(first, before)

@@ -59,6 +59,15 @@ def test_both_parts_are_initialised_with_draws_of_their_own():
     assert not torch.equal(network.minuend.layers[1].weight, network.subtrahend.layers[1].weight)
 
 
+def test_parts_that_work_in_place_see_the_same_inputs_and_leave_them_alone():
+    parts = [nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 1)) for _ in range(2)]
+    inputs = torch.randn(5, 3, generator=generator())
+    network, before = ConvexDifference(parts[0], parts[1][1:]), inputs.clone()
+    expected = parts[0](before.clone()) - parts[1][1:](before)
+    assert torch.equal(network(inputs), expected)
+    assert torch.equal(inputs, before)
+
+
 def test_a_part_without_convex_layers_is_refused_before_anything_changes():
     network = ConvexDifference(MLP([3, 4, 1]), nn.Linear(3, 1))
     with unchanged(network), pytest.raises(ValueError, match="no convex layer"):

@@ -89,6 +89,15 @@ def test_centred_bias_removes_the_mean_of_every_unit():
     assert float((weight.sum(1) * shifted + bias).mean()) == pytest.approx(0.7, abs=0.01)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_centred_bias_in_half_precision_is_off_by_its_own_rounding_alone(dtype):
+    weight, bias = torch.empty(30, 4000, dtype=dtype), torch.empty(30, dtype=dtype)
+    moments_init_(weight, bias, bias_rule="centred", generator=generator())
+    exact = -weight.double().sum(1) / math.sqrt(2 * math.pi)
+    # Rounded twice: as the mean of all units, and with the unit's own part.
+    assert ((bias - exact).abs() <= torch.finfo(dtype).eps * exact.abs().clamp_min(1)).all()
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(
     "rho",

@@ -1,11 +1,16 @@
 """Layers: their gradients, and weights that stay non-negative."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
-from convexinit import MLP, ConvexConv2d, ConvexLinear, project_
+from convexinit import MLP, ConvexConv2d, ConvexLinear, init_icnn_, project_, solve_init
+from convexinit.init import DISTRIBUTIONS
 from convexinit.layers import affine
+from convexinit.positivity import POSITIVITY
+from support.networks import generator
 
 
 @pytest.mark.parametrize(
@@ -37,8 +42,43 @@ def test_stacked_gradients_agree_with_finite_differences_and_keep_the_layout():
     )
     assert torch.autograd.gradcheck(affine, (inputs, weight, bias))
     assert torch.autograd.gradcheck(lambda x, w: affine(x, w, None), (inputs, weight))
+    assert torch.autograd.gradgradcheck(affine, (inputs, weight, bias), check_fwd_over_rev=True)
     affine(inputs, weight, bias).sum().backward()
     assert weight.grad.is_contiguous()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("positivity", sorted(POSITIVITY))
+@pytest.mark.parametrize("distribution", sorted(DISTRIBUTIONS))
+def test_layers_of_any_dtype_start_with_the_weights_of_float32(dtype, positivity, distribution):
+    def initialised(dtype):
+        layer = ConvexLinear(1000, 1000, positivity=positivity, dtype=dtype)
+        assert layer.weight.isfinite().all()
+        return init_icnn_(layer, distribution=distribution, generator=generator())
+
+    layer, reference = initialised(dtype), initialised(torch.float32)
+    assert layer.weight.isfinite().all()
+    weight, expected = layer.nonnegative_weight.detach().double(), solve_init(1000)
+    assert (weight >= 0).all()
+    standard_error = math.sqrt(expected.weight_var / weight.numel())
+    assert float(weight.mean()) == pytest.approx(expected.weight_mean, abs=5 * standard_error)
+    if dtype != torch.float64:  # of which other numbers are drawn
+        given = reference.nonnegative_weight.detach().double()
+        assert float(weight.mean()) == pytest.approx(float(given.mean()), rel=0.005)
+        assert float(weight.var()) == pytest.approx(float(given.var()), rel=0.02)
+        assert torch.allclose(layer.bias.double(), reference.bias.double(), rtol=0.005)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_can_be_trained_from_weights_of_zero(dtype):
+    for positivity in sorted(POSITIVITY):
+        layer = ConvexLinear(50, 20, positivity=positivity, dtype=dtype)
+        layer.assign_weight_(torch.zeros(20, 50, dtype=torch.float64))
+        assert layer.nonnegative_weight.max() <= torch.finfo(dtype).tiny
+        layer(torch.ones(4, 50, dtype=dtype)).sum().backward()
+        assert layer.weight.grad.isfinite().all()
+        if positivity in ("exp", "softplus"):
+            assert (layer.weight.grad > 0).all()
 
 
 @pytest.mark.parametrize(

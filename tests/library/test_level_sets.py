@@ -311,6 +311,84 @@ def test_gradient_modes_and_parameters_are_left_alone(context):
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
+def in_place_functions():
+    """Functions that work in place, with others that compute the same."""
+    weight, buffer = normal(3, 8, seed=5).abs(), torch.empty(1000, dtype=torch.float64)
+
+    def in_one_buffer(points):
+        return buffer[: len(points)].copy_(squared_norm(points).detach())
+
+    return {
+        "relu": (
+            lambda x: torch.nn.functional.relu(x, inplace=True).matmul(weight).sum(1),
+            lambda x: x.relu().matmul(weight).sum(1),
+        ),
+        "square": (lambda x: x.square_().sum(1), squared_norm),
+        "one buffer": (
+            lambda x: squared_norm(x) if x.requires_grad else in_one_buffer(x),
+            squared_norm,
+        ),
+    }
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", in_place_functions())
+@pytest.mark.parametrize("given", [False, True], ids=["searched", "given"])
+def test_functions_that_work_in_place_change_nothing_of_the_caller(name, method, given):
+    in_place, pure = in_place_functions()[name]
+    tensors = [1 + normal(6, 3).abs(), normal(6, 3, seed=1)]
+    tensors += [torch.full_like(tensors[0], 1e-3)] if given else []
+    copies = [tensor.clone() for tensor in tensors]
+
+    def walk(f, start, target, interior=None):
+        return walk_level_set(f, start, target, 5, method, interior=interior)
+
+    points = walk(in_place, *copies)
+    for copied, tensor in zip(copies, tensors, strict=True):
+        assert torch.equal(copied, tensor)
+    assert torch.equal(points[:, 0], tensors[0])
+    assert torch.equal(points, walk(pure, *tensors))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", [1e-4, 1e-30])
+def test_a_relative_tolerance_holds_on_levels_far_below_1(method, scale):
+    start, target = (scale * normal(20, 3, seed=seed) for seed in (1, 2))
+    functions = [
+        squared_norm,
+        lambda x: x.abs().sum(1),
+        lambda x: 1e-8 * (x / scale).logsumexp(1),
+        lambda x: 1e-8 * ((x[:, 0] / scale).exp() - 7),  # negative
+    ]
+    for f in functions:
+        points = walk_level_set(f, start, target, 5, method, relative=True)
+        values = f(points.flatten(0, 1)).view(20, 6)
+        error = (values - values[:, :1]).abs().amax(1) / values[:, 0].abs()
+        assert error.max() <= 1e-6
+        assert ((points[:, -1] - start).norm(dim=1) > 0.05 * scale).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_by_default_a_tolerance_is_absolute_below_1_and_relative_above(method):
+    start, target = normal(20, 3, seed=1), normal(20, 3, seed=2)
+    for level in (1e-8, 1e8):
+        start *= (level / squared_norm(start)).sqrt().unsqueeze(1)
+        values = squared_norm(walk_level_set(squared_norm, start, target, 5, method).flatten(0, 1))
+        assert (values - level).abs().max() <= 1e-6 * max(1, level)
+    with pytest.raises(LevelSetError, match=r"up to .* \* \|level\|, more than tol=1e-20"):
+        walk_level_set(squared_norm, start, target, method=method, tol=1e-20, relative=True)
+
+
+def test_a_level_of_0_has_no_relative_tolerance():
+    start, target = normal(4, 3, seed=1), normal(4, 3, seed=2)
+    start[2] = 0.0
+    f = lambda x: x.sum(1)  # noqa: E731
+    with pytest.raises(LevelSetError, match=r"is 0, and tol relative, in row\(s\) \[2\]") as caught:
+        walk_level_set(f, start, target, relative=True)
+    assert caught.value.rows == [2]
+    assert residuals(f, walk_level_set(f, start, target)).max() <= 1e-6
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_tolerance_that_the_dtype_cannot_meet_is_refused(method):
     start, target = normal(4, 50, dtype=torch.float32), normal(4, 50, seed=1, dtype=torch.float32)

@@ -95,6 +95,19 @@ def test_every_layer_reaches_the_target_moments(positivity, centred, variance, m
         assert network.layers[0].weight.min() < 0
 
 
+@pytest.mark.parametrize("positivity", sorted(POSITIVITY))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_reaches_the_target_moments_up_to_rounding(positivity, dtype):
+    network = he_network(MLP([8, 40, 30, 3], positivity=positivity)).to(dtype)
+    inputs = batch(8).to(dtype)
+    lsuv_init_(network, inputs)
+    for signal in network.pre_activations(inputs):
+        mean, spread = pooled(signal)
+        assert (mean, spread) == pytest.approx((0.0, 1.0), abs=0.1)
+    with pytest.raises(ValueError, match="use more inputs"):
+        lsuv_init_(network, inputs[:1].expand(50, -1) + 0 * inputs[:50], per_unit=True)
+
+
 def test_the_correction_of_one_layer_in_closed_form():
     first, last = nn.Linear(1, 1).double(), ConvexLinear(1, 1).double()
     for layer, weight, bias in ((first, 3.0, 2.0), (last, 5.0, 1.0)):
@@ -202,6 +215,17 @@ def test_skip_connections_stay_and_both_parts_of_a_difference_are_corrected():
     for part in parts:
         for signal in part.pre_activations(batch(8)):
             assert pooled(signal) == pytest.approx((0.0, 1.0), abs=1e-3)
+
+
+def test_a_network_that_works_in_place_leaves_the_batch_alone():
+    network = nn.Sequential(
+        nn.ReLU(inplace=True), nn.Linear(4, 20), nn.ReLU(inplace=True), ConvexLinear(20, 10)
+    )
+    inputs = batch(4)
+    before = inputs.clone()
+    lsuv_init_(network, inputs)
+    assert torch.equal(inputs, before)
+    assert pooled(network(inputs)) == pytest.approx((0.0, 1.0), abs=1e-4)
 
 
 @pytest.mark.parametrize(

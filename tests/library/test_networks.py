@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import correlate
 from torch import nn
+from torch.autograd import forward_ad
 
 from convexinit import CNN, MLP, ConvexConv2d, ConvexDifference, ConvexLinear, init_icnn_
 from convexinit.difference import parts_of
@@ -105,6 +106,44 @@ def test_a_stack_computes_and_differentiates_each_network_alone(architecture, co
         assert torch.equal(unstack_network(stack, index)(inputs[index]), alone)
 
 
+@pytest.mark.parametrize(
+    "networks",
+    [[MLP([4, 5, 3, 2], "softplus", skip=True) for _ in range(2)],
+     [CNN((1, 2, 2), [3, 2], 2, "softplus") for _ in range(2)]],
+    ids=["MLP", "CNN"],
+)  # fmt: skip
+def test_transforms_of_torch_func_take_a_stack_as_its_networks(networks):
+    networks = [randomised(network.double(), seed) for seed, network in enumerate(networks)]
+    stack = stack_networks(networks)
+    batches = torch.randn(3, 2, 5, 4, generator=generator(), dtype=torch.float64)
+
+    def loss(parameters, inputs):
+        return torch.func.functional_call(stack, parameters, inputs).square().sum()
+
+    def outputs(inputs):
+        return stack(inputs).sum((1, 2))
+
+    parameters = dict(stack.named_parameters())
+    gradients = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, batches)
+    for index, network in enumerate(networks):
+        for batch, inputs in enumerate(batches):
+            alone = torch.autograd.grad(
+                network(inputs[index]).square().sum(), list(network.parameters())
+            )
+            for (name, _), gradient in zip(network.named_parameters(), alone, strict=True):
+                assert torch.allclose(gradients[name][batch, index], gradient, atol=1e-10), name
+
+    (inputs,) = batches[:1]
+    jacobian = torch.autograd.functional.jacobian(outputs, inputs)
+    hessian = torch.autograd.functional.hessian(lambda inputs: outputs(inputs).sum(), inputs)
+    for transform in (torch.func.jacrev, torch.func.jacfwd):
+        assert torch.allclose(transform(outputs)(inputs), jacobian)
+    assert torch.allclose(torch.func.hessian(lambda x: outputs(x).sum())(inputs), hessian)
+    with forward_ad.dual_level():
+        dual = forward_ad.unpack_dual(outputs(forward_ad.make_dual(inputs, batches[1])))
+    assert torch.allclose(dual.tangent, (jacobian * batches[1]).sum((1, 2, 3)))
+
+
 def test_convolutions_are_those_of_scipy_with_repeated_borders():
     network = randomised(CNN((2, 5, 4), [3, 4], 2).double())
     inputs = torch.randn(1, 40, generator=generator(1), dtype=torch.float64)
@@ -159,6 +198,21 @@ def test_networks_can_be_copied_saved_and_loaded(tmp_path):
     inputs = torch.randn(6, 3)
     assert torch.equal(other(inputs), network(inputs))
     assert torch.equal(copy.deepcopy(network)(inputs), network(inputs))
+
+
+@pytest.mark.parametrize(
+    "build", [lambda activation: MLP([4, 6, 5, 1], activation, skip=True),
+              lambda activation: CNN((1, 2, 2), [4, 3], 1, activation)], ids=["MLP", "CNN"],
+)  # fmt: skip
+def test_an_activation_that_works_in_place_leaves_pre_activations_alone(build):
+    network = build(nn.ReLU(inplace=True))
+    other = build("relu")
+    other.load_state_dict(network.state_dict())
+    inputs = torch.randn(6, 4, generator=generator())
+    signals, expected = network.pre_activations(inputs), other.pre_activations(inputs)
+    for signal, right in zip(signals, expected, strict=True):
+        assert torch.equal(signal, right)
+    assert torch.equal(network(inputs), expected[-1])
 
 
 @pytest.mark.parametrize("widths", [[3], [], [3, 0, 1], [3, -1]])
