@@ -122,34 +122,101 @@ def test_nan_survives_the_round_trip(tmp_path):
     assert json.loads((folder / "summary.json").read_text())["git_revision"]
 
 
-def test_the_revision_says_whether_the_tree_was_changed(tmp_path, monkeypatch):
-    def git(*arguments):
-        options = ("-c", "user.name=a", "-c", "user.email=a@b.c")
-        return subprocess.run(
-            ["git", "-C", tmp_path, *options, *arguments],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.strip()
+def git(folder, *arguments):
+    options = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "protocol.file.allow=always")
+    return subprocess.run(
+        ["git", "-C", folder, *options, *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
 
-    source = tmp_path / "src" / "convexinit"
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    """A copy of the code, not in a repository, that is asked for its revision."""
+    source = tmp_path / "project" / "src" / "convexinit"
     source.mkdir(parents=True)
-    monkeypatch.setattr(provenance, "__file__", str(source / "runs.py"))
-    git("init")
     (source / "runs.py").touch()
-    git("add", ".")
-    git("commit", "-m", "first")
-    git("tag", "-a", "v1", "-m", "a tag")
-    revision = git("rev-parse", "HEAD")
-    ask = git_revision.__wrapped__  # past the cache
-    (tmp_path / "sweep.log").touch()
+    monkeypatch.setattr(provenance, "__file__", str(source / "runs.py"))
+    return source
+
+
+def commit(folder, what="."):
+    git(folder, "add", what)
+    git(folder, "commit", "-m", "a commit")
+    return git(folder, "rev-parse", "HEAD")
+
+
+ask = git_revision.__wrapped__  # past the cache
+
+
+def test_the_revision_says_whether_the_tree_was_changed(source, monkeypatch):
+    root = source.parents[1]
+    git(root, "init")
+    revision = commit(root)
+    git(root, "tag", "-a", "v1", "-m", "a tag")
+    (root / "sweep.log").touch()
     assert ask() == revision
     (source / "added.py").touch()
     assert ask() == f"{revision}-dirty"
-    git("add", ".")
-    git("commit", "-m", "second")
-    assert ask() == git("rev-parse", "HEAD")
+    revision = commit(root)
+    assert ask() == revision
     (source / "runs.py").write_text("changed")
-    assert ask() == f"{git('rev-parse', 'HEAD')}-dirty"
-    monkeypatch.setenv("PATH", str(tmp_path))
+    assert ask() == f"{revision}-dirty"
+    monkeypatch.setenv("PATH", str(root))
     assert ask() == "unknown"
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_copy_inside_another_repository_has_no_revision(source, tmp_path, ignored):
+    git(tmp_path, "init")
+    (tmp_path / ".gitignore").write_text("project\n" if ignored else "")
+    (tmp_path / "thesis.tex").touch()
+    commit(tmp_path, ".gitignore")
+    commit(tmp_path, "thesis.tex")
+    assert ask() == "unknown"
+
+
+@pytest.mark.parametrize(
+    "names", [["GIT_DIR"], ["GIT_DIR", "GIT_WORK_TREE"], ["GIT_DIR", "GIT_INDEX_FILE"]]
+)
+@pytest.mark.parametrize("tracked", [False, True])
+def test_the_revision_is_not_of_a_repository_that_the_environment_names(
+    source, tmp_path, monkeypatch, names, tracked
+):
+    root = source.parents[1]
+    if tracked:
+        git(root, "init")
+    revision = commit(root) if tracked else "unknown"
+    # With a file of the same name in the same place.
+    other = tmp_path / "other"
+    (other / "src" / "convexinit").mkdir(parents=True)
+    (other / "src" / "convexinit" / "runs.py").write_text("another")
+    git(other, "init")
+    commit(other)
+    places = {
+        "GIT_DIR": other / ".git",
+        "GIT_WORK_TREE": other,
+        "GIT_INDEX_FILE": other / ".git/index",
+    }
+    for name in names:
+        monkeypatch.setenv(name, str(places[name]))
+    assert ask() == revision
+
+
+def test_worktrees_and_submodules_have_their_own_revision(source, tmp_path, monkeypatch):
+    root, outer = source.parents[1], tmp_path / "outer"
+    git(root, "init")
+    revision = commit(root)
+    git(root, "worktree", "add", tmp_path / "tree")
+    outer.mkdir()
+    git(outer, "init")
+    git(outer, "submodule", "add", root, "inner")
+    commit(outer)
+    for place in (tmp_path / "tree", outer / "inner"):
+        copy = place / "src" / "convexinit" / "runs.py"
+        monkeypatch.setattr(provenance, "__file__", str(copy))
+        assert ask() == revision
+        copy.write_text("changed")
+        assert ask() == f"{revision}-dirty"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 from functools import cache
@@ -26,10 +27,13 @@ def provenance() -> dict[str, Any]:
 def git_revision() -> str:
     """Revision of the source tree, with "-dirty" if it was changed, or "unknown".
 
-    Changes are those of files that git knows, and files in ``src`` and ``conf`` that it does not.
-    Asked once in a process, so that it is the revision at the time of the first call.
+    It is unknown where the code is not in a repository that tracks it, such as a copy that was
+    unpacked inside another one. Changes are those of files that git knows, and files in ``src`` and
+    ``conf`` that it does not. Asked once in a process, so that it is the revision at the time of
+    the first call.
     """
     try:
+        _git("ls-files", "--error-unmatch", "--", Path(__file__).name)
         revision = _git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty")
         added = _git("ls-files", "--others", "--exclude-standard", "--", ":/src", ":/conf")
     except (OSError, subprocess.SubprocessError):
@@ -38,6 +42,15 @@ def git_revision() -> str:
 
 
 def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    """What git says in the folder of this file, whatever repository the environment names."""
+    environment = {name: value for name, value in os.environ.items() if name[:4] != "GIT_"}
+    result = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=True,
+        timeout=20,
+        env=environment,
+    )
     return result.stdout.strip()
