@@ -7,8 +7,10 @@ from typing import cast
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from convexinit.activations import Activation
+from convexinit.assignment import assign_, is_close, unchanged_on_error
 from convexinit.checks import check_function
 from convexinit.difference import parts_of
 from convexinit.init import (
@@ -41,9 +43,10 @@ def init_icnn_(
 
     Every convex layer (:class:`~convexinit.ConvexLinear`, :class:`~convexinit.ConvexConv2d`)
     gets :func:`~convexinit.moments_init_` with its own fan-in; the weights are carried through the
-    inverse of the layer's positivity map. The network's first layer, if it is an unconstrained
-    linear or convolution layer, gets LeCun's initialisation and zero bias, scaled to ``variance``
-    and ``mean``. All other layers, such as skip connections, stay as they are.
+    inverse of the layer's positivity map, and through the ``right_inverse`` of a parametrization
+    (``torch.nn.utils.parametrize``) if there is one. The network's first layer, if it is an
+    unconstrained linear or convolution layer, gets LeCun's initialisation and zero bias, scaled to
+    ``variance`` and ``mean``. All other layers, such as skip connections, stay as they are.
 
     Both parts of a :class:`~convexinit.difference.ConvexDifference` are initialised like this, one
     after the other.
@@ -64,8 +67,9 @@ def init_icnn_(
         ``model``.
 
     Raises:
-        ValueError: if the network has no convex layer, has stacked weights, or an argument is out
-            of range; the network is unchanged then.
+        ValueError: if the network has no convex layer, has stacked weights, or weights that are
+            computed so that they cannot be set, or that do not exist yet (lazy layers), or an
+            argument is out of range; the network is unchanged then.
 
     Example:
         >>> from convexinit import ConvexLinear
@@ -76,18 +80,20 @@ def init_icnn_(
     distribution = check_function("distribution", distribution, DISTRIBUTIONS)
     bias_rule = check_function("bias_rule", bias_rule, BIAS_RULES)
     solve_init(1, activation, rho, variance, bias_noise, mean)
-    for layer in initialised_layers(model):
-        weight, bias = parameters_of(layer)
-        if isinstance(layer, ConvexLayer):
-            weight = moments_init_(
-                torch.empty_like(weight), bias, activation, rho, variance, bias_noise, mean,
-                distribution, bias_rule, generator,
-            )  # fmt: skip
-            layer.assign_weight_(weight)
-        else:
-            lecun_normal_(weight, generator).mul_(math.sqrt(variance))
-            if bias is not None:
-                bias.fill_(mean)
+    with unchanged_on_error(model):
+        for name, layer in initialised_layers(model).items():
+            weight, bias = parameters_of(layer)
+            weight, bias = weight.clone(), None if bias is None else bias.clone()
+            if isinstance(layer, ConvexLayer):
+                moments_init_(
+                    weight, bias, activation, rho, variance, bias_noise, mean, distribution,
+                    bias_rule, generator,
+                )  # fmt: skip
+            else:
+                lecun_normal_(weight, generator).mul_(math.sqrt(variance))
+                if bias is not None:
+                    bias.fill_(mean)
+            assign_parameters_(layer, weight, bias, name)
     return model
 
 
@@ -96,13 +102,36 @@ def parameters_of(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
     return cast("tuple[Tensor, Tensor | None]", (layer.weight, layer.bias))
 
 
-def initialised_layers(model: nn.Module) -> list[nn.Module]:
-    """Convex layers of a network, and its first layer: those that initialisers fill.
+@torch.no_grad()
+def assign_parameters_(layer: nn.Module, weight: Tensor, bias: Tensor | None, name: str) -> None:
+    """Set the weights that a layer uses, which are non-negative if it is convex, and its bias.
 
     Raises:
-        ValueError: if a part of the network has no convex layer, or weights are stacked.
+        ValueError: if the layer does not use them then, see :func:`convexinit.assignment.assign_`.
     """
-    initialised: list[nn.Module] = []
+    if isinstance(layer, ConvexLayer):
+        layer.assign_weight_(weight, name)
+        used = layer.nonnegative_weight
+        if used.lt(0).any() or not is_close(used, weight):
+            raise ValueError(
+                f"the layer {name} does not use the weights that were assigned to it, as "
+                f"nonnegative_weight of {type(layer).__name__} computes others"
+            )
+    else:
+        assign_(layer, "weight", weight, name)
+    if bias is not None:
+        assign_(layer, "bias", bias, name)
+
+
+def initialised_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Convex layers of a network, and its first layer: those that initialisers fill, by name.
+
+    Raises:
+        ValueError: if a part of the network has no convex layer, or weights are stacked or have no
+            values yet.
+    """
+    names = {module: name or "itself" for name, module in model.named_modules()}
+    initialised: dict[str, nn.Module] = {}
     for part in parts_of(model):
         layers = [
             module
@@ -115,13 +144,20 @@ def initialised_layers(model: nn.Module) -> list[nn.Module]:
                 "convexinit.ConvexLinear or convexinit.ConvexConv2d, or call "
                 "convexinit.lognormal_init_ on the weight and bias of each non-negative layer"
             )
+        for layer in layers:
+            if is_lazy(layer.weight) or layer.weight.is_meta:
+                raise ValueError(
+                    f"the weight of the layer {names[layer]} does not exist yet; run a batch "
+                    "through a network with lazy layers, or move one from the device meta, before "
+                    "it is initialised"
+                )
         if any(_is_stacked(layer) for layer in layers):
             raise ValueError("initialise networks before they are stacked")
-        initialised += [
-            layer
+        initialised |= {
+            names[layer]: layer
             for index, layer in enumerate(layers)
             if index == 0 or isinstance(layer, ConvexLayer)
-        ]
+        }
     return initialised
 
 
