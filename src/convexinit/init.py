@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from convexinit.activations import Activation
+from convexinit.assignment import check_fillable
 from convexinit.checks import check_function, check_number
 from convexinit.moments import activation_moments
 from convexinit.theory import LayerMoments, solve_init
@@ -43,12 +44,14 @@ def fan_in_of(weight: Tensor) -> int:
 @torch.no_grad()
 def lecun_normal_(weight: Tensor, generator: Generator | None = None) -> Tensor:
     """Fill ``weight`` with N(0, 1 / fan_in) (LeCun et al. 1998): for the unconstrained layer."""
+    check_fillable("weight", weight)
     return weight.normal_(0.0, fan_in_of(weight) ** -0.5, generator=generator)
 
 
 @torch.no_grad()
 def he_normal_(weight: Tensor, generator: Generator | None = None) -> Tensor:
     """Fill ``weight`` with N(0, 2 / fan_in) (He et al. 2015): the default of the experiments."""
+    check_fillable("weight", weight)
     return weight.normal_(0.0, (2.0 / fan_in_of(weight)) ** 0.5, generator=generator)
 
 
@@ -73,6 +76,7 @@ def lognormal_(
         ValueError: if ``mean`` or ``variance`` is out of range.
     """
     mean, variance = check_number("mean", mean, 0.0), check_number("variance", variance, 0.0)
+    check_fillable("weight", weight)
     log_variance = math.log1p(variance / mean**2)
     return weight.log_normal_(
         math.log(mean) - log_variance / 2.0, math.sqrt(log_variance), generator=generator
@@ -98,6 +102,7 @@ def gamma_(
         ValueError: if ``mean`` or ``variance`` is out of range.
     """
     mean, variance = check_number("mean", mean, 0.0), check_number("variance", variance, 0.0)
+    check_fillable("weight", weight)
     # float64, because draws of a small shape reach below the smallest float32.
     shape = torch.full_like(weight, mean**2 / variance, dtype=torch.float64)
     return weight.copy_(torch._standard_gamma(shape, generator=generator) * (variance / mean))
@@ -112,6 +117,7 @@ def sampled_bias_(
     generator: Generator | None = None,
 ) -> Tensor:
     """Fill ``bias`` with N(bias_mean, bias_var): a constant if ``bias_var`` is 0 (Eq. 8)."""
+    check_fillable("bias", bias)
     return bias.normal_(moments.bias_mean, math.sqrt(moments.bias_var), generator=generator)
 
 
@@ -162,9 +168,11 @@ def moments_init_(
     """Fill the non-negative weights and the bias of one layer with the moments of section 3.
 
     Args:
-        weight: ``[out, in]`` or ``[out, in / groups, *kernel]``.
-        bias: ``[out]``, or None for a layer without bias. The method needs a bias to centre the
-            pre-activations; without one their mean grows from layer to layer.
+        weight: ``[out, in]`` or ``[out, in / groups, *kernel]``: a parameter, or a tensor that is
+            not computed from others. What a parametrization computes is refused, unless gradients
+            are disabled, when it looks like any tensor; :func:`convexinit.init_icnn_` sees it.
+        bias: ``[out]``, like ``weight``, or None for a layer without bias. The method needs a bias
+            to centre the pre-activations; without one their mean grows from layer to layer.
         activation: activation that is applied to the pre-activations of the preceding layer.
         rho: target correlation between two pre-activations of the layer, in (0, 1).
         variance: target variance of the pre-activations, greater than 0.
@@ -181,10 +189,14 @@ def moments_init_(
         ``weight``.
 
     Raises:
-        ValueError: for arguments out of range, with the admissible range.
+        ValueError: for arguments out of range, with the admissible range, and for a weight or bias
+            that is computed, expanded or without a shape yet; nothing is filled then.
     """
     draw = check_function("distribution", distribution, DISTRIBUTIONS)
     fill_bias = check_function("bias_rule", bias_rule, BIAS_RULES)
+    check_fillable("weight", weight)
+    if bias is not None:
+        check_fillable("bias", bias)
     moments = solve_init(fan_in_of(weight), activation, rho, variance, bias_noise, mean)
     draw(weight, moments.weight_mean, moments.weight_var, generator)
     if bias is not None:

@@ -8,8 +8,10 @@ from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from convexinit.activations import Activation
+from convexinit.assignment import assign_, is_close, unchanged_on_error
 from convexinit.checks import check_choice, check_function
 from convexinit.difference import parts_of
 from convexinit.init import (
@@ -49,9 +51,10 @@ def init_icnn_(
     With ``method="moments"``, the paper's, every convex layer
     (:class:`~convexinit.ConvexLinear`, :class:`~convexinit.ConvexConv2d`)
     gets :func:`~convexinit.moments_init_` with its own fan-in; the weights are carried through the
-    inverse of the layer's positivity map. The network's first layer, if it is an unconstrained
-    linear or convolution layer, gets LeCun's initialisation and zero bias, scaled to ``variance``
-    and ``mean``. All other layers, such as skip connections, stay as they are.
+    inverse of the layer's positivity map, and through the ``right_inverse`` of a parametrization
+    (``torch.nn.utils.parametrize``) if there is one. The network's first layer, if it is an
+    unconstrained linear or convolution layer, gets LeCun's initialisation and zero bias, scaled to
+    ``variance`` and ``mean``. All other layers, such as skip connections, stay as they are.
 
     With ``method="orthogonal"`` every convex layer gets :func:`~convexinit.orthogonal_init_`, and
     the scales and biases of :func:`convexinit.orthogonal.plan_layers`, so that networks of any
@@ -79,8 +82,9 @@ def init_icnn_(
         ``model``.
 
     Raises:
-        ValueError: if the network has no convex layer, has stacked weights, or an argument is out
-            of range or not used by the method; the network is unchanged then.
+        ValueError: if the network has no convex layer, has stacked weights, or weights that are
+            computed so that they cannot be set, or that do not exist yet (lazy layers), or an
+            argument is out of range or not used by the method; the network is unchanged then.
 
     Example:
         >>> from convexinit import ConvexLinear
@@ -99,18 +103,20 @@ def init_icnn_(
     distribution = check_function("distribution", distribution, DISTRIBUTIONS)
     bias_rule = check_function("bias_rule", bias_rule, BIAS_RULES)
     solve_init(1, activation, rho, variance, bias_noise, mean)
-    for layer in initialised_layers(model):
-        weight, bias = parameters_of(layer)
-        if isinstance(layer, ConvexLayer):
-            weight = moments_init_(
-                torch.empty_like(weight), bias, activation, rho, variance, bias_noise, mean,
-                distribution, bias_rule, generator,
-            )  # fmt: skip
-            layer.assign_weight_(weight)
-        else:
-            lecun_normal_(weight, generator).mul_(math.sqrt(variance))
-            if bias is not None:
-                bias.fill_(mean)
+    with unchanged_on_error(model):
+        for name, layer in initialised_layers(model).items():
+            weight, bias = parameters_of(layer)
+            weight, bias = weight.clone(), None if bias is None else bias.clone()
+            if isinstance(layer, ConvexLayer):
+                moments_init_(
+                    weight, bias, activation, rho, variance, bias_noise, mean, distribution,
+                    bias_rule, generator,
+                )  # fmt: skip
+            else:
+                lecun_normal_(weight, generator).mul_(math.sqrt(variance))
+                if bias is not None:
+                    bias.fill_(mean)
+            assign_parameters_(layer, weight, bias, name)
     return model
 
 
@@ -126,25 +132,32 @@ def _init_orthogonal_(
     model: Network, activation: Activation, variance: float, generator: Generator | None
 ) -> Network:
     parts = [initialised_layers(part) for part in parts_of(model)]
-    of_parts = [[layer for layer in part if isinstance(layer, ConvexLayer)] for part in parts]
+    of_parts = [
+        {name: layer for name, layer in part.items() if isinstance(layer, ConvexLayer)}
+        for part in parts
+    ]
     plans = [
-        plan_layers(activation, [_group_size(layer) for layer in convex[:-1]], variance)
+        plan_layers(activation, [_group_size(layer) for layer in [*convex.values()][:-1]], variance)
         for convex in of_parts
     ]
-    for (first, *_), convex, plan in zip(parts, of_parts, plans, strict=True):
-        if first is not convex[0]:
-            weight, bias = parameters_of(first)
-            lecun_normal_(weight, generator).mul_(math.sqrt(variance))
-            if bias is not None:
-                bias.fill_(plan.mean)
-        output = math.sqrt(variance / plan.feature_variance)
-        scales = (*plan.scales, output)
-        # The bias of the plan is for features; that of the outputs centres them.
-        shifts = (*plan.biases, -output * plan.feature_means[-1])
-        for layer, scale, shift, mean in zip(
-            convex, scales, shifts, plan.feature_means, strict=True
-        ):
-            _fill_orthogonal_(layer, scale, mean, shift + scale * mean, len(convex), generator)
+    with unchanged_on_error(model):
+        for part, convex, plan in zip(parts, of_parts, plans, strict=True):
+            (name, first), *_ = part.items()
+            if name not in convex:
+                weight, bias = parameters_of(first)
+                weight = lecun_normal_(weight.clone(), generator).mul_(math.sqrt(variance))
+                bias = None if bias is None else torch.full_like(bias, plan.mean)
+                assign_parameters_(first, weight, bias, name)
+            output = math.sqrt(variance / plan.feature_variance)
+            scales = (*plan.scales, output)
+            # The bias of the plan is for features; that of the outputs centres them.
+            shifts = (*plan.biases, -output * plan.feature_means[-1])
+            for (name, layer), scale, shift, mean in zip(
+                convex.items(), scales, shifts, plan.feature_means, strict=True
+            ):
+                weight = _orthogonal_weight(layer, scale, len(convex), generator)
+                bias = shift + (scale - weight.flatten(1).sum(1)) * mean
+                assign_parameters_(layer, weight, None if layer.bias is None else bias, name)
     return model
 
 
@@ -157,21 +170,14 @@ def _channels_in(layer: ConvexLayer) -> int:
     return layer.weight.shape[1] * int(getattr(layer, "groups", 1))
 
 
-def _fill_orthogonal_(
-    layer: ConvexLayer,
-    scale: float,
-    feature_mean: float,
-    target: float,
-    depth: int,
-    generator: Generator | None,
-) -> None:
-    """Fill a convex layer with orthogonal weights.
+def _orthogonal_weight(
+    layer: ConvexLayer, scale: float, depth: int, generator: Generator | None
+) -> Tensor:
+    """Non-negative orthogonal weights of a layer, in its shape.
 
     Args:
         layer: which one.
         scale: of its weights.
-        feature_mean: of its inputs.
-        target: mean of its pre-activations.
         depth: number of convex layers of the network.
         generator: source of randomness.
     """
@@ -182,9 +188,7 @@ def _fill_orthogonal_(
     if not _passes_gradient_at_zero(layer.positivity):
         # So little that all of them together hardly move the mean of any layer.
         weight.clamp_min_(_BACKGROUND / (weight[0].numel() * depth))
-    layer.assign_weight_(weight)
-    if layer.bias is not None:
-        layer.bias.copy_(target - weight.flatten(1).sum(1) * feature_mean)
+    return weight
 
 
 @torch.enable_grad()
@@ -200,13 +204,36 @@ def parameters_of(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
     return cast("tuple[Tensor, Tensor | None]", (layer.weight, layer.bias))
 
 
-def initialised_layers(model: nn.Module) -> list[nn.Module]:
-    """Convex layers of a network, and its first layer: those that initialisers fill.
+@torch.no_grad()
+def assign_parameters_(layer: nn.Module, weight: Tensor, bias: Tensor | None, name: str) -> None:
+    """Set the weights that a layer uses, which are non-negative if it is convex, and its bias.
 
     Raises:
-        ValueError: if a part of the network has no convex layer, or weights are stacked.
+        ValueError: if the layer does not use them then, see :func:`convexinit.assignment.assign_`.
     """
-    initialised: list[nn.Module] = []
+    if isinstance(layer, ConvexLayer):
+        layer.assign_weight_(weight, name)
+        used = layer.nonnegative_weight
+        if used.lt(0).any() or not is_close(used, weight):
+            raise ValueError(
+                f"the layer {name} does not use the weights that were assigned to it, as "
+                f"nonnegative_weight of {type(layer).__name__} computes others"
+            )
+    else:
+        assign_(layer, "weight", weight, name)
+    if bias is not None:
+        assign_(layer, "bias", bias, name)
+
+
+def initialised_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Convex layers of a network, and its first layer: those that initialisers fill, by name.
+
+    Raises:
+        ValueError: if a part of the network has no convex layer, or weights are stacked or have no
+            values yet.
+    """
+    names = {module: name or "itself" for name, module in model.named_modules()}
+    initialised: dict[str, nn.Module] = {}
     for part in parts_of(model):
         layers = [
             module
@@ -219,13 +246,20 @@ def initialised_layers(model: nn.Module) -> list[nn.Module]:
                 "convexinit.ConvexLinear or convexinit.ConvexConv2d, or call "
                 "convexinit.lognormal_init_ on the weight and bias of each non-negative layer"
             )
+        for layer in layers:
+            if is_lazy(layer.weight) or layer.weight.is_meta:
+                raise ValueError(
+                    f"the weight of the layer {names[layer]} does not exist yet; run a batch "
+                    "through a network with lazy layers, or move one from the device meta, before "
+                    "it is initialised"
+                )
         if any(_is_stacked(layer) for layer in layers):
             raise ValueError("initialise networks before they are stacked")
-        initialised += [
-            layer
+        initialised |= {
+            names[layer]: layer
             for index, layer in enumerate(layers)
             if index == 0 or isinstance(layer, ConvexLayer)
-        ]
+        }
     return initialised
 
 

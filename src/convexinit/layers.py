@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from convexinit.assignment import assign_, is_held, unchanged_on_error
 from convexinit.init import lognormal_init_
 from convexinit.positivity import Positivity, resolve_positivity
 
@@ -107,15 +108,28 @@ class ConvexLayer(nn.Module):
         return self.positivity.forward(self.weight)
 
     @torch.no_grad()
-    def assign_weight_(self, weight: Tensor) -> None:
-        """Set raw values so that these non-negative weights, of the same shape, are used."""
+    def assign_weight_(self, weight: Tensor, name: str = "") -> None:
+        """Set raw values so that these non-negative weights, of the same shape, are used.
+
+        Args:
+            weight: at least 0.
+            name: of the layer, for the message.
+
+        Raises:
+            ValueError: if the raw values are computed and cannot be set.
+        """
         # The raw value of the smallest weight: the given ones may be of higher precision.
         lowest = self.positivity.inverse(self.weight.new_zeros(()))
-        self.weight.copy_(self.positivity.inverse(weight).clamp_min(lowest))
+        raw = self.positivity.inverse(weight).clamp_min(lowest)
+        assign_(self, "weight", raw, name or type(self).__name__)
 
+    @torch.no_grad()
     def reset_parameters(self) -> None:
         """Initialise for ReLU, see :func:`convexinit.lognormal_init_`."""
-        self.assign_weight_(lognormal_init_(self.weight, self.bias))
+        bias = None if self.bias is None else self.bias.detach().clone()
+        self.assign_weight_(lognormal_init_(torch.empty_like(self.weight), bias))
+        if bias is not None:
+            assign_(self, "bias", bias, type(self).__name__)
 
     def extra_repr(self) -> str:
         """Arguments of the layer, for printing."""
@@ -235,19 +249,37 @@ class ConvexConv2d(ConvexLayer, Conv2d):
         return self._convolve(input, self.nonnegative_weight)
 
 
-def projected_weights(model: nn.Module) -> list[Tensor]:
-    """Raw weights that have to be projected after every optimiser step (without gradient)."""
-    return [
-        module.weight.detach()
-        for module in model.modules()
+def _projected_layers(model: nn.Module) -> dict[str, ConvexLayer]:
+    return {
+        name or "itself": module
+        for name, module in model.named_modules()
         if isinstance(module, ConvexLayer) and module.positivity.projects
-    ]
+    }
+
+
+def projected_weights(model: nn.Module) -> list[Tensor]:
+    """Raw weights that have to be projected after every optimiser step (without gradient).
+
+    Raises:
+        ValueError: if one of them is computed, which only :func:`project_` can project.
+    """
+    layers = _projected_layers(model)
+    for name, layer in layers.items():
+        if not is_held(layer, "weight"):
+            raise ValueError(f"the weight of the layer {name} is computed; call project_ instead")
+    return [layer.weight.detach() for layer in layers.values()]
 
 
 def project_(model: Network) -> Network:
     """Set the negative weights of convex layers to zero, in place (Amos et al. 2017).
 
-    Does nothing for layers that are non-negative by their forward pass.
+    Does nothing for layers that are non-negative by their forward pass. A weight with a
+    parametrization (``torch.nn.utils.parametrize``) is projected through its ``right_inverse``.
+
+    Raises:
+        ValueError: if a weight is computed and has negative values that cannot be set to zero
+            (under ``weight_norm`` those of a unit without a positive one, as a row of zeros has no
+            direction); the network is unchanged then.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), ConvexLinear(16, 1))
@@ -256,8 +288,29 @@ def project_(model: Network) -> Network:
         >>> optimiser.step()
         >>> network = project_(network)
     """
-    clamp_negative_(projected_weights(model))
+    layers = _projected_layers(model)
+    computed = {name: layer for name, layer in layers.items() if not is_held(layer, "weight")}
+    if computed:
+        _project_computed_(computed)
+    clamp_negative_(
+        [layer.weight.detach() for name, layer in layers.items() if name not in computed]
+    )
     return model
+
+
+@torch.no_grad()
+def _project_computed_(layers: dict[str, ConvexLayer]) -> None:
+    with unchanged_on_error(*layers.values()):
+        for name, layer in layers.items():
+            weight = layer.weight
+            # A plain attribute is what a hook computed before the last optimiser step.
+            if "weight" in vars(layer) or weight.lt(0).any():
+                assign_(layer, "weight", weight.clamp_min(0), name)
+            if layer.weight.lt(0).any():
+                raise ValueError(
+                    f"the weight of the layer {name} is computed and stays negative after it was "
+                    "set to zero; remove its parametrization"
+                )
 
 
 def clamp_negative_(weights: list[Tensor]) -> None:

@@ -7,8 +7,14 @@ import math
 import torch
 from torch import Tensor, nn
 
+from convexinit.assignment import unchanged_on_error
 from convexinit.checks import check_number
-from convexinit.init_network import CONVOLUTIONS, initialised_layers, parameters_of
+from convexinit.init_network import (
+    CONVOLUTIONS,
+    assign_parameters_,
+    initialised_layers,
+    parameters_of,
+)
 from convexinit.layers import ConvexLayer, Network
 
 
@@ -64,8 +70,8 @@ def lsuv_init_(
 
     Raises:
         ValueError: if an argument is out of range, the network has no convex layer or stacked or
-            negative weights, or the pre-activations of a layer do not vary or are not finite; the
-            network is unchanged then.
+            negative weights, or ones that are computed or do not exist yet, or the pre-activations
+            of a layer do not vary or are not finite; the network is unchanged then.
 
     Example:
         >>> from convexinit import MLP
@@ -75,12 +81,21 @@ def lsuv_init_(
         1.0
     """
     variance, mean = check_number("variance", variance, 0.0), check_number("mean", mean)
+    with unchanged_on_error(model):
+        _scale_and_centre_(model, inputs, variance, mean, per_unit)
+    return model
+
+
+def _scale_and_centre_(
+    model: nn.Module, inputs: Tensor, variance: float, mean: float, per_unit: bool
+) -> None:
+    """:func:`lsuv_init_`, which may leave a part of the network changed when it raises."""
     layers = initialised_layers(model)
-    names = {module: name or "itself" for name, module in model.named_modules()}
-    for layer in layers:
+    names = {layer: name for name, layer in layers.items()}
+    for name, layer in layers.items():
         if isinstance(layer, ConvexLayer) and layer.nonnegative_weight.lt(0).any():
             raise ValueError(
-                f"the layer {names[layer]} has negative weights; call convexinit.project_ first"
+                f"the layer {name} has negative weights; call convexinit.project_ first"
             )
     corrections: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
@@ -93,7 +108,7 @@ def lsuv_init_(
             shift = torch.zeros_like(shift)
         return (units * scale + shift).movedim(-1, _unit_dimension(layer)).to(signal.dtype)
 
-    handles = [layer.register_forward_hook(correct) for layer in layers]
+    handles = [layer.register_forward_hook(correct) for layer in layers.values()]
     try:
         model(inputs.clone())  # a clone, because it may work in place
     finally:
@@ -102,12 +117,9 @@ def lsuv_init_(
     for layer, (scale, shift) in corrections.items():
         weight, bias = parameters_of(layer)
         if isinstance(layer, ConvexLayer):
-            layer.assign_weight_(scale * layer.nonnegative_weight.double())
-        else:
-            weight.mul_(scale)
-        if bias is not None:
-            bias.copy_(scale * bias + shift)
-    return model
+            weight = layer.nonnegative_weight.double()
+        bias = None if bias is None else scale * bias + shift
+        assign_parameters_(layer, scale * weight, bias, names[layer])
 
 
 def _scale_and_shift(
