@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -213,6 +214,177 @@ def test_an_activation_that_works_in_place_leaves_pre_activations_alone(build):
     for signal, right in zip(signals, expected, strict=True):
         assert torch.equal(signal, right)
     assert torch.equal(network(inputs), expected[-1])
+
+
+LOADED = {
+    "MLP": lambda positivity: MLP([3, 9, 9, 1], positivity=positivity),
+    "CNN": lambda positivity: CNN((1, 3, 1), [4, 4], 1, positivity=positivity),
+    "difference": lambda positivity: ConvexDifference(
+        MLP([3, 4, 1], positivity=positivity), MLP([3, 4, 1], positivity=positivity)
+    ),
+    "own": lambda positivity: nn.Sequential(
+        nn.Linear(3, 9), nn.ReLU(), ConvexLinear(9, 1, positivity=positivity)
+    ),
+    "stack": lambda positivity: stack_networks([MLP([3, 4, 1], positivity=positivity)] * 2),
+}
+
+
+@pytest.mark.parametrize("build", LOADED.values(), ids=LOADED)
+@pytest.mark.parametrize("source", sorted(POSITIVITY))
+def test_a_state_is_loaded_into_networks_of_its_own_map_alone(build, source, tmp_path):
+    saved = randomised(build(source))
+    torch.save(saved.state_dict(), tmp_path / "weights.pt")
+    for state in (
+        saved.state_dict(),
+        torch.load(tmp_path / "weights.pt", weights_only=True),
+        copy.deepcopy(saved.state_dict()),
+    ):
+        for positivity in POSITIVITY:
+            for options in ({}, {"strict": False}, {"assign": True}):
+                network = randomised(build(positivity), 1)
+                if positivity == source:
+                    network.load_state_dict(copy.deepcopy(state), **options)
+                    for name, value in saved.state_dict().items():
+                        assert torch.equal(network.state_dict()[name], value)
+                    continue
+                before = [weight.clone() for weight in convex_weights(network)]
+                message = rf"positivity='{source}', but here positivity is '{positivity}'"
+                with pytest.raises(RuntimeError, match=message) as caught:
+                    network.load_state_dict(copy.deepcopy(state), **options)
+                assert len(str(caught.value).splitlines()) <= 10
+                for weight, kept in zip(convex_weights(network), before, strict=True):
+                    assert torch.equal(weight, kept)
+
+
+def test_states_keep_the_keys_and_tensors_of_torch():
+    ours, torchs = MLP([3, 4, 1]), nn.ModuleList([nn.Linear(3, 4), nn.Linear(4, 1)])
+    assert list(ours.layers.state_dict()) == list(torchs.state_dict())
+    assert all(isinstance(value, torch.Tensor) for value in ours.state_dict().values())
+    torchs.load_state_dict(ours.layers.state_dict())
+
+
+@pytest.mark.parametrize("positivity", sorted(POSITIVITY))
+def test_states_that_name_no_map_are_loaded_unless_they_break_convexity(positivity):
+    network = MLP([3, 9, 9, 1], positivity=positivity)
+    unnamed = dict(randomised(MLP([3, 9, 9, 1], positivity=positivity)).state_dict())
+    network.load_state_dict(unnamed)
+    assert torch.equal(network.layers[1].weight, unnamed["layers.1.weight"])
+    negative = dict(randomised(MLP([3, 9, 9, 1], positivity="softplus")).state_dict())
+    unconstrained = randomised(MLP([3, 9, 9, 1], convex=False)).state_dict()
+    if positivity == "projection":
+        for state in (negative, unconstrained, dict(unconstrained)):
+            with pytest.raises(RuntimeError, match=r"layers\.1\.weight has negative values"):
+                network.load_state_dict(state)
+        network.load_state_dict({name: value.abs() for name, value in unconstrained.items()})
+    else:
+        network.load_state_dict(negative)
+        with pytest.raises(RuntimeError, match=f"positivity=None, but here .*'{positivity}'"):
+            network.load_state_dict(unconstrained)
+
+
+@pytest.mark.parametrize("positivity", sorted(POSITIVITY))
+def test_a_network_without_constraint_takes_weights_that_are_used_as_they_are(positivity):
+    network, convex = (
+        MLP([3, 9, 1], convex=False),
+        randomised(MLP([3, 9, 1], positivity=positivity)),
+    )
+    if positivity == "projection":
+        network.load_state_dict(convex.state_dict())
+        inputs = torch.randn(5, 3)
+        assert torch.equal(network(inputs), convex(inputs))
+    else:
+        with pytest.raises(RuntimeError, match=f"positivity='{positivity}', but here .* None"):
+            network.load_state_dict(convex.state_dict())
+
+
+class Counter(nn.Module):
+    def __init__(self, start):
+        super().__init__()
+        self.register_buffer("count", torch.tensor(start))
+
+
+def shared(tied):
+    layers = nn.Sequential(ConvexLinear(3, 3), ConvexLinear(3, 3), ConvexLinear(3, 3))
+    if tied:
+        layers[2].weight = layers[1].weight
+    return layers
+
+
+def frozen():
+    network = MLP([3, 4, 1])
+    network.layers[0].weight.requires_grad_(False)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "message"),
+    [
+        (MLP([3, 4, 1]), MLP([3, 4, 1], positivity="exp"),
+         r"network 1 .*layers\.1\.positivity is exp, not projection"),
+        (CNN((1, 4, 4), [3, 3], 1), CNN((1, 4, 4), [3, 3], 1, positivity="clip"),
+         r"layers\.1\.positivity is clip, not projection"),
+        (MLP([3, 4, 1]), MLP([3, 4, 1], "softplus"), "activation is softplus, not relu"),
+        (MLP([3, 4, 1], nn.LeakyReLU(0.1)), MLP([3, 4, 1], nn.LeakyReLU(0.2)),
+         r"activation\.negative_slope is 0\.2, not 0\.1"),
+        (MLP([3, 4, 1], nn.ReLU()), MLP([3, 4, 1], nn.ELU()), "activation is ELU, not ReLU"),
+        (MLP([3, 4, 1], lambda s: s.relu()), MLP([3, 4, 1], lambda s: s.exp()), "activation is"),
+        (MLP([3, 4, 1]), MLP([3, 5, 1]), r"layers\.0\.out_features is 5, not 4"),
+        (MLP([3, 4, 1]), MLP([3, 4, 4, 1]), r"layers\.1\.out_features is 4, not 1"),
+        (MLP([3, 4, 4]), MLP([3, 4, 4, 4]), r"it has layers\.2"),
+        (MLP([3, 4, 4, 4]), MLP([3, 4, 4]), r"it has no layers\.2"),
+        (MLP([3, 4, 1]), MLP([3, 4, 1], skip=True), r"it has skips\.0"),
+        (MLP([3, 4, 1]), MLP([3, 4, 1], convex=False), r"layers\.1 is Linear, not ConvexLinear"),
+        (MLP([3, 4, 1]), MLP([3, 4, 1]).double(), r"layers\.0\.weight is .*float64.*not.*float32"),
+        (MLP([3, 4, 1]), MLP([3, 4, 1], hidden_dropout=0.5),
+         r"hidden_dropout\.dropped_bytes is 128, not 0"),
+        (MLP([3, 4, 1]), MLP([3, 4, 1]).eval(), "training is False, not True"),
+        (MLP([3, 4, 1]), frozen(), r"layers\.0\.weight is .*frozen, not .*trained"),
+        (CNN((1, 4, 9), [3], 1), CNN((1, 6, 6), [3], 1), r"image_shape is \(1, 6, 6\), not"),
+        (CNN((1, 4, 4), [3], 1), MLP([16, 3, 1]), "it is MLP, not CNN"),
+        (Counter(1), Counter(2), r"count is tensor\(2\), not tensor\(1\)"),
+        (nn.Sequential(ConvexLinear(2, 2)), nn.Sequential(ConvexLinear(2, 2, bias=False)),
+         r"0\.bias is missing, not"),
+    ],
+)  # fmt: skip
+def test_networks_that_differ_in_more_than_their_weights_are_not_stacked(first, other, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        stack_networks([first, other])
+    assert "\n" not in str(caught.value)
+    stack_networks([other, other])
+
+
+def test_networks_of_equal_activations_are_stacked():
+    def build(slope):
+        return MLP([3, 4, 1], lambda s: torch.maximum(s, slope * s))
+
+    stack_networks([build(0.1), build(0.1)])
+    with pytest.raises(ValueError, match="activation is"):
+        stack_networks([build(0.1), build(0.2)])
+
+
+def test_a_stack_keeps_what_is_frozen_and_what_is_shared():
+    stack = stack_networks([frozen(), frozen()])
+    assert [parameter.requires_grad for parameter in stack.parameters()] == [False] + 3 * [True]
+    networks = [shared(True), shared(True)]
+    stack = stack_networks(networks)
+    assert stack[1].weight is stack[2].weight
+    inputs = torch.randn(2, 5, 3)
+    for index, network in enumerate(networks):
+        assert torch.allclose(stack(inputs)[index], network(inputs[index]), atol=1e-6)
+        assert torch.equal(unstack_network(stack, index)(inputs[index]), network(inputs[index]))
+
+
+def test_computed_and_lazy_weights_are_not_stacked():
+    for parametrise in (nn.utils.parametrizations.weight_norm, nn.utils.weight_norm):
+        network = MLP([3, 4, 1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the old weight_norm is deprecated, and used
+            parametrise(network.layers[1])
+        with pytest.raises(ValueError, match=r"layers\.1 .* are computed and cannot be stacked"):
+            stack_networks([network, network])
+    lazy = nn.Sequential(nn.LazyLinear(4), ConvexLinear(4, 1))
+    with pytest.raises(ValueError, match=r"0 .* do not exist yet; run a batch"):
+        stack_networks([lazy, lazy])
 
 
 @pytest.mark.parametrize("widths", [[3], [], [3, 0, 1], [3, -1]])
