@@ -27,6 +27,7 @@ from urllib.error import URLError
 
 from convexinit_paper.data.registry import DATA_SETS
 from convexinit_paper.data.sources import Download
+from convexinit_paper.request.process import begin_command
 
 SECONDS = 30.0  # without an answer
 
@@ -151,5 +152,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    begin_command()
     socket.setdefaulttimeout(SECONDS)  # torch would wait for ever
     sys.exit(main())

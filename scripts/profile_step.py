@@ -27,6 +27,7 @@ from benchmark import DIGITS, MNIST, Shape, ceiling, network_of, seconds
 from convexinit import layers
 from convexinit.layers import clamp_negative_, projected_weights
 from convexinit.stacking import stack_networks
+from convexinit_paper.request.process import begin_command
 from convexinit_paper.training.loop import Split
 from convexinit_paper.training.machine import device_name, prepare_process
 from convexinit_paper.training.objectives import cross_entropy
@@ -189,4 +190,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    begin_command()
     main()

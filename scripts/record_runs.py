@@ -24,6 +24,7 @@ from omegaconf import OmegaConf
 
 from convexinit_paper.figures.catalogue import experiments_with_losses
 from convexinit_paper.figures.curves import FEWEST_POINTS, drawn_steps
+from convexinit_paper.request.process import begin_command
 from convexinit_paper.store.errors import RunError
 from convexinit_paper.store.identity import identity, run_folder
 from convexinit_paper.store.runs import Run, read_runs
@@ -143,4 +144,5 @@ def sparse(values: np.ndarray, most: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
+    begin_command()
     main()

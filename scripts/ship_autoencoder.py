@@ -17,6 +17,7 @@ from pathlib import Path
 from convexinit.molecules import WeightsError, load_codec
 from convexinit.molecules.autoencoder import WEIGHTS
 from convexinit_paper.request.config import CONF
+from convexinit_paper.request.process import begin_command
 
 LARGEST = 12_000_000  # bytes that the package may carry
 
@@ -43,4 +44,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    begin_command()
     main()

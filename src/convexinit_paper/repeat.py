@@ -19,6 +19,8 @@ import pandas as pd
 from convexinit_paper.experiments import run_experiment
 from convexinit_paper.request.command import message_of
 from convexinit_paper.request.config import composed
+from convexinit_paper.request.process import begin_command
+from convexinit_paper.request.quoting import argument
 from convexinit_paper.store.identity import PLACES, Config, identity
 from convexinit_paper.store.runs import COLUMNS, Run, read_run
 
@@ -60,7 +62,9 @@ def repeat(stored: Run, results_dir: str, data_dir: str | None = None) -> Path:
         data_dir: folder of raw data, None for the default of ``conf/config.yaml``.
     """
     config = stored.config
-    defaults = composed(f"experiment={config['name']}", f"model={config['model']['name']}")
+    defaults = composed(
+        argument("experiment", config["name"]), argument("model", config["model"]["name"])
+    )
     places = {name: defaults[name] for name in PLACES}
     places |= {"results_dir": results_dir, "force": True}
     if data_dir is not None:
@@ -122,4 +126,5 @@ def made_with(run: Run) -> str:
 
 
 if __name__ == "__main__":
+    begin_command()
     main()

@@ -26,6 +26,7 @@ from omegaconf import OmegaConf
 
 from convexinit_paper.request.config import CONF
 from convexinit_paper.request.options import ConfigError
+from convexinit_paper.request.process import begin_command
 from convexinit_paper.request.request import MODES, WandbSettings
 from convexinit_paper.store.errors import RunError
 from convexinit_paper.store.identity import identity
@@ -39,10 +40,12 @@ def log_run(folder: Path, settings: WandbSettings) -> None:
     try:
         send_run(read_run(folder), settings)
     except Exception as error:
+        again = ["--mode", settings.mode, str(folder)]
+        again += [f"--project={settings.project}", f"--folder={settings.folder}"]
+        again += [] if settings.entity is None else [f"--entity={settings.entity}"]
         sys.stderr.write(
             f"warning: the run is stored, but was not logged ({type(error).__name__}: {error}).\n"
-            f"python -m convexinit_paper.tracking --mode {settings.mode} "
-            f"{shlex.quote(str(folder))} tries again.\n"
+            f"python -m convexinit_paper.tracking {shlex.join(again)} tries again.\n"
         )
 
 
@@ -158,4 +161,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    begin_command()
     main()

@@ -15,6 +15,7 @@ from convexinit_paper.figures.catalogue import FIGURES, Figure
 from convexinit_paper.figures.select import Selection
 from convexinit_paper.figures.text import counted
 from convexinit_paper.figures.variants import title_of
+from convexinit_paper.request.process import begin_command
 from convexinit_paper.store.errors import RunError
 from convexinit_paper.store.runs import Run, read_runs
 
@@ -182,4 +183,5 @@ def report(selection: Selection, root: Path) -> list[str]:
 
 
 if __name__ == "__main__":
+    begin_command()
     main()

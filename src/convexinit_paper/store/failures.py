@@ -10,6 +10,7 @@ import contextlib
 import datetime
 import os
 import platform
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator
@@ -77,7 +78,7 @@ def _write(path: Path, config: dict[str, Any], error: Exception) -> None:
             one_line(error),
             "",
             f"{now}, process {os.getpid()} on {platform.node()}{job}",
-            f"revision {git_revision()}, command: {' '.join(sys.argv)}",
+            f"revision {git_revision()}, command: {shlex.join(sys.argv)}",
             "",
             OmegaConf.to_yaml(config),
             "".join(traceback.format_exception(error)),

@@ -7,6 +7,7 @@ were made one after the other, in parallel, or on a cluster.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ from tqdm import tqdm
 from convexinit_paper.experiments import request_of
 from convexinit_paper.progress import Throttle, write_line
 from convexinit_paper.request.config import overrides_between
+from convexinit_paper.request.options import ConfigError
+from convexinit_paper.request.quoting import argument
 from convexinit_paper.store.failures import failure_log, read_failure
 from convexinit_paper.store.identity import Config
 from convexinit_paper.store.runs import is_intact, is_stored
@@ -71,6 +74,13 @@ def jobs_of(overrides: Sequence[Sequence[str]], configs: Sequence[Config]) -> li
     Raises:
         ConfigError: if an option that all experiments share is wrong; nothing was run then.
     """
+    folders = list(dict.fromkeys(str(config["results_dir"]) for config in configs))
+    if len(folders) > 1:
+        raise ConfigError(
+            f"a sweep has one results_dir; got {len(folders)}: {', '.join(folders)}\n"
+            "If this is the name of one folder, quote it: "
+            + shlex.quote(argument("results_dir", ",".join(folders)))
+        )
     common = set.intersection(*(set(options) for options in overrides))
     jobs: dict[Path, Job] = {}
     for options, config in zip(overrides, configs, strict=True):
