@@ -164,7 +164,9 @@ def without_prepared_process(rounds: int) -> float:
 
     def duration(prepared: str) -> float:
         command = [sys.executable, "-c", code, prepared]
-        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        return float(
+            subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout
+        )
 
     return statistics.median(duration("no") / duration("yes") for _ in range(max(rounds // 2, 1)))
 

@@ -77,7 +77,8 @@ def record(run: Run, out: Path) -> Path:
     folder = out / experiment / run_folder({**run.config, "results_dir": out}).name
     metrics = thin(run.metrics, experiment)
     with staging(folder) as place:
-        (place / "config.yaml").write_text(OmegaConf.to_yaml(identity(run.config)))
+        options = OmegaConf.to_yaml(identity(run.config))
+        (place / "config.yaml").write_text(options, encoding="utf-8")
         metrics.to_csv(place / "metrics.csv", index=False, float_format="%.6g")
         record_summary(run, place)
         record_arrays(run, place)
@@ -88,7 +89,8 @@ def record(run: Run, out: Path) -> Path:
 def record_summary(run: Run, place: Path) -> None:
     """Write the summary of a run into ``place``, without the checksums of files that it changes."""
     summary = {name: value for name, value in run.summary.items() if name != "sha256"}
-    (place / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
+    (place / "summary.json").write_text(text, encoding="utf-8")
 
 
 def record_arrays(run: Run, place: Path) -> None:

@@ -38,8 +38,10 @@ def main() -> None:
     except (WeightsError, OSError) as error:
         sys.exit(f"error: {error}")
     options = CONF / "codec" / "autoencoder.yaml"
-    text = re.sub(r"(?m)^digest: .*$", f"digest: {codec.digest}", options.read_text())
-    options.write_text(text)
+    text = re.sub(
+        r"(?m)^digest: .*$", f"digest: {codec.digest}", options.read_text(encoding="utf-8")
+    )
+    options.write_text(text, encoding="utf-8")
     print(f"{WEIGHTS}: {size:,} bytes, digest {codec.digest} (also in {options})")
 
 

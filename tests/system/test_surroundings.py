@@ -1,10 +1,14 @@
 """Commands where users call them: beside notebooks, in any locale, in pipes and shared folders."""
 
+import os
 import shlex
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
 from convexinit_paper.store.runs import read_runs
 from support.commands import SHORT, command, environment
@@ -115,3 +119,95 @@ def test_without_the_packages_of_the_pipeline_there_is_one_line(script, path):
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert "make install" in line
+
+
+# --- Locales -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["C", "de_DE.ISO-8859-1"])
+def locale(request, tmp_path_factory):
+    """Variables of a locale whose encoding is not UTF-8."""
+    variables = {"LC_ALL": request.param, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    if request.param != "C":
+        place = tmp_path_factory.mktemp("locales")
+        made = shutil.which("localedef") and subprocess.run(
+            ["localedef", "-i", "de_DE", "-f", "ISO-8859-1", place / request.param],
+            capture_output=True,
+            check=False,
+        )
+        if not (place / request.param).is_dir():
+            pytest.skip(f"this system cannot make the locale {request.param}: {made}")
+        variables["LOCPATH"] = str(place)
+    return variables
+
+
+def bytes_of(arguments, **variables):
+    return subprocess.run(
+        list(map(str, arguments)),
+        capture_output=True,
+        cwd=ROOT,
+        env=environment(**variables),
+        timeout=300,
+        check=False,
+    )
+
+
+def test_runs_are_the_same_in_every_locale(tmp_path, locale):
+    results, title = tmp_path / "Größe ρ", 'model.title="Größe ρ"'
+    ask = [sys.executable, "run.py", *SHORT, title, f'results_dir="{results}"']
+    result = bytes_of(ask, **locale)
+    assert (result.returncode, result.stderr) == (0, b"")
+    folder = Path(result.stdout.decode().strip().removeprefix("run: "))
+    assert folder.parents[2] == results
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    assert (config["model"]["title"], config["results_dir"]) == ("Größe ρ", str(results))
+    before = (folder / "summary.json").stat().st_mtime_ns
+    for variables in (locale, {}, locale | {"PYTHONIOENCODING": "ascii"}):
+        again = bytes_of(ask, **variables)
+        assert (again.returncode, again.stderr) == (0, b"")
+        if "PYTHONIOENCODING" not in variables:
+            assert again.stdout == result.stdout
+    assert (folder / "summary.json").stat().st_mtime_ns == before
+    assert [path.name for path in results.iterdir()] == ["runs"]
+    assert [path.name for path in tmp_path.iterdir()] == [results.name]
+
+
+def test_sweeps_and_failures_in_other_locales(tmp_path, locale):
+    results = tmp_path / "Größe"
+    sweep = ["-m", "hydra/launcher=joblib", *SHORT, "model.rho=0.5,0.6", 'model.title="ρ"']
+    result = bytes_of([sys.executable, "run.py", *sweep, f'results_dir="{results}"'], **locale)
+    assert result.returncode == 0, result.stderr
+    assert len(read_runs(results / "runs")) == 2
+    failed = bytes_of(
+        [sys.executable, "run.py", "-m", 'model.activation="ρ",tanh', f'results_dir="{results}"'],
+        **locale,
+    )
+    assert failed.returncode == 1
+    assert b"Traceback" not in failed.stderr
+    assert "'ρ'" in failed.stderr.decode()
+    assert sum("'ρ'" in log.read_text(encoding="utf-8") for log in results.glob("failed/*/*")) == 1
+
+
+def test_figures_in_other_locales(tmp_path, locale):
+    root, out = tmp_path / "Größe" / "runs", tmp_path / "Bilder ä"
+    drawn = bytes_of(
+        [sys.executable, "-m", "convexinit_paper.figures", "figure-9", "--out", out], **locale
+    )
+    assert drawn.returncode == 0, drawn.stderr
+    assert "ρ" in (out / "tables" / "figure-9.csv").read_text(encoding="utf-8")
+    root.mkdir(parents=True)
+    none = bytes_of(
+        [sys.executable, "-m", "convexinit_paper.figures", "figure-2", "--runs", root], **locale
+    )
+    assert none.returncode == 1
+    assert f"""'results_dir="{root.parent}"'""" in none.stdout.decode()
+
+
+def test_file_names_that_are_not_utf_8(tmp_path):
+    results = os.fsencode(tmp_path) + b"/Gr\xf6\xdfe"
+    ask = [sys.executable, "run.py", *SHORT, b'results_dir="' + results + b'"']
+    for _ in range(2):
+        result = subprocess.run(ask, capture_output=True, cwd=ROOT, env=environment(), check=False)
+        assert (result.returncode, result.stderr) == (0, b"")
+        assert result.stdout.startswith(b"run: " + results)
+    assert [path.name for path in Path(os.fsdecode(results)).iterdir()] == ["runs"]

@@ -38,7 +38,7 @@ def failure_log(folder: Path) -> Path:
 def read_failure(folder: Path) -> str | None:
     """One line that says why the run in ``folder`` failed, or None if no failure is recorded."""
     try:
-        return failure_log(folder).read_text().split("\n", 1)[0]
+        return failure_log(folder).read_text(encoding="utf-8").split("\n", 1)[0]
     except OSError:
         return None
 
@@ -85,4 +85,4 @@ def _write(path: Path, config: dict[str, Any], error: Exception) -> None:
         ]
     )
     with complete_file(path) as unfinished:
-        unfinished.write_text(text)
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")

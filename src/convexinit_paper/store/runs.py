@@ -170,13 +170,14 @@ def store(place: Path, folder: Path, config: Config, outcome: Outcome, wall_time
         **provenance(),
     }
     try:
-        (place / "config.yaml").write_text(OmegaConf.to_yaml(config))
+        (place / "config.yaml").write_text(OmegaConf.to_yaml(config), encoding="utf-8")
         outcome.metrics[COLUMNS].to_csv(place / "metrics.csv", index=False, float_format="%.9g")
         if outcome.arrays:
             with (place / "arrays.npz").open("wb") as file:
                 np.savez_compressed(file, **outcome.arrays)  # type: ignore[arg-type]
         summary["sha256"] = {path.name: _sha256(path) for path in sorted(place.iterdir())}
-        (place / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
+        (place / "summary.json").write_text(text, encoding="utf-8")
         for path in [*place.iterdir(), place]:
             flush(path)
         replace(place, folder)
@@ -196,7 +197,7 @@ def read_run(folder: Path) -> Run:
     """
     try:
         config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-        summary = json.loads((folder / "summary.json").read_text())
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         if not is_stored(folder):
             raise FileNotFoundError(f"{folder / 'metrics.csv'} is missing")
         if not isinstance(config, dict) or not {"name", "seeds", "model"} <= set(config):
