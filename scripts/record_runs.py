@@ -24,6 +24,7 @@ from omegaconf import OmegaConf
 
 from convexinit_paper.figures.catalogue import experiments_with_losses
 from convexinit_paper.figures.curves import FEWEST_POINTS, drawn_steps
+from convexinit_paper.request.paths import path_argument
 from convexinit_paper.request.process import begin_command
 from convexinit_paper.store.errors import RunError
 from convexinit_paper.store.identity import identity, run_folder
@@ -50,10 +51,10 @@ def main() -> None:
         "experiments", nargs="*", metavar="EXPERIMENT", help="which to record (default: all)"
     )
     parser.add_argument(
-        "--runs", type=Path, default=Path("results/runs"), help="default: %(default)s"
+        "--runs", type=path_argument, default="results/runs", help="default: %(default)s"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("results/recorded"), help="default: %(default)s"
+        "--out", type=path_argument, default="results/recorded", help="default: %(default)s"
     )
     arguments = parser.parse_args()
     try:

@@ -26,6 +26,7 @@ from omegaconf import OmegaConf
 
 from convexinit_paper.request.config import CONF
 from convexinit_paper.request.options import ConfigError
+from convexinit_paper.request.paths import path_argument
 from convexinit_paper.request.process import begin_command
 from convexinit_paper.request.request import MODES, WandbSettings
 from convexinit_paper.store.errors import RunError
@@ -132,20 +133,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Send stored runs and figures to Weights & Biases.",
     )
     parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help="folders of runs, and images"
+        "paths", nargs="+", type=path_argument, metavar="PATH", help="folders of runs, and images"
     )
     defaults = OmegaConf.load(CONF / "logger" / "wandb.yaml")
     parser.add_argument("--mode", choices=MODES, default=defaults.mode, help="default: %(default)s")
     parser.add_argument("--project", default=defaults.project, help="default: %(default)s")
     parser.add_argument("--entity", default=defaults.entity, help="user or team")
     parser.add_argument(
-        "--folder", default=".", help="where the folder wandb is made (default: here)"
+        "--folder",
+        type=path_argument,
+        default=".",
+        help="where the folder wandb is made (default: here)",
     )
     options = vars(parser.parse_args(arguments))
     paths = options.pop("paths")
     images = [path for path in paths if path.suffix in IMAGES]
     try:
-        settings = WandbSettings(**options)
+        settings = WandbSettings(**{**options, "folder": str(options["folder"])})
         runs = [read_run(path) for path in paths if path not in images]
         missing = [path for path in images if not path.is_file()]
         if missing:

@@ -211,3 +211,56 @@ def test_file_names_that_are_not_utf_8(tmp_path):
         assert (result.returncode, result.stderr) == (0, b"")
         assert result.stdout.startswith(b"run: " + results)
     assert [path.name for path in Path(os.fsdecode(results)).iterdir()] == ["runs"]
+
+
+# --- Home folders --------------------------------------------------------------------------------
+
+
+def in_home(tmp_path, *options):
+    """``run.py`` in one folder, with another one as home."""
+    for name in ("home", "here"):
+        (tmp_path / name).mkdir(exist_ok=True)
+    return subprocess.run(
+        [sys.executable, ROOT / "run.py", *SHORT, *options],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path / "here",
+        env=environment(HOME=str(tmp_path / "home"), PYTHONPATH=str(ROOT / "src")),
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("flags", [(), ("-m",), ("-m", "hydra/launcher=joblib")])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_results_in_the_home_folder(tmp_path, flags, quote):
+    options = (*flags, f"results_dir={quote}~/runs{quote}")
+    first = in_home(tmp_path, *options)
+    assert first.returncode == 0, first.stderr
+    (run,) = read_runs(tmp_path / "home" / "runs" / "runs")
+    assert first.stdout == f"run: {run.folder}\n"
+    before = (run.folder / "summary.json").stat().st_mtime_ns
+    assert in_home(tmp_path, *options).stdout == first.stdout
+    assert (run.folder / "summary.json").stat().st_mtime_ns == before
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("results_dir=~no-such-user/x",),
+        ("-m", "results_dir=~no-such-user/x"),
+        ("results_dir=$HOME/x",),
+        ("data_dir=~no-such-user/x", "results_dir=~/runs"),
+        ("logger=wandb", "logger.folder=~no-such-user/x", "results_dir=~/runs"),
+        ("hydra.run.dir=~/x", "results_dir=~/runs"),
+        ("-m", "hydra.sweep.dir='~/x'", "results_dir=~/runs"),
+        ("-m", "hydra/launcher=local", "hydra.launcher.submitit_folder=~/x", "results_dir=~/runs"),
+    ],
+)
+def test_paths_that_stand_for_no_folder_are_refused_before_work_begins(tmp_path, options):
+    result = in_home(tmp_path, *options)
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) <= 10
+    assert "is no" in result.stderr  # replaced, or home folder
+    assert list((tmp_path / "here").iterdir()) == list((tmp_path / "home").iterdir()) == []

@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from convexinit_paper.request.config import CONF
 from convexinit_paper.request.options import ConfigError
+from convexinit_paper.request.paths import OPTIONS, with_user_path
 from convexinit_paper.request.quoting import argument, run_command
 
 MAX_LINES = 10
@@ -97,9 +98,22 @@ def checked_arguments(arguments: list[str]) -> list[str]:
     if given.resolve and not given.cfg:
         raise ConfigError("--resolve goes with --cfg: python run.py --cfg job --resolve")
     for index, word in enumerate(given.overrides):
-        if "=" not in word and not word.startswith("~"):
+        name, equal, value = word.partition("=")
+        if name.startswith("hydra.") and value.lstrip("'\"").startswith("~"):
+            raise ConfigError(
+                f"~ is not replaced in options of Hydra; write the whole path: {word}"
+            )
+        if not equal and not word.startswith("~"):
             raise ConfigError(_no_option(word, given.overrides[index - 1] if index else ""))
-    return multirun_first(arguments)
+    return multirun_first([_with_user_path(word) for word in arguments])
+
+
+def _with_user_path(word: str) -> str:
+    """An argument with a home folder in place of ``~``, which Hydra reads in quotes alone."""
+    name, _, value = word.partition("=")
+    if name not in OPTIONS or not value.startswith("~") or "," in value:
+        return word
+    return argument(name, with_user_path(name, value))
 
 
 def _value_of_flag(rest: list[str]) -> str:
@@ -237,11 +251,16 @@ def _not_readable(override: str, reason: str) -> str:
 def _several_values(override: str) -> str:
     """What to say of values with commas where there is no sweep."""
     name, _, value = override.partition("=")
+    others = (
+        ""
+        if name in OPTIONS
+        else f"For a run with each of them: {run_command(['-m', override])}\n"
+        f"For a list: {shlex.quote(f'{name}=[{value}]')}\n"
+    )
     return (
         f"{override} has several values.\n"
-        f"For a run with each of them: {run_command(['-m', override])}\n"
-        f"For a list: {shlex.quote(f'{name}=[{value}]')}\n"
-        f"If the comma belongs to the value: {shlex.quote(argument(name, value))}"
+        + others
+        + f"If the comma belongs to the value: {shlex.quote(argument(name, value))}"
     )
 
 
