@@ -11,7 +11,7 @@ import shlex
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from convexinit_paper.progress import Throttle, write_line
 from convexinit_paper.request.config import overrides_between
 from convexinit_paper.request.options import ConfigError
 from convexinit_paper.request.quoting import argument
+from convexinit_paper.store.errors import AccessError
 from convexinit_paper.store.failures import failure_log, read_failure
 from convexinit_paper.store.identity import Config
 from convexinit_paper.store.runs import is_intact, is_stored
@@ -96,13 +97,22 @@ def jobs_of(overrides: Sequence[Sequence[str]], configs: Sequence[Config]) -> li
                 title or folder.name,
                 folder,
                 stamp(folder),
-                missing=request.force or not is_intact(folder),
+                missing=request.force or not _is_found(folder),
             ),
         )
     for job in jobs.values():
-        if job.missing and failure_log(job.folder).exists():
-            failure_log(job.folder).unlink(missing_ok=True)
+        if job.missing:
+            with suppress(OSError):
+                failure_log(job.folder).unlink(missing_ok=True)
     return list(jobs.values())
+
+
+def _is_found(folder: Path) -> bool:
+    """Whether a run is stored; one that cannot be read is asked for again, and says why."""
+    try:
+        return is_intact(folder)
+    except AccessError:
+        return False
 
 
 @contextmanager
@@ -128,7 +138,7 @@ def progress(jobs: Sequence[Job]) -> Iterator[None]:
             except OSError:  # nobody reads any more (a pipe to head); the sweep goes on
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             bar.update()
-        failed = sum(failure_log(job.folder).exists() for job in waiting)
+        failed = sum(read_failure(job.folder) is not None for job in waiting)
         if failed:
             bar.set_postfix(failed=failed)
         state = f"{len(jobs) - len(waiting)} of {len(jobs)} runs done"
