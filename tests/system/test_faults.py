@@ -39,7 +39,7 @@ from convexinit_paper.store.runs import (
     seed_summary,
 )
 from convexinit_paper.store.staging import staging
-from convexinit_paper.sweeps.sweep import jobs_of
+from convexinit_paper.sweeps.sweep import jobs_of, summary, unfinished
 from support.commands import VARIANTS, command, environment, folder_of, run, start_sweep
 from support.runs import config_of, hidden, outcome_of, stored, tmpfs, write
 
@@ -512,8 +512,9 @@ def test_in_a_sweep_a_run_of_another_user_is_one_failure(colleague, shared):
     configs = [request(shared, rho) for rho in RHOS]
     options = [[f"model.rho={rho}"] for rho in RHOS]
     jobs = as_nobody(jobs_of, options, configs)
-    assert [job.missing for job in jobs] == [True] * len(RHOS)
-    assert as_nobody(lambda: jobs[0].is_done) is False
+    assert [job.refusal is None for job in jobs] == [False, True, True, True, True]
+    failed = as_nobody(unfinished, jobs[:1], {})
+    assert "belongs to root" in summary(jobs[:1], failed)
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o700])

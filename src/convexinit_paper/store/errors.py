@@ -59,12 +59,12 @@ def unreadable(folder: Path, error: Exception) -> RunError:
             f"the run in {folder} cannot be read ({reason}).\n"
             "Move the folder away and ask for the run again."
         )
-    advice = "Try again later"
+    advice = "Try again later."
     if error.errno in (errno.EACCES, errno.EPERM):
         advice = owned(Path(error.filename or folder), "a+rX")
     return AccessError(
         f"what is stored in {folder} cannot be read: {error.strerror}.\n"
-        f"{advice}, or choose another place for runs with results_dir=..."
+        f"{advice}\nOr choose another place for runs with results_dir=..."
     )
 
 
@@ -77,7 +77,7 @@ def unmovable(folder: Path, what: str) -> RunError:
     """
     return RunError(
         f"the run in {folder} {what}, but cannot be moved.\n"
-        f"{owned(folder, 'a+rwX')}, or choose another place for runs with results_dir=..."
+        f"{owned(folder, 'a+rwX')}\nOr choose another place for runs with results_dir=..."
     )
 
 
@@ -94,6 +94,6 @@ def owned(path: Path, mode: str) -> str:
             owner = f"user {status.st_uid}"
         return (
             f"{place} belongs to {owner} ({stat.filemode(status.st_mode)}), who can open it by\n"
-            f"chmod -R {mode} {shlex.quote(str(place))}"
+            f"  chmod -R {mode} {shlex.quote(str(place))}"
         )
     raise AssertionError("the root of the file system cannot be seen")

@@ -23,7 +23,7 @@ from convexinit_paper.request.config import overrides_between
 from convexinit_paper.request.options import ConfigError
 from convexinit_paper.request.quoting import argument
 from convexinit_paper.store.errors import AccessError
-from convexinit_paper.store.failures import failure_log, read_failure
+from convexinit_paper.store.failures import failure_log, one_line, read_failure
 from convexinit_paper.store.identity import Config
 from convexinit_paper.store.runs import is_intact, is_stored
 
@@ -39,7 +39,8 @@ class Job:
         title: the options in which this run differs from the others of the sweep.
         folder: where the run is stored, whether it exists or not.
         stamp: identity of what was stored there when the sweep began, None for nothing.
-        missing: whether it is to be run.
+        missing: whether it is to be run, or would have to be.
+        refusal: why it cannot be run, in one line; None if nothing is known against it.
     """
 
     overrides: tuple[str, ...]
@@ -47,6 +48,7 @@ class Job:
     folder: Path
     stamp: tuple[int, int] | None
     missing: bool
+    refusal: str | None
 
     @property
     def is_done(self) -> bool:
@@ -90,29 +92,20 @@ def jobs_of(overrides: Sequence[Sequence[str]], configs: Sequence[Config]) -> li
         title = " ".join(option for option in options if option not in common)
         # What was chosen here, so that the job need not choose again.
         chosen = overrides_between({**config, "seeds": request.seeds}, request.config)
-        jobs.setdefault(
-            folder,
-            Job(
-                (*options, *chosen),
-                title or folder.name,
-                folder,
-                stamp(folder),
-                missing=request.force or not _is_found(folder),
-            ),
+        if folder in jobs:
+            continue
+        try:
+            missing, refusal = request.force or not is_intact(folder), None
+        except AccessError as error:
+            missing, refusal = True, one_line(error)
+        jobs[folder] = Job(
+            (*options, *chosen), title or folder.name, folder, stamp(folder), missing, refusal
         )
     for job in jobs.values():
         if job.missing:
             with suppress(OSError):
                 failure_log(job.folder).unlink(missing_ok=True)
     return list(jobs.values())
-
-
-def _is_found(folder: Path) -> bool:
-    """Whether a run is stored; one that cannot be read is asked for again, and says why."""
-    try:
-        return is_intact(folder)
-    except AccessError:
-        return False
 
 
 @contextmanager
@@ -174,7 +167,9 @@ def unfinished(jobs: Sequence[Job], reasons: Mapping[Path, str]) -> dict[Job, st
     for job in jobs:
         if not job.is_done:
             recorded = read_failure(job.folder)
-            if recorded is not None:
+            if job.refusal is not None:
+                result[job] = job.refusal
+            elif recorded is not None:
                 result[job] = f"{recorded} ({failure_log(job.folder)})"
             else:
                 result[job] = reasons.get(job.folder, "ended without a result; ask again")

@@ -38,7 +38,7 @@ class MissingRunsSweeper(BasicSweeper):
         jobs = jobs_of(combinations, [self._config(overrides) for overrides in combinations])
         with open_dict(self.config):  # of which launchers make folders
             self.config.results_dir = expanded(self.config.results_dir)
-        missing = [job for job in jobs if job.missing]
+        missing = [job for job in jobs if job.missing and job.refusal is None]
         size = self.max_batch_size or max(len(missing), 1)
         reasons: dict[Path, str] = {}
         with progress(jobs):
