@@ -3,12 +3,25 @@
 import sys
 from typing import Any, cast
 
+try:
+    from convexinit_paper.request.process import begin_command
+except ModuleNotFoundError as error:
+    sys.exit(f"error: {error}; make install in the folder of run.py installs it")
+
+if __name__ == "__main__":
+    begin_command()
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from convexinit_paper.request.command import end_with_parent, install_error_reports, multirun_first
+from convexinit_paper.request.command import (
+    checked_arguments,
+    end_with_parent,
+    install_error_reports,
+    run_reported,
+)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -25,5 +38,5 @@ def main(config: DictConfig) -> None:
 
 if __name__ == "__main__":
     install_error_reports()
-    sys.argv[1:] = multirun_first(sys.argv[1:])
-    main()
+    sys.argv[1:] = run_reported(lambda: checked_arguments(sys.argv[1:]))
+    run_reported(main)

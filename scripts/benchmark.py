@@ -42,6 +42,7 @@ from convexinit.molecules.ecfp import ECFPCodec
 from convexinit.networks import MLP
 from convexinit.stacking import stack_networks
 from convexinit_paper.data.sources.structural_alerts import load_structural_alerts
+from convexinit_paper.request.process import begin_command
 from convexinit_paper.training.loop import Split, train
 from convexinit_paper.training.machine import prepare_process
 from convexinit_paper.training.objectives import Objective, masked_binary_cross_entropy
@@ -425,4 +426,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    begin_command()
     main()

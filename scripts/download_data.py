@@ -27,6 +27,8 @@ from urllib.error import URLError
 
 from convexinit_paper.data.registry import DATA_SETS
 from convexinit_paper.data.sources import Download
+from convexinit_paper.request.paths import path_argument
+from convexinit_paper.request.process import begin_command
 
 SECONDS = 30.0  # without an answer
 
@@ -118,13 +120,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("dataset", choices=extents, help="the data set to download")
     parser.add_argument(
         "--data-dir",
-        type=Path,
-        default=Path(os.environ.get("CONVEXINIT_DATA", "data")),
+        type=path_argument,
+        default=os.environ.get("CONVEXINIT_DATA", "data"),
         help="folder for all raw data; default: the environment variable CONVEXINIT_DATA if set, "
         "else 'data' (now: %(default)s)",
     )
     options = parser.parse_args(arguments)
-    data_dir = options.data_dir.expanduser().resolve()
+    data_dir = options.data_dir.resolve()
     try:
         missing = [file for file in downloads_of(options.dataset) if file.fault(data_dir)]
         for file in missing:
@@ -151,5 +153,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    begin_command()
     socket.setdefaulttimeout(SECONDS)  # torch would wait for ever
     sys.exit(main())

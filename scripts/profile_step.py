@@ -27,6 +27,7 @@ from benchmark import DIGITS, MNIST, Shape, ceiling, network_of, seconds
 from convexinit import layers
 from convexinit.layers import clamp_negative_, projected_weights
 from convexinit.stacking import stack_networks
+from convexinit_paper.request.process import begin_command
 from convexinit_paper.training.loop import Split
 from convexinit_paper.training.machine import device_name, prepare_process
 from convexinit_paper.training.objectives import cross_entropy
@@ -163,7 +164,9 @@ def without_prepared_process(rounds: int) -> float:
 
     def duration(prepared: str) -> float:
         command = [sys.executable, "-c", code, prepared]
-        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        return float(
+            subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout
+        )
 
     return statistics.median(duration("no") / duration("yes") for _ in range(max(rounds // 2, 1)))
 
@@ -189,4 +192,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    begin_command()
     main()

@@ -24,6 +24,8 @@ from omegaconf import OmegaConf
 
 from convexinit_paper.figures.catalogue import experiments_with_losses
 from convexinit_paper.figures.curves import FEWEST_POINTS, drawn_steps
+from convexinit_paper.request.paths import path_argument
+from convexinit_paper.request.process import begin_command
 from convexinit_paper.store.errors import RunError
 from convexinit_paper.store.identity import identity, run_folder
 from convexinit_paper.store.runs import Run, read_runs
@@ -49,10 +51,10 @@ def main() -> None:
         "experiments", nargs="*", metavar="EXPERIMENT", help="which to record (default: all)"
     )
     parser.add_argument(
-        "--runs", type=Path, default=Path("results/runs"), help="default: %(default)s"
+        "--runs", type=path_argument, default="results/runs", help="default: %(default)s"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("results/recorded"), help="default: %(default)s"
+        "--out", type=path_argument, default="results/recorded", help="default: %(default)s"
     )
     arguments = parser.parse_args()
     try:
@@ -76,7 +78,8 @@ def record(run: Run, out: Path) -> Path:
     folder = out / experiment / run_folder({**run.config, "results_dir": out}).name
     metrics = thin(run.metrics, experiment)
     with staging(folder) as place:
-        (place / "config.yaml").write_text(OmegaConf.to_yaml(identity(run.config)))
+        options = OmegaConf.to_yaml(identity(run.config))
+        (place / "config.yaml").write_text(options, encoding="utf-8")
         metrics.to_csv(place / "metrics.csv", index=False, float_format="%.6g")
         record_summary(run, place)
         record_arrays(run, place)
@@ -87,7 +90,8 @@ def record(run: Run, out: Path) -> Path:
 def record_summary(run: Run, place: Path) -> None:
     """Write the summary of a run into ``place``, without the checksums of files that it changes."""
     summary = {name: value for name, value in run.summary.items() if name != "sha256"}
-    (place / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
+    (place / "summary.json").write_text(text, encoding="utf-8")
 
 
 def record_arrays(run: Run, place: Path) -> None:
@@ -143,4 +147,5 @@ def sparse(values: np.ndarray, most: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
+    begin_command()
     main()

@@ -12,11 +12,12 @@ import argparse
 import re
 import shutil
 import sys
-from pathlib import Path
 
 from convexinit.molecules import WeightsError, load_codec
 from convexinit.molecules.autoencoder import WEIGHTS
 from convexinit_paper.request.config import CONF
+from convexinit_paper.request.paths import path_argument
+from convexinit_paper.request.process import begin_command
 
 LARGEST = 12_000_000  # bytes that the package may carry
 
@@ -26,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    parser.add_argument("run", type=path_argument, metavar="RUN", help="folder of the run")
     source = parser.parse_args().run / "arrays.npz"
     try:
         codec = load_codec("autoencoder", weights=source)
@@ -37,10 +38,13 @@ def main() -> None:
     except (WeightsError, OSError) as error:
         sys.exit(f"error: {error}")
     options = CONF / "codec" / "autoencoder.yaml"
-    text = re.sub(r"(?m)^digest: .*$", f"digest: {codec.digest}", options.read_text())
-    options.write_text(text)
+    text = re.sub(
+        r"(?m)^digest: .*$", f"digest: {codec.digest}", options.read_text(encoding="utf-8")
+    )
+    options.write_text(text, encoding="utf-8")
     print(f"{WEIGHTS}: {size:,} bytes, digest {codec.digest} (also in {options})")
 
 
 if __name__ == "__main__":
+    begin_command()
     main()

@@ -14,6 +14,7 @@ set -euo pipefail
 
 command=${1:-}
 folder=${2:-/tmp/convexinit-slurm}
+folder=${folder/#\~\//$HOME/}
 port=${SLURM_PORT:-27817}
 daemons=(slurmd slurmctld munged)
 

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from convexinit_paper.figures.variants import MODELS, OTHERS, RANDOM_BIAS
-from convexinit_paper.request.config import CONF, option_text
+from convexinit_paper.request.config import CONF
+from convexinit_paper.request.process import begin_command
+from convexinit_paper.request.quoting import argument
 
 RESULTS = Path("results/demo")
 
@@ -42,9 +44,14 @@ class Training:
 
     def arguments(self) -> list[str]:
         """What ``run.py`` is called with."""
-        chosen = {"experiment": self.experiment, **self.groups, "model": ",".join(self.models)}
-        options = {**chosen, **self.options, "results_dir": str(RESULTS)}
-        return ["-m", *(f"{name}={option_text(value)}" for name, value in options.items())]
+        chosen = {"experiment": self.experiment, **self.groups}
+        options = {**self.options, "results_dir": str(RESULTS)}
+        return [
+            "-m",
+            *(argument(name, choice) for name, choice in chosen.items()),
+            argument("model", *self.models),
+            *(argument(name, value) for name, value in options.items()),
+        ]
 
 
 DIGITS = Training("digits")
@@ -110,4 +117,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    begin_command()
     main()

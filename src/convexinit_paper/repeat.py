@@ -20,6 +20,8 @@ import pandas as pd
 from convexinit_paper.experiments import run_experiment
 from convexinit_paper.request.command import message_of
 from convexinit_paper.request.older import completed
+from convexinit_paper.request.paths import path_argument
+from convexinit_paper.request.process import begin_command
 from convexinit_paper.store.identity import identity
 from convexinit_paper.store.runs import COLUMNS, Run, read_run
 
@@ -30,14 +32,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m convexinit_paper.repeat",
         description="Make a stored run again from its config.yaml, and compare the numbers.",
     )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="of the stored run")
+    parser.add_argument("folder", type=path_argument, metavar="FOLDER", help="of the stored run")
     parser.add_argument(
         "--results-dir",
+        type=path_argument,
         default="results/repeated",
         metavar="FOLDER",
         help="where the new run goes (default: %(default)s)",
     )
-    parser.add_argument("--data-dir", metavar="FOLDER", help="raw data (default: as for run.py)")
+    parser.add_argument(
+        "--data-dir",
+        type=path_argument,
+        metavar="FOLDER",
+        help="raw data (default: as for run.py)",
+    )
     options = parser.parse_args(arguments)
     try:
         stored = read_run(options.folder)
@@ -52,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
-def repeat(stored: Run, results_dir: str, data_dir: str | None = None) -> Path:
+def repeat(stored: Run, results_dir: str | Path, data_dir: str | Path | None = None) -> Path:
     """Make a run again, below another folder of results.
 
     Args:
@@ -60,9 +68,9 @@ def repeat(stored: Run, results_dir: str, data_dir: str | None = None) -> Path:
         results_dir: where the new run is stored, in place of a run that is there.
         data_dir: folder of raw data, None for the default of ``conf/config.yaml``.
     """
-    places: dict[str, Any] = {"results_dir": results_dir, "force": True}
+    places: dict[str, Any] = {"results_dir": str(results_dir), "force": True}
     if data_dir is not None:
-        places["data_dir"] = data_dir
+        places["data_dir"] = str(data_dir)
     return run_experiment({**completed(identity(stored.config)), **places})
 
 
@@ -102,4 +110,5 @@ def made_with(run: Run) -> str:
 
 
 if __name__ == "__main__":
+    begin_command()
     main()

@@ -26,6 +26,8 @@ from omegaconf import OmegaConf
 
 from convexinit_paper.request.config import CONF
 from convexinit_paper.request.options import ConfigError
+from convexinit_paper.request.paths import path_argument
+from convexinit_paper.request.process import begin_command
 from convexinit_paper.request.request import MODES, WandbSettings
 from convexinit_paper.store.errors import RunError
 from convexinit_paper.store.identity import identity
@@ -39,10 +41,12 @@ def log_run(folder: Path, settings: WandbSettings) -> None:
     try:
         send_run(read_run(folder), settings)
     except Exception as error:
+        again = ["--mode", settings.mode, str(folder)]
+        again += [f"--project={settings.project}", f"--folder={settings.folder}"]
+        again += [] if settings.entity is None else [f"--entity={settings.entity}"]
         sys.stderr.write(
             f"warning: the run is stored, but was not logged ({type(error).__name__}: {error}).\n"
-            f"python -m convexinit_paper.tracking --mode {settings.mode} "
-            f"{shlex.quote(str(folder))} tries again.\n"
+            f"python -m convexinit_paper.tracking {shlex.join(again)} tries again.\n"
         )
 
 
@@ -129,20 +133,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Send stored runs and figures to Weights & Biases.",
     )
     parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help="folders of runs, and images"
+        "paths", nargs="+", type=path_argument, metavar="PATH", help="folders of runs, and images"
     )
     defaults = OmegaConf.load(CONF / "logger" / "wandb.yaml")
     parser.add_argument("--mode", choices=MODES, default=defaults.mode, help="default: %(default)s")
     parser.add_argument("--project", default=defaults.project, help="default: %(default)s")
     parser.add_argument("--entity", default=defaults.entity, help="user or team")
     parser.add_argument(
-        "--folder", default=".", help="where the folder wandb is made (default: here)"
+        "--folder",
+        type=path_argument,
+        default=".",
+        help="where the folder wandb is made (default: here)",
     )
     options = vars(parser.parse_args(arguments))
     paths = options.pop("paths")
     images = [path for path in paths if path.suffix in IMAGES]
     try:
-        settings = WandbSettings(**options)
+        settings = WandbSettings(**{**options, "folder": str(options["folder"])})
         runs = [read_run(path) for path in paths if path not in images]
         missing = [path for path in images if not path.is_file()]
         if missing:
@@ -158,4 +165,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    begin_command()
     main()

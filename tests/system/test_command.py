@@ -3,24 +3,29 @@
 import json
 import os
 import resource
+import shlex
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pandas as pd
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from convexinit_paper.store.runs import read_runs
 from support.commands import (
     SHORT,
     VARIANTS,
+    environment,
     folder_of,
     run,
     start_sweep,
     stored,
     wait_for_runs,
 )
-from support.data import needs_mnist, real_data_dir
+from support.data import ROOT, needs_mnist, real_data_dir
 
 
 def test_a_run_is_complete_and_found_again(tmp_path):
@@ -120,6 +125,91 @@ def test_wrong_options_end_with_one_short_message(tmp_path, option, expected):
     assert "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) <= 10
     assert not list(tmp_path.glob("runs/*/*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("--experiment=mnist", "python run.py experiment=mnist"),
+        ("-experiment=mnist", "python run.py experiment=mnist"),
+        ("--experiment mnist", "python run.py experiment=mnist"),
+        ("-model=icnn", "python run.py model=icnn"),
+        ("--trainer.epochs=3", "python run.py trainer.epochs=3"),
+        ("--experimental-rerun=job.pickle", "there is no flag --experimental-rerun"),
+        ("--force", "python run.py --help"),
+        ("-m --cfg job", "--multirun and --cfg do not go together"),
+        ("-c job seeds=1 -m", "--multirun and --cfg do not go together"),
+        ("--info -m", "--multirun and --info do not go together"),
+        ("--resolve", "--cfg job --resolve"),
+        ("--info nothing", "python run.py --hydra-help"),
+        ("--cfg", "python run.py --hydra-help"),
+        ("-cn", "python run.py --hydra-help"),
+        ("--config-name mnist", "experiment=<name>"),
+        ("help", "python run.py --help"),
+        ("digits", "python run.py experiment=digits"),
+        ("icnn_init seeds=2", "python run.py model=icnn_init"),
+        ("-m digits", "python run.py experiment=digits"),
+        ("trainer.epochs 3", "trainer.epochs=..."),
+        ("dataset.title=my images", """'dataset.title="my images"'"""),
+        ("seeds=[1,2", "seeds=[3,7]"),
+        ("model=icnn,icnn_init", "python run.py -m model=icnn,icnn_init"),
+        ("seeds=3,7", "'seeds=[3,7]'"),
+    ],
+)
+def test_wrong_words_and_flags_end_with_what_to_type(tmp_path, arguments, expected):
+    words = arguments.split()
+    result = subprocess.run(
+        [sys.executable, ROOT / "run.py", *words],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment(),
+        check=False,
+    )
+    assert result.returncode != 0
+    assert expected in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) <= 10
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", ["--cfg job", "--info all", "--info defaults", "--help"])
+def test_flags_that_show_something(tmp_path, arguments):
+    result = run(*arguments.split(), results_dir=tmp_path)
+    assert result.returncode == 0
+    assert result.stdout
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["lr=0.1", "Ergebnisse (1)", "Größe", "it's", "{a}", "x,y", "a'(b"]
+)
+def test_folders_that_need_quotes_are_quoted_in_the_message(tmp_path, name):
+    results = tmp_path / name
+    refused = run(*SHORT, results_dir=results)
+    assert refused.returncode != 0
+    assert list(tmp_path.iterdir()) == []
+    quoted = shlex.split(refused.stderr.splitlines()[-1].split(": ")[-1])
+    assert len(quoted) == 1
+    assert OverridesParser.create().parse_override(quoted[0]).value() == str(results)
+
+
+def test_a_folder_with_a_comma_is_no_sweep(tmp_path):
+    result = run("-m", *SHORT, results_dir=f"{tmp_path}/x,y")
+    assert result.returncode != 0
+    assert f"""'results_dir="{tmp_path}/x,y"'""" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+    quoted = subprocess.run(
+        [sys.executable, ROOT / "run.py", "-m", *SHORT, f'results_dir="{tmp_path}/x,y"'],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+    )
+    assert quoted.returncode == 0, quoted.stderr
+    assert len(stored(tmp_path / "x,y")) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["x,y"]
 
 
 @pytest.mark.parametrize("place", ["null", "''", "2024"])

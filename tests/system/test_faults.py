@@ -13,6 +13,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import types
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ import pytest
 from convexinit_paper import experiments
 from convexinit_paper.experiments import request_of, run_experiment
 from convexinit_paper.store import locks
-from convexinit_paper.store.errors import RunError
+from convexinit_paper.store.errors import AccessError, RunError
 from convexinit_paper.store.failures import failure_log
 from convexinit_paper.store.identity import run_folder
 from convexinit_paper.store.locks import claimed
@@ -38,6 +39,7 @@ from convexinit_paper.store.runs import (
     seed_summary,
 )
 from convexinit_paper.store.staging import staging
+from convexinit_paper.sweeps.sweep import jobs_of, summary, unfinished
 from support.commands import VARIANTS, command, environment, folder_of, run, start_sweep
 from support.runs import config_of, hidden, outcome_of, stored, tmpfs, write
 
@@ -420,6 +422,142 @@ def test_stored_runs_are_found_on_read_only_storage(fake, tmp_path):
             staging(run_folder(config_of(place))),
         ):
             pytest.fail("work started")
+
+
+# --- Runs of other users -------------------------------------------------------------------------
+
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def shared(tmp_path_factory):
+    """A folder that everybody can write to, as ``tmp_path`` is not."""
+    if os.getuid() != 0:
+        pytest.skip("needs root, to become another user")
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o777)
+        yield Path(place)
+
+
+def as_nobody(function, *arguments):
+    """What another user gets: the result of a function, or the error that it raises."""
+    receiver, sender = FORK.Pipe(duplex=False)
+
+    def become_and_call():
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        try:
+            sender.send(function(*arguments))
+        except Exception as error:
+            sender.send(error)
+
+    process = FORK.Process(target=become_and_call)
+    process.start()
+    sender.close()
+    result = receiver.recv()
+    process.join()
+    return result
+
+
+def tree(folder):
+    return sorted(path.relative_to(folder) for path in folder.rglob("*"))
+
+
+@pytest.fixture
+def colleague(fake, shared):
+    """A run of root's in a shared folder; and the function under test may not compute it again."""
+    folder = run_experiment(request(shared, RHOS[0]))
+    for place in (shared / "runs", folder.parent):
+        place.chmod(0o777)
+    fake.run = lambda *_: pytest.fail("computed again")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "closed",
+    [
+        lambda folder: [folder],
+        lambda folder: [*folder.iterdir()],
+        lambda folder: [folder / "config.yaml"],
+        lambda folder: [folder / "metrics.csv"],
+        lambda folder: [folder / "arrays.npz"],
+        lambda folder: [folder / "summary.json"],
+        lambda folder: [folder, *folder.iterdir()],
+        lambda folder: [folder.parent],
+        lambda folder: [folder.parents[1]],
+    ],
+)
+def test_a_run_that_only_its_owner_can_read_is_said_to_be_that(colleague, shared, closed):
+    for place in closed(colleague):
+        place.chmod(0o700 if place.is_dir() else 0o600)
+    before = tree(shared)
+    for error in (
+        as_nobody(run_experiment, request(shared, RHOS[0])),
+        as_nobody(lambda: [(one.arrays, one.metrics) for one in read_runs(shared / "runs")]),
+    ):
+        assert isinstance(error, AccessError)
+        message = str(error)
+        assert "cannot be read: Permission denied" in message
+        assert "belongs to root" in message
+        assert "chmod -R a+rX /" in message
+        assert len(message.splitlines()) <= 10
+    assert tree(shared) == before
+    assert is_intact(colleague)
+
+
+def test_in_a_sweep_a_run_of_another_user_is_one_failure(colleague, shared):
+    colleague.chmod(0o700)
+    configs = [request(shared, rho) for rho in RHOS]
+    options = [[f"model.rho={rho}"] for rho in RHOS]
+    jobs = as_nobody(jobs_of, options, configs)
+    assert [job.refusal is None for job in jobs] == [False, True, True, True, True]
+    failed = as_nobody(unfinished, jobs[:1], {})
+    assert "belongs to root" in summary(jobs[:1], failed)
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o700])
+def test_a_run_of_another_user_is_not_forced_in_vain(colleague, shared, mode):
+    colleague.chmod(mode)
+    before = tree(shared)
+    error = as_nobody(run_experiment, request(shared, RHOS[0], force=True))
+    assert isinstance(error, RunError)
+    assert "is to be replaced, but cannot be moved" in str(error)
+    assert "belongs to root" in str(error)
+    assert [path for path in tree(shared) if path.parts[0] != "failed"] == before
+
+
+def test_a_damaged_run_of_another_user_stays(colleague, shared):
+    (colleague / "metrics.csv").write_text("")
+    before = tree(shared)
+    error = as_nobody(run_experiment, request(shared, RHOS[0]))
+    assert isinstance(error, RunError)
+    assert "is damaged, but cannot be moved" in str(error)
+    assert "belongs to root" in str(error)
+    assert tree(shared) == before
+
+
+def test_stored_runs_are_returned_where_nothing_can_be_written(colleague, shared):
+    for place in (shared, *shared.rglob("*")):
+        place.chmod(0o555 if place.is_dir() else 0o444)
+    assert as_nobody(run_experiment, request(shared, RHOS[0])) == colleague
+    jobs = as_nobody(jobs_of, [["model.rho=0.1"]], [request(shared, RHOS[0])])
+    assert [job.missing for job in jobs] == [False]
+    assert "Permission denied" in str(as_nobody(run_experiment, request(shared, RHOS[1])))
+
+
+def test_a_disk_that_does_not_answer_sets_no_run_aside(fake, tmp_path, monkeypatch):
+    folder = run_experiment(request(tmp_path, RHOS[0]))
+    before = tree(tmp_path)
+
+    def fail(*_, **__):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(folder / "metrics.csv"))
+
+    monkeypatch.setattr(pd, "read_csv", fail)
+    with pytest.raises(AccessError, match=r"Input/output error.*\nTry again later"):
+        run_experiment(request(tmp_path, RHOS[0]))
+    assert tree(tmp_path) == before
 
 
 def test_two_real_sweeps_at_the_same_time(tmp_path):

@@ -112,7 +112,9 @@ def halt_at_checkpoints(slurm, results_dir, epochs):
                 [halted[job]] = [
                     process
                     for process in processes_of(folder, f"SLURM_ARRAY_TASK_ID={job}\0")
-                    if Path(f"/proc/{process}/comm").read_text().startswith("python")
+                    if Path(f"/proc/{process}/comm")
+                    .read_text(encoding="utf-8")
+                    .startswith("python")
                 ]
                 os.kill(halted[job], signal.SIGSTOP)
         time.sleep(0.05)
@@ -151,7 +153,7 @@ def test_a_sweep_with_a_failed_a_cancelled_and_a_preempted_job(slurm, tmp_path):
     assert f"job {cancelled} ended without a result (state CANCELLED" in reason
     [reason] = [line for line in lines if line.startswith("failed: trainer.epochs=-1: ")]
     assert "trainer.epochs must be at least 1" in reason
-    log = Path(reason.rsplit("(", 1)[1].removesuffix(")")).read_text()
+    log = Path(reason.rsplit("(", 1)[1].removesuffix(")")).read_text(encoding="utf-8")
     assert "Traceback" in log
     assert "SLURM_JOB_ID" in log
     [errors] = tmp_path.glob(f"sweeps/slurm/{preempted}/*.err")

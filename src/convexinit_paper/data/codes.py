@@ -15,6 +15,7 @@ import numpy as np
 
 from convexinit.molecules.codec import Codec, check_smiles, warn_not_encodable
 from convexinit_paper.data.cache import read_arrays, write_arrays
+from convexinit_paper.request.paths import user_path
 
 _FORMAT = 3  # to be raised when the content of the files or the standardisation changes
 
@@ -37,7 +38,7 @@ def encode_cached(codec: Codec, smiles: Sequence[str], folder: str | Path) -> np
         TypeError: as ``encode``.
     """
     smiles = check_smiles(smiles)
-    path = cache_file(codec, smiles, Path(folder))
+    path = cache_file(codec, smiles, user_path(folder))
     shape = (len(smiles), codec.dimensions)
     codes = read_arrays(path, "codes", lambda arrays: _check(arrays["codes"], shape))
     if codes is not None:

@@ -22,6 +22,7 @@ from convexinit_paper.request.options import (
     option,
     or_null,
 )
+from convexinit_paper.request.paths import user_path
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def load_dataset(
     """
     if isinstance(settings, ImageFolderSettings):
         source = image_source(settings.path, data_dir)
-        cache = Path(results_dir) / "cache"
+        cache = user_path(results_dir) / "cache"
         images = load_image_folder(source, settings.title, settings.size, cache)
     else:
         images = load_images(settings.name, data_dir)

@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from convexinit_paper.request.quoting import argument
+
 # The last line of errors about missing files.
 ELSEWHERE = "To use another folder:  data_dir=<folder>, or the environment variable CONVEXINIT_DATA"
 
@@ -154,7 +156,7 @@ def file_error(name: str, path: str, data_dir: Path, fault: str, *hints: str) ->
         lines.append(f"The data folder {data_dir} {state}.")
     if fault == "missing":
         lines += [
-            f"The file is in another folder: use data_dir={shlex.quote(str(folder))}"
+            f"The file is in another folder: use {shlex.quote(argument('data_dir', str(folder)))}"
             for folder in (data_dir.parent, data_dir.parent.parent)
             if (folder / path).is_file()
         ][:1]

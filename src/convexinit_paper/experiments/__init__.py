@@ -22,6 +22,7 @@ from typing import Any
 from convexinit_paper.data.contents import with_contents
 from convexinit_paper.request.config import field_names, parse_settings
 from convexinit_paper.request.options import one_of, require
+from convexinit_paper.request.paths import with_user_paths
 from convexinit_paper.request.request import Request, parse_request
 from convexinit_paper.store.checkpoints import checkpoint_folder
 from convexinit_paper.store.failures import recorded_failure
@@ -59,6 +60,7 @@ def request_of(config: Config) -> Request:
         RunError: if cells of the grid are missing.
         DataError: if what they would have been trained on is missing.
     """
+    config = with_user_paths(config)
     task = task_module(config["task"])
     request = parse_request(config, field_names(task.Settings))
     if request.task != "best_of_grid":

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from convexinit_paper.experiments import training_dynamics
-from convexinit_paper.request.config import composed, option_text, parse_section
+from convexinit_paper.request.config import composed, parse_section
 from convexinit_paper.request.options import ConfigError, Section, one_of, option, require
+from convexinit_paper.request.quoting import argument, run_command
 from convexinit_paper.store.errors import RunError
 from convexinit_paper.store.identity import CONTENTS, Config
 from convexinit_paper.store.runs import read_runs
@@ -118,7 +118,7 @@ def command_for_cells(config: Config, found: Search) -> str:
     """
     groups = {name: config[name]["name"] for name in ("dataset", "model")}
     arguments = {"experiment": CELLS, "grid": found.grid, **groups}
-    default = composed(*(f"{name}={value}" for name, value in arguments.items()))
+    default = composed(*(argument(name, value) for name, value in arguments.items()))
     usual, asked = _options(default), _options(config)
     chosen = {*grid_cells(found.grid)[0], "dataset.validation_fraction", *CONTENTS}
     arguments |= {
@@ -128,5 +128,4 @@ def command_for_cells(config: Config, found: Search) -> str:
     }
     if found.cells:
         arguments["seeds"] = found.cells[0].run.config["seeds"]
-    words = [f"{name}={option_text(value)}" for name, value in arguments.items()]
-    return f"python run.py {shlex.join(words)}"
+    return run_command(argument(name, value) for name, value in arguments.items())

@@ -15,6 +15,8 @@ from convexinit_paper.figures.catalogue import FIGURES, Figure
 from convexinit_paper.figures.select import Selection
 from convexinit_paper.figures.text import counted
 from convexinit_paper.figures.variants import title_of
+from convexinit_paper.request.paths import path_argument
+from convexinit_paper.request.process import begin_command
 from convexinit_paper.store.errors import RunError
 from convexinit_paper.store.runs import Run, read_runs
 
@@ -60,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument(
         "--runs",
-        type=Path,
+        type=path_argument,
         metavar="FOLDER",
         help="holds one folder of runs per experiment (default: "
         + ", ".join(f"{runs} at scale {scale}" for scale, (runs, _) in FOLDERS.items())
@@ -68,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument(
         "--out",
-        type=Path,
+        type=path_argument,
         metavar="FOLDER",
         help="where figures/ and tables/ are written (default: "
         + ", ".join(f"{out} at scale {scale}" for scale, (_, out) in FOLDERS.items())
@@ -182,4 +184,5 @@ def report(selection: Selection, root: Path) -> list[str]:
 
 
 if __name__ == "__main__":
+    begin_command()
     main()

@@ -12,7 +12,6 @@ Runs that follow a search for hyper-parameters may also differ in what it chose 
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -20,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from convexinit_paper.figures.variants import MODELS, Variants, variants
-from convexinit_paper.request.config import composed, option_text
+from convexinit_paper.request.config import composed
+from convexinit_paper.request.quoting import argument, run_command
 from convexinit_paper.store.errors import RunError
 from convexinit_paper.store.matching import RunSet, Wanted, flatten, run_sets
 from convexinit_paper.store.runs import Run
@@ -63,7 +63,7 @@ class Panel:
 
     def wanted(self, variant: str) -> Wanted:
         """What the run of a variant is like: the options that are fixed for it."""
-        choices = tuple(f"{group}={choice}" for group, choice in self.groups.items())
+        choices = tuple(argument(group, choice) for group, choice in self.groups.items())
         defaults = _options_of(self.experiment, self.model(variant), choices)
         options = {**defaults, **self.changes(variant)}
         fixed = {name: value for name, value in options.items() if name not in self.chosen}
@@ -73,7 +73,8 @@ class Panel:
 @cache
 def _options_of(experiment: str, variant: str, choices: tuple[str, ...]) -> dict[str, Any]:
     """Options of an experiment and a variant in ``conf/`` by dotted name, but for free ones."""
-    options = flatten(composed(f"experiment={experiment}", f"model={variant}", *choices))
+    arguments = argument("experiment", experiment), argument("model", variant), *choices
+    options = flatten(composed(*arguments))
     return {name: value for name, value in options.items() if name not in FREE}
 
 
@@ -115,29 +116,23 @@ class Selection:
         """
         return commands([self], root)
 
-    def requests(self, root: Path) -> list[dict[str, str]]:
-        """The missing runs: for each, its options as text.
+    def requests(self, root: Path) -> list[dict[str, Any]]:
+        """The missing runs: for each, its options.
 
         Args:
             root: the folder that runs are read from.
         """
         # What was found is to be completed, so its free options are asked for again.
         free = {name: value for name, value in self.common.items() if name in FREE}
+        if "seeds" in free:
+            free["seeds"] = _shortest(free["seeds"])
         place = {}
         if root.name == "runs" and root.parent != Path("results"):
             place = {"results_dir": str(root.parent)}
         panel = self.panel
         return [
             {"experiment": panel.experiment, "model": panel.model(variant)}
-            | {
-                name: _text(name, value)
-                for name, value in {
-                    **panel.groups,
-                    **panel.changes(variant),
-                    **free,
-                    **place,
-                }.items()
-            }
+            | {**panel.groups, **panel.changes(variant), **free, **place}
             for variant in self.missing
         ]
 
@@ -150,14 +145,14 @@ def commands(selections: Iterable[Selection], root: Path) -> list[str]:
         root: the folder that runs are read from.
     """
     requests = [request for selection in selections for request in selection.requests(root)]
-    sweeps: list[dict[str, tuple[str, ...]]] = [
+    sweeps: list[dict[str, tuple[Any, ...]]] = [
         {name: (value,) for name, value in request.items()}
         for index, request in enumerate(requests)
         if request not in requests[:index]
     ]
     # Requests that differ in one option alone are one sweep over that option.
     for name in dict.fromkeys(name for sweep in sweeps for name in sweep):
-        joined: dict[str, dict[str, tuple[str, ...]]] = {}
+        joined: dict[str, dict[str, tuple[Any, ...]]] = {}
         for sweep in sweeps:
             others = repr([name in sweep, sorted((sweep | {name: ()}).items())])
             if others in joined and name in sweep:
@@ -166,8 +161,7 @@ def commands(selections: Iterable[Selection], root: Path) -> list[str]:
                 joined[others] = dict(sweep)
         sweeps = list(joined.values())
     return [
-        "python run.py -m "
-        + " ".join(shlex.quote(f"{name}={','.join(values)}") for name, values in sweep.items())
+        run_command(["-m", *(argument(name, *values) for name, values in sweep.items())])
         for sweep in sweeps
     ]
 
@@ -247,8 +241,6 @@ def _differences(options: dict[str, Any], reference: dict[str, Any]) -> str:
     )
 
 
-def _text(name: str, value: Any) -> str:
-    """The value of an option as ``run.py`` reads it."""
-    if name == "seeds" and value == list(range(len(value))):
-        value = len(value)
-    return option_text(value)
+def _shortest(seeds: list[int]) -> int | list[int]:
+    """Seeds as ``run.py`` takes them: how many, if they are the first ones."""
+    return len(seeds) if seeds == list(range(len(seeds))) else seeds

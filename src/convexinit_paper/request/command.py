@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
+import glob
 import multiprocessing
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -17,12 +20,23 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra._internal import utils as hydra_utils
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from convexinit_paper.request.config import CONF
+from convexinit_paper.request.options import ConfigError
+from convexinit_paper.request.paths import OPTIONS, with_user_path
+from convexinit_paper.request.quoting import argument, run_command
 
 MAX_LINES = 10
+# Flags of Hydra of which a command has one at most.
+MODES = {
+    "--run": "runs once",
+    "--multirun": "is for sweeps",
+    "--cfg": "shows the options of one run",
+    "--info": "shows where options come from",
+    "--shell-completion": "is for shells",
+}
 # Modules that warn when a process is interrupted while it loads or ends.
 NOISY = (
     "torch.library",
@@ -42,7 +56,99 @@ def install_error_reports() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Terminated. Finished runs are stored."))
     # Workers of a sweep that Ctrl-C stops would bury the message below warnings of their own.
     os.environ.setdefault("PYTHONWARNINGS", ",".join(f"ignore:::{name}" for name in NOISY))
-    setattr(hydra_utils, "run_and_report", _run_and_report)  # noqa: B010
+    setattr(hydra_utils, "run_and_report", run_reported)  # noqa: B010
+
+
+def checked_arguments(arguments: list[str]) -> list[str]:
+    """The arguments of the command line as Hydra takes them.
+
+    Args:
+        arguments: of ``run.py``.
+
+    Raises:
+        ConfigError: for flags that there are not or that do not go together, and for words that
+            are no options.
+
+    Example:
+        >>> checked_arguments(["seeds=2", "-m", "model=icnn,icnn_init"])
+        ['-m', 'seeds=2', 'model=icnn,icnn_init']
+        >>> checked_arguments(["--experiment=mnist"])
+        Traceback (most recent call last):
+        convexinit_paper.request.options.ConfigError: there is no flag --experiment
+        Options are written without dashes: python run.py experiment=mnist
+        python run.py --help lists all options.
+    """
+    parser = hydra_utils.get_args_parser()
+    known = {*parser._option_string_actions} - {"--experimental-rerun"}  # from files never written
+    for index, word in enumerate(arguments):
+        flag, _, value = word.partition("=")
+        if flag.startswith("-") and flag.strip("-") and flag not in known:
+            raise ConfigError(_no_flag(flag, value or _value_of_flag(arguments[index + 1 :])))
+    try:
+        parser.exit_on_error = False
+        given = parser.parse_known_args(multirun_first(arguments))[0]
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"{error}\npython run.py --hydra-help explains the flags.") from error
+    if given.help or given.hydra_help:
+        return arguments
+    modes = [mode for mode in MODES if getattr(given, mode.strip("-").replace("-", "_"))]
+    if len(modes) > 1:
+        meanings = ", ".join(f"{mode} {MODES[mode]}" for mode in modes)
+        raise ConfigError(f"{' and '.join(modes)} do not go together: {meanings}. Leave one out.")
+    if given.resolve and not given.cfg:
+        raise ConfigError("--resolve goes with --cfg: python run.py --cfg job --resolve")
+    for index, word in enumerate(given.overrides):
+        name, equal, value = word.partition("=")
+        if name.startswith("hydra.") and value.lstrip("'\"").startswith("~"):
+            raise ConfigError(
+                f"~ is not replaced in options of Hydra; write the whole path: {word}"
+            )
+        if not equal and not word.startswith("~"):
+            raise ConfigError(_no_option(word, given.overrides[index - 1] if index else ""))
+    return multirun_first([_with_user_path(word) for word in arguments])
+
+
+def _with_user_path(word: str) -> str:
+    """An argument with a home folder in place of ``~``, which Hydra reads in quotes alone."""
+    name, _, value = word.partition("=")
+    if name not in OPTIONS or not value.startswith("~") or "," in value:
+        return word
+    return argument(name, with_user_path(name, value))
+
+
+def _value_of_flag(rest: list[str]) -> str:
+    """What follows a word that was meant as a flag with a value."""
+    is_value = bool(rest) and "=" not in rest[0] and not rest[0].startswith("-")
+    return rest[0] if is_value else "..."
+
+
+def _no_flag(flag: str, value: str) -> str:
+    """What to say of a flag that there is not."""
+    example = run_command([f"{flag.strip('-')}={value}"])
+    return (
+        f"there is no flag {flag}\nOptions are written without dashes: {example}\n"
+        "python run.py --help lists all options."
+    )
+
+
+def _no_option(word: str, before: str) -> str:
+    """What to say of a word that is no option.
+
+    Args:
+        word: that has no equal sign.
+        before: the argument before it.
+    """
+    lines = [f"{word}: missing EQUAL sign; options are written name=value"]
+    groups = sorted(path.parent.name for path in CONF.glob(f"*/{glob.escape(word)}.yaml"))
+    for group in ["experiment"] if "experiment" in groups else groups:
+        lines.append(f"Did you mean {run_command([argument(group, word)])}?")
+    if word in _option_names():
+        lines.append(f"Did you mean {word}=...?")
+    name, equal, value = before.partition("=")
+    if equal and not groups:
+        whole = shlex.quote(argument(name, f"{value} {word}"))
+        lines.append(f"If it belongs to the value before it, quote both: {whole}")
+    return "\n".join([*lines, "python run.py --help lists all options."])
 
 
 def multirun_first(arguments: list[str]) -> list[str]:
@@ -77,7 +183,8 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _run_and_report(function: Callable[[], Any]) -> Any:
+def run_reported(function: Callable[[], Any]) -> Any:
+    """What the function returns; the process ends with one message if it fails."""
     try:
         return function()
     except KeyboardInterrupt:
@@ -97,12 +204,21 @@ def message_of(error: BaseException) -> str:
     message names the type and how to see the whole traceback.
     """
     text = str(error).strip()
-    if isinstance(error, CompactHydraException):
+    if isinstance(error, OverrideParseException):
+        text = _not_readable(error.override, text)
+    elif isinstance(error, CompactHydraException):
         text = text.split("Config search path:")[0].strip()
         misspelt = re.search(r"Could not override '([^']+)'", text)
         if misspelt:
             text = f"this experiment has no option {misspelt[1]}.{_suggestion(misspelt[1])}"
             text += "\npython run.py --help lists all options."
+        sweep = re.search(r"Ambiguous value for argument '(.*)'\n1\. ", text, re.DOTALL)
+        if sweep:
+            text = _several_values(sweep[1])
+        if text.startswith("Cannot find primary config"):
+            text += (
+                "\nExperiments are chosen by experiment=<name>; python run.py --help lists them."
+            )
     elif isinstance(error, OSError) and error.filename:
         text = (
             f"{error.filename}: {error.strerror}\nresults_dir=... chooses another place for runs."
@@ -117,6 +233,35 @@ def message_of(error: BaseException) -> str:
     if len(lines) > MAX_LINES:
         lines = [lines[0], ", ".join(line.strip() for line in lines[1:])]
     return "\n".join(lines)
+
+
+def _not_readable(override: str, reason: str) -> str:
+    """What to say of an argument that Hydra's grammar does not have."""
+    name, _, value = override.partition("=")
+    if value.startswith(("[", "{")):
+        reason = reason.splitlines()[0]
+        return f"{override} cannot be read: {reason}\nA list is written seeds=[3,7]."
+    return (
+        f"{override} cannot be read: the value has signs with a meaning of their own, such as\n"
+        "comma, equal sign, brackets, quotes, and letters beyond ASCII.\n"
+        f"In quotes it is taken as it stands: {shlex.quote(argument(name, value))}"
+    )
+
+
+def _several_values(override: str) -> str:
+    """What to say of values with commas where there is no sweep."""
+    name, _, value = override.partition("=")
+    others = (
+        ""
+        if name in OPTIONS
+        else f"For a run with each of them: {run_command(['-m', override])}\n"
+        f"For a list: {shlex.quote(f'{name}=[{value}]')}\n"
+    )
+    return (
+        f"{override} has several values.\n"
+        + others
+        + f"If the comma belongs to the value: {shlex.quote(argument(name, value))}"
+    )
 
 
 def _is_ours(error: BaseException) -> bool:

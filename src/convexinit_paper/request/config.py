@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
@@ -12,6 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from convexinit_paper.request.options import ConfigError, OutOfRangeError
+from convexinit_paper.request.quoting import argument
 from convexinit_paper.store.identity import CONTENTS
 
 CONF = Path(__file__).parents[3] / "conf"
@@ -98,16 +98,6 @@ def composed(*arguments: str) -> dict[str, Any]:
     return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
 
 
-def option_text(value: Any) -> str:
-    """The value of an option as ``run.py`` reads it.
-
-    Example:
-        >>> option_text([1, 2]), option_text(None), option_text("zca")
-        ('[1,2]', 'null', 'zca')
-    """
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-
-
 def overrides_between(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
     """The arguments of ``run.py`` that make one configuration of another.
 
@@ -127,5 +117,5 @@ def overrides_between(before: dict[str, Any], after: dict[str, Any], prefix: str
         elif isinstance(value, dict):
             arguments += overrides_between(value, after[name], f"{prefix}{name}.")
         elif value != after[name]:
-            arguments.append(f"{prefix}{name}={option_text(after[name])}")
+            arguments.append(argument(f"{prefix}{name}", after[name]))
     return arguments

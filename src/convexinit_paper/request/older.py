@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from convexinit_paper.request.config import CONF, composed
+from convexinit_paper.request.quoting import argument
 from convexinit_paper.store.identity import Config, plain, run_folder
 from convexinit_paper.store.matching import flatten
 
@@ -56,11 +57,11 @@ def completed(config: Config) -> Config:
 
 def defaults_of(config: Config) -> Config:
     """The configuration of an experiment, model, data set and codec without further choices."""
-    choices = [f"experiment={config['name']}"]
+    choices = [argument("experiment", config["name"])]
     for group in GROUPS:
         name = config.get(group, {}).get("name")
         if (CONF / group / f"{name}.yaml").exists():
-            choices.append(f"{group}={name}")
+            choices.append(argument(group, name))
     return _composed(*choices)
 
 

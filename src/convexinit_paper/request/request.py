@@ -21,7 +21,7 @@ WORD = Range(
     lambda name: name is not None and bool(re.fullmatch(r"[\w-]+", str(name))),
 )
 FOLDER = Range(
-    """the name of a folder, in quotes if it is a number ('"2024"')""",
+    """the name of a folder, in quotes if it is a number ('"2024"') or begins with a bracket""",
     lambda place: isinstance(place, str) and place != "",
 )
 

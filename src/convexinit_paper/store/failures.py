@@ -10,6 +10,7 @@ import contextlib
 import datetime
 import os
 import platform
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator
@@ -36,7 +37,7 @@ def failure_log(folder: Path) -> Path:
 def read_failure(folder: Path) -> str | None:
     """One line that says why the run in ``folder`` failed, or None if no failure is recorded."""
     try:
-        return failure_log(folder).read_text().split("\n", 1)[0]
+        return failure_log(folder).read_text(encoding="utf-8").split("\n", 1)[0]
     except OSError:
         return None
 
@@ -76,11 +77,11 @@ def _write(path: Path, config: dict[str, Any], error: Exception) -> None:
             one_line(error),
             "",
             f"{now}, process {os.getpid()} on {platform.node()}{job}",
-            f"revision {git_revision()}, command: {' '.join(sys.argv)}",
+            f"revision {git_revision()}, command: {shlex.join(sys.argv)}",
             "",
             OmegaConf.to_yaml(config),
             "".join(traceback.format_exception(error)),
         ]
     )
     with complete_file(path) as unfinished:
-        unfinished.write_text(text)
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -37,7 +37,8 @@ def claimed(folder: Path) -> Iterator[None]:
     try:
         if held:
             with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
-                path.write_text(f"process {os.getpid()} on {platform.node()}")
+                owner = f"process {os.getpid()} on {platform.node()}"
+                path.write_text(owner, encoding="utf-8")
             tidy(folder)
         yield
     finally:
@@ -55,7 +56,7 @@ def _acquire(lock: FileLock, path: Path, folder: Path) -> bool:
             lock.acquire(timeout=0)
         except Timeout:
             with contextlib.suppress(FileNotFoundError):
-                owner = path.read_text() or "another process"
+                owner = path.read_text(encoding="utf-8") or "another process"
                 sys.stderr.write(f"waiting for {owner}, which works on {folder}\n")
             lock.acquire(poll_interval=0.2)
     except OSError as error:

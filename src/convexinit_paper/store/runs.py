@@ -14,6 +14,7 @@ The same request finds the same folder (:mod:`identity`), which is complete or n
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -28,7 +29,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from convexinit_paper.store.errors import DAMAGED, RunError, unreadable
+from convexinit_paper.store.errors import DAMAGED, AccessError, RunError, unreadable
 from convexinit_paper.store.files import flush
 from convexinit_paper.store.identity import Config, plain
 from convexinit_paper.store.provenance import provenance
@@ -119,27 +120,38 @@ class Run:
 
 
 def is_stored(folder: Path) -> bool:
-    """Whether a complete run lies in ``folder``."""
-    return all((folder / name).is_file() for name in FILES)
+    """Whether a complete run lies in ``folder``, as far as can be seen."""
+    try:
+        return all((folder / name).is_file() for name in FILES)
+    except OSError:
+        return False
 
 
 def is_intact(folder: Path) -> bool:
     """Whether a complete run lies in ``folder`` and every file of it can be read.
 
     The files must also be as they were written, unless the run is too old to have their checksums.
+
+    Raises:
+        AccessError: if this process may not read what is there, or the disk does not answer.
     """
     try:
         run = read_run(folder)
         _ = run.metrics, run.arrays
         written = run.summary.get("sha256", {})
-        return all(_sha256(folder / name) == digest for name, digest in written.items())
-    except (OSError, RunError):
+        return all(_sha256(folder, name) == digest for name, digest in written.items())
+    except AccessError:
+        raise
+    except RunError:
         return False
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(folder: Path, name: str) -> str:
+    try:
+        with (folder / name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise unreadable(folder, error) from error
 
 
 def store(place: Path, folder: Path, config: Config, outcome: Outcome, wall_time: float) -> None:
@@ -170,13 +182,16 @@ def store(place: Path, folder: Path, config: Config, outcome: Outcome, wall_time
         **provenance(),
     }
     try:
-        (place / "config.yaml").write_text(OmegaConf.to_yaml(config))
+        (place / "config.yaml").write_text(OmegaConf.to_yaml(config), encoding="utf-8")
         outcome.metrics[COLUMNS].to_csv(place / "metrics.csv", index=False, float_format="%.9g")
         if outcome.arrays:
             with (place / "arrays.npz").open("wb") as file:
                 np.savez_compressed(file, **outcome.arrays)  # type: ignore[arg-type]
-        summary["sha256"] = {path.name: _sha256(path) for path in sorted(place.iterdir())}
-        (place / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        summary["sha256"] = {
+            path.name: _sha256(place, path.name) for path in sorted(place.iterdir())
+        }
+        text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
+        (place / "summary.json").write_text(text, encoding="utf-8")
         for path in [*place.iterdir(), place]:
             flush(path)
         replace(place, folder)
@@ -192,11 +207,12 @@ def read_run(folder: Path) -> Run:
     """Read a stored run.
 
     Raises:
-        RunError: if the folder does not hold a complete, readable run.
+        RunError: if the folder does not hold a complete, readable run; an AccessError if it may
+            well, but this process cannot read it.
     """
     try:
         config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-        summary = json.loads((folder / "summary.json").read_text())
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         if not is_stored(folder):
             raise FileNotFoundError(f"{folder / 'metrics.csv'} is missing")
         if not isinstance(config, dict) or not {"name", "seeds", "model"} <= set(config):
@@ -214,7 +230,14 @@ def read_runs(root: Path, experiment: str | None = None) -> list[Run]:
     Args:
         root: folder that holds one folder per experiment, such as ``results/runs``.
         experiment: only runs of this experiment.
+
+    Raises:
+        RunError: if one of them cannot be read.
     """
     name = experiment or "*"
     folders = [*root.glob(f"{name}/[!.]*"), *displaced(root, name)]
+    for place in (root, *root.glob(name), *folders):  # in which nothing is seen, not even runs
+        if place.is_dir() and not os.access(place, os.R_OK | os.X_OK):
+            closed = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+            raise unreadable(place, closed)
     return [read_run(folder) for folder in sorted(folders) if is_stored(folder)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import shutil
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from convexinit_paper.store.errors import unwritable
+from convexinit_paper.store.errors import unmovable, unwritable
 
 # What renaming a folder fails with where another one lies.
 OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST)
@@ -30,7 +31,7 @@ def staging(folder: Path) -> Iterator[Path]:
     Opened before the work starts, so that a place that cannot be written to is noticed at once.
 
     Raises:
-        RunError: if the place cannot be made.
+        RunError: if the place cannot be made, or a run that is to be replaced not be moved.
     """
     hidden = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
     place = hidden / "unfinished"
@@ -39,6 +40,8 @@ def staging(folder: Path) -> Iterator[Path]:
             place.mkdir(parents=True)
         except OSError as error:
             raise unwritable(folder.parent, error) from error
+        if folder.exists() and not os.access(folder, os.W_OK):
+            raise unmovable(folder, "is to be replaced")
         yield place
     finally:
         _clear(hidden, folder)
@@ -109,11 +112,18 @@ def set_aside(folder: Path) -> None:
     Raises:
         RunError: if it cannot be moved.
     """
+    aside = folder.parents[2] / "damaged" / folder.parent.name
+    made = [place for place in (aside, aside.parent) if not place.exists()]
     try:
-        aside = folder.parents[2] / "damaged" / folder.parent.name
         aside.mkdir(parents=True, exist_ok=True)
         target = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=aside))
+        made.insert(0, target)
         folder.rename(target)
     except OSError as error:
-        raise unwritable(folder.parent, error) from error
+        for place in made:
+            with contextlib.suppress(OSError):
+                place.rmdir()
+        if os.access(folder, os.W_OK):
+            raise unwritable(folder.parent, error) from error
+        raise unmovable(folder, "is damaged") from error
     sys.stderr.write(f"the run in {folder} is damaged; moved to {target}, computing it again\n")

@@ -23,6 +23,7 @@ from hydra.core.override_parser.types import Transformer
 from omegaconf import OmegaConf
 
 from convexinit_paper.request.config import CONF, composed
+from convexinit_paper.request.quoting import argument
 from convexinit_paper.store.identity import Config
 from convexinit_paper.store.matching import Wanted, flatten, run_sets
 from convexinit_paper.store.runs import Run
@@ -173,7 +174,7 @@ def wanted_cells(config: Config) -> Wanted:
     Args:
         config: resolved configuration of the final run.
     """
-    groups = [f"{name}={config[name]['name']}" for name in ("dataset", "model")]
+    groups = [argument(name, config[name]["name"]) for name in ("dataset", "model")]
     defaults = composed(f"experiment={CELLS}", *groups)
     fixed = {name: value for name, value in flatten(config).items() if name not in UNCOMPARED}
     # None, too, is a content: that of data that is known by name.

@@ -7,10 +7,11 @@ were made one after the other, in parallel, or on a cluster.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,10 @@ from convexinit_paper.data.files import DataError
 from convexinit_paper.experiments import identified, request_of
 from convexinit_paper.progress import Throttle, write_line
 from convexinit_paper.request.config import overrides_between
-from convexinit_paper.store.failures import failure_log, read_failure
+from convexinit_paper.request.options import ConfigError
+from convexinit_paper.request.quoting import argument
+from convexinit_paper.store.errors import AccessError
+from convexinit_paper.store.failures import failure_log, one_line, read_failure
 from convexinit_paper.store.identity import Config
 from convexinit_paper.store.runs import is_intact, is_stored
 
@@ -36,7 +40,8 @@ class Job:
         title: the options in which this run differs from the others of the sweep.
         folder: where the run is stored, whether it exists or not.
         stamp: identity of what was stored there when the sweep began, None for nothing.
-        missing: whether it is to be run.
+        missing: whether it is to be run, or would have to be.
+        refusal: why it cannot be run, in one line; None if nothing is known against it.
     """
 
     overrides: tuple[str, ...]
@@ -44,6 +49,7 @@ class Job:
     folder: Path
     stamp: tuple[int, int] | None
     missing: bool
+    refusal: str | None
 
     @property
     def is_done(self) -> bool:
@@ -72,32 +78,38 @@ def jobs_of(overrides: Sequence[Sequence[str]], configs: Sequence[Config]) -> li
     Raises:
         ConfigError: if an option that all experiments share is wrong; nothing was run then.
     """
+    folders = list(dict.fromkeys(str(config["results_dir"]) for config in configs))
+    if len(folders) > 1:
+        raise ConfigError(
+            f"a sweep has one results_dir; got {len(folders)}: {', '.join(folders)}\n"
+            "If this is the name of one folder, quote it: "
+            + shlex.quote(argument("results_dir", ",".join(folders)))
+        )
     common = set.intersection(*(set(options) for options in overrides))
     jobs: dict[Path, Job] = {}
     for options, config in zip(overrides, configs, strict=True):
         request = request_of(config)
         # What was chosen here, so that the job need not choose again.
         chosen = overrides_between({**config, "seeds": request.seeds}, request.config)
+        refusal = None
         try:
             request = identified(request)
             missing = request.force or not is_intact(request.folder)
         except DataError:
             missing = True  # and the run will say why it fails; others need not fail with it
+        except AccessError as error:
+            missing, refusal = True, one_line(error)
         folder = request.folder
+        if folder in jobs:
+            continue
         title = " ".join(option for option in options if option not in common)
-        jobs.setdefault(
-            folder,
-            Job(
-                (*options, *chosen),
-                title or folder.name,
-                folder,
-                stamp(folder),
-                missing,
-            ),
+        jobs[folder] = Job(
+            (*options, *chosen), title or folder.name, folder, stamp(folder), missing, refusal
         )
     for job in jobs.values():
-        if job.missing and failure_log(job.folder).exists():
-            failure_log(job.folder).unlink(missing_ok=True)
+        if job.missing:
+            with suppress(OSError):
+                failure_log(job.folder).unlink(missing_ok=True)
     return list(jobs.values())
 
 
@@ -124,7 +136,7 @@ def progress(jobs: Sequence[Job]) -> Iterator[None]:
             except OSError:  # nobody reads any more (a pipe to head); the sweep goes on
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             bar.update()
-        failed = sum(failure_log(job.folder).exists() for job in waiting)
+        failed = sum(read_failure(job.folder) is not None for job in waiting)
         if failed:
             bar.set_postfix(failed=failed)
         state = f"{len(jobs) - len(waiting)} of {len(jobs)} runs done"
@@ -160,7 +172,9 @@ def unfinished(jobs: Sequence[Job], reasons: Mapping[Path, str]) -> dict[Job, st
     for job in jobs:
         if not job.is_done:
             recorded = read_failure(job.folder)
-            if recorded is not None:
+            if job.refusal is not None:
+                result[job] = job.refusal
+            elif recorded is not None:
                 result[job] = f"{recorded} ({failure_log(job.folder)})"
             else:
                 result[job] = reasons.get(job.folder, "ended without a result; ask again")

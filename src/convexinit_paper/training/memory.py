@@ -37,7 +37,7 @@ def available_bytes(device: torch.device) -> int | None:
         return torch.cuda.mem_get_info(device)[0]
     sizes = []
     with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         kibibytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))
         sizes.append(1024 * int(kibibytes))
     with contextlib.suppress(OSError, ValueError):  # the limit is "max" where there is none
@@ -53,8 +53,12 @@ def group_bytes(group: Path) -> int:
     Raises:
         OSError, ValueError: it has no limit.
     """
-    limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-    statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    limit, used = (
+        int((group / name).read_text(encoding="utf-8")) for name in ("memory.max", "memory.current")
+    )
+    statistics = dict(
+        line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines()
+    )
     return limit - used + int(statistics.get("inactive_file", 0))
 
 

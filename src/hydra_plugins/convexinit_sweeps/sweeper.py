@@ -10,7 +10,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 
 class MissingRunsSweeper(BasicSweeper):
@@ -26,15 +26,19 @@ class MissingRunsSweeper(BasicSweeper):
         Raises:
             SystemExit: with code 1, if a run failed.
         """
+        from convexinit_paper.request.paths import expanded
         from convexinit_paper.store.failures import one_line
         from convexinit_paper.sweeps.sweep import jobs_of, progress, summary, unfinished
 
         assert self.hydra_context is not None
+        assert self.config is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         parsed = parser.parse_overrides([*self._parse_config(), *arguments])
         [combinations] = self.split_arguments(parsed, None)
         jobs = jobs_of(combinations, [self._config(overrides) for overrides in combinations])
-        missing = [job for job in jobs if job.missing]
+        with open_dict(self.config):  # of which launchers make folders
+            self.config.results_dir = expanded(self.config.results_dir)
+        missing = [job for job in jobs if job.missing and job.refusal is None]
         size = self.max_batch_size or max(len(missing), 1)
         reasons: dict[Path, str] = {}
         with progress(jobs):

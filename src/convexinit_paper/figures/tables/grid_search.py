@@ -137,7 +137,11 @@ def markdown(numbers: pd.DataFrame) -> str:
     ]  # fmt: skip
     rows = []
     # An option that the grid of a search does not vary has no value.
-    for row in numbers.fillna(dict.fromkeys(options, "")).to_dict("records"):
+    for row in (
+        numbers.astype(dict.fromkeys(options, object))
+        .fillna(dict.fromkeys(options, ""))
+        .to_dict("records")
+    ):
         diverged = pd.isna(row["accuracy"])
         rows.append(
             [

@@ -1,0 +1,69 @@
+"""What every command begins with, so that it works whatever surrounds its process."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+ESCAPED = "convexinit.escaped"  # name of the rule for characters that an output cannot show
+
+
+def begin_command() -> None:
+    """Prepare a process that was started as a command, before it reads or writes anything.
+
+    All text is UTF-8 whatever the locale, and output that nobody reads any more is no error.
+    """
+    _use_utf8()
+    codecs.register_error(ESCAPED, _escape)
+    sys.stdout, sys.stderr = _outlet(sys.stdout), _outlet(sys.stderr)
+
+
+def _use_utf8() -> None:
+    """Start this process again in Python's UTF-8 mode, if the locale has another encoding.
+
+    The encoding of file names and arguments can be chosen at the start of Python alone. Processes
+    that this one starts inherit the mode.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+class _Outlet(io.FileIO):
+    """An output of this process; what is written after its reader has gone is dropped."""
+
+    def write(self, data: Any, /) -> int:
+        """Write bytes; returns how many."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return len(data)
+
+
+def _outlet(stream: TextIO | None) -> TextIO:
+    """An output in place of ``stream``, which fails neither on text nor on a reader that left."""
+    if stream is None:  # closed by who started the process
+        return Path(os.devnull).open("w", encoding="utf-8")
+    stream.flush()
+    raw = _Outlet(stream.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=stream.encoding,
+        errors=ESCAPED,
+        line_buffering=stream.isatty() or stream is sys.stderr,
+    )
+
+
+def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Undecodable bytes, such as those of a file name, as they were; other characters escaped."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    character = error.object[error.start]
+    is_byte = "\udc80" <= character <= "\udcff"
+    rule = "surrogateescape" if is_byte else "backslashreplace"
+    return character.encode("ascii", rule), error.start + 1
