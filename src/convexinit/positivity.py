@@ -33,7 +33,9 @@ def _log(weight: Tensor) -> Tensor:
 
 def _softplus_inverse(weight: Tensor) -> Tensor:
     weight = _at_least_smallest(weight)
-    return weight + torch.log(-torch.expm1(-weight))
+    raw = weight + torch.log(-torch.expm1(-weight))
+    # Above 20, F.softplus is the identity, and in float64 that differs from log(1 + exp).
+    return torch.where(raw > 20, weight, raw)
 
 
 def _neg_exp(raw: Tensor) -> Tensor:

@@ -65,3 +65,10 @@ def test_neg_exp_is_defined_as_in_the_literature_and_safe_for_large_weights():
     assert torch.allclose(weight, torch.tensor([torch.e**-1, 0.0, 2.0, 1000.0]))
     weight.sum().backward()
     assert raw.grad.isfinite().all()
+
+
+def test_softplus_gives_back_weights_around_the_point_where_torch_makes_it_linear():
+    softplus = POSITIVITY["softplus"]
+    weights = torch.tensor([19.9, 20.0, 20 + 1e-9, 20 + 3e-9, 22.6, 1e3], dtype=torch.float64)
+    again = softplus.forward(softplus.inverse(weights))
+    torch.testing.assert_close(again, weights, rtol=1e-14, atol=0)
