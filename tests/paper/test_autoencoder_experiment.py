@@ -7,7 +7,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from convexinit.molecules import autoencoder, load_codec
+from convexinit.molecules import autoencoder, cddd, load_codec
 from convexinit.molecules.autoencoder import Sizes
 from convexinit.molecules.chemistry import canonical, standardise
 from convexinit_paper.data import corpus as corpora
@@ -43,6 +43,9 @@ def test_the_shipped_weights_belong_to_the_configuration():
     codec = load_codec("autoencoder")
     configured = OmegaConf.load(ROOT / "conf/codec/autoencoder.yaml")
     assert configured.digest == codec.digest
+    assert OmegaConf.load(ROOT / "conf/codec/ecfp.yaml").digest == load_codec("ecfp").digest
+    published = cddd.CDDDCodec(cddd.CDDDNetwork(embedding=1, hidden=[1], code=1), cddd.SHA256)
+    assert OmegaConf.load(ROOT / "conf/codec/cddd.yaml").digest == published.digest
     shape = OmegaConf.load(ROOT / "conf/model/autoencoder.yaml")
     assert {name: shape[name] for name in Sizes.__dataclass_fields__} == vars(codec.network.sizes)
 

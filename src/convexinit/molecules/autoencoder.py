@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from convexinit.checks import check_integer
-from convexinit.molecules.chemistry import canonical
+from convexinit.molecules.chemistry import RULES, canonical
 from convexinit.molecules.codec import Codec, check_codes
 from convexinit.molecules.tokens import END, NO_TOKEN, PADDING, START, Vocabulary, split_symbols
 from convexinit.molecules.weights import WeightsError, read_arrays
@@ -274,7 +274,7 @@ class AutoencoderCodec(Codec):
     Args:
         network: a trained autoencoder, in evaluation mode.
         vocabulary: its tokens.
-        digest: of the file that both come from.
+        digest: of the file that both come from; that of the codec names the rules as well.
 
     Example:
         >>> codec = load(WEIGHTS)
@@ -288,7 +288,7 @@ class AutoencoderCodec(Codec):
         self.network = network
         self.vocabulary = vocabulary
         self.dimensions = network.sizes.dimensions
-        self.digest = digest
+        self.digest = f"{digest}-rules-{RULES}"
 
     def _encode_canonical(self, canonical: list[str]) -> np.ndarray:
         return encode_tokens(self.network, tokenise(self.vocabulary, canonical)).numpy()

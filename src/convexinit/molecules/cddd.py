@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
 from convexinit.checks import check_integer
+from convexinit.molecules.chemistry import RULES
 from convexinit.molecules.codec import Codec, check_codes
 from convexinit.molecules.tokens import split_symbols
 from convexinit.molecules.weights import WeightsError, fault_of, read_arrays
@@ -342,7 +343,7 @@ class CDDDCodec(Codec):
 
     Args:
         network: for the vocabulary :data:`TOKENS`.
-        digest: identifies its weights.
+        digest: identifies its weights; that of the codec names the rules as well.
         device: to compute on.
 
     Raises:
@@ -359,7 +360,7 @@ class CDDDCodec(Codec):
                 f"the network must have {len(TOKENS)} tokens, got {len(network.embedding.table)}"
             )
         self.network = network.to(device).requires_grad_(False)
-        self.digest = f"cddd-{digest}"
+        self.digest = f"cddd-{digest}-rules-{RULES}"
         self.dimensions = len(network.encoder.bottleneck_bias)
 
     @torch.inference_mode()

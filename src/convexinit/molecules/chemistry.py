@@ -14,6 +14,10 @@ from threading import Lock
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdMolDescriptors
 
+# Number of the rules below: to be raised when they give a molecule another form, so that codes and
+# runs that were made with the old forms are not taken for new ones.
+RULES = 2
+
 ELEMENTS = ("B", "C", "N", "O", "F", "P", "S", "Cl", "Br", "I")
 # Bounds are excluded for weight and logP, included for heavy atoms.
 WEIGHT = (12.0, 600.0)

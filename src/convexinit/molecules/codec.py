@@ -33,7 +33,8 @@ class Codec(ABC):
     Attributes:
         name: as in :func:`convexinit.molecules.load_codec`.
         dimensions: length of a code.
-        digest: identifies the codec and its weights; codecs of equal digest give equal codes.
+        digest: identifies the codec, its weights and the rules for molecules
+            (:data:`convexinit.molecules.chemistry.RULES`); codecs of equal digest give equal codes.
     """
 
     name: str

@@ -9,6 +9,7 @@ from rdkit import Chem
 from rdkit.Chem import rdFingerprintGenerator
 
 from convexinit.checks import check_integer
+from convexinit.molecules.chemistry import RULES
 from convexinit.molecules.codec import Codec
 
 WEIGHTS = None
@@ -34,7 +35,7 @@ class ECFPCodec(Codec):
     def __init__(self, dimensions: int = 2048, radius: int = 2) -> None:
         self.dimensions = check_integer("dimensions", dimensions)
         radius = check_integer("radius", radius, least=0)
-        self.digest = f"ecfp-{radius}-{dimensions}"
+        self.digest = f"ecfp-{radius}-{dimensions}-rules-{RULES}"
         self._generator = rdFingerprintGenerator.GetMorganGenerator(radius, fpSize=dimensions)
 
     def _encode_canonical(self, canonical: list[str]) -> np.ndarray:

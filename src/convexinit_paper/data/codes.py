@@ -1,7 +1,7 @@
 """Codes of molecules on disk, so that nothing is encoded twice.
 
-A file holds the codes of one list of molecules. Its name is a digest of the list, of the codec and
-of the version of RDKit, which decides the canonical forms.
+A file holds the codes of one list of molecules. Its name is a digest of the list, of the codec, and
+of what decides the canonical forms: the rules for molecules and the version of RDKit.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from convexinit.molecules.chemistry import RULES
 from convexinit.molecules.codec import Codec, check_smiles, warn_not_encodable
 from convexinit_paper.data.cache import read_arrays, write_arrays
 from convexinit_paper.request.paths import user_path
 
-_FORMAT = 3  # to be raised when the content of the files or the standardisation changes
+_FORMAT = 3  # to be raised when the content of the files changes
 
 
 def encode_cached(codec: Codec, smiles: Sequence[str], folder: str | Path) -> np.ndarray:
@@ -53,7 +54,7 @@ def cache_file(codec: Codec, smiles: Sequence[str], folder: Path) -> Path:
     """The file that holds the codes of these molecules, in this order, once it is written."""
     import rdkit
 
-    text = json.dumps([_FORMAT, rdkit.__version__, codec.digest, list(smiles)])
+    text = json.dumps([_FORMAT, RULES, rdkit.__version__, codec.digest, list(smiles)])
     return folder / f"{codec.name}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.npz"
 
 

@@ -17,7 +17,7 @@ from rdkit import Chem
 from rdkit.Chem import rdMolDescriptors
 from torch import Tensor
 
-from convexinit.molecules.chemistry import standardise_all
+from convexinit.molecules.chemistry import RULES, standardise_all
 from convexinit.molecules.tokens import (
     END,
     NO_TOKEN,
@@ -36,7 +36,7 @@ from convexinit_paper.data.smiles import is_held_out, load_smiles
 from convexinit_paper.progress import counted
 from convexinit_paper.request.options import Section, at_least, between, option
 
-_FORMAT = 3  # to be raised when tokens, spellings, recombination or standardisation change
+_FORMAT = 3  # to be raised when tokens, spellings or recombination change
 # Digest of the molecules that the weights in this package, and recorded runs, were trained on.
 KNOWN = "sha256-67104e90640eabab"
 # Molecules that the vocabulary is learned from, half of them in random spelling.
@@ -101,7 +101,7 @@ def load_corpus(settings: CorpusSettings, data_dir: str, seed: int, cache: Path)
     raw = _raw(tox21, data_dir)
     kept_back = [*tox21.validation.smiles, *tox21.test.smiles]
     content = (
-        _FORMAT, rdkit.__version__, settings, seed, raw, kept_back, list(PROPERTIES),
+        _FORMAT, RULES, rdkit.__version__, settings, seed, raw, kept_back, list(PROPERTIES),
     )  # fmt: skip
     digest = hashlib.sha256(repr(content).encode())
     path = cache / f"corpus-{digest.hexdigest()[:16]}.npz"

@@ -35,8 +35,8 @@ class CodecSettings(Section):
 
     name: str = option("of the codec")
     digest: str | None = option(
-        "of the codec and its weights; None accepts any. It makes stored results belong to the "
-        "weights that they were made with"
+        "of the codec, its weights and the rules for molecules; None accepts any. It makes stored "
+        "results belong to the codes that they were made with"
     )
     standardise: bool = option(
         "whether every dimension of the codes is shifted and scaled to mean 0 and variance 1 over "
