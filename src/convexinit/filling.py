@@ -29,7 +29,7 @@ from convexinit.finding import (
 )
 from convexinit.init import Distribution
 from convexinit.orthogonal import orthogonal_init_
-from convexinit.tracing import Dependence, PassEnded, Product, Watch, as_product
+from convexinit.tracing import Dependence, PassEnded, Product, Watch, as_product, replace
 
 # Passes over all layers: one that draws, the others correct what it could not foresee.
 _PASSES = 5
@@ -92,35 +92,15 @@ def fill_network_(
             _check_found(found, target, layers or {})
             _fill_(network, arguments, columns, call, found, target, starting, generator)
             messages = _check_convex(network, arguments, columns, call, found)
-            kept = _values(network, found, starting)
     except BaseException:
         snapshot.restore()
         torch.set_rng_state(random_state)
         if state is not None:
             generator.set_state(state)
         raise
-    snapshot.restore()
-    with torch.no_grad():
-        for tensor, value in kept[0]:
-            tensor.copy_(value)
-    for module, attributes in kept[1]:
-        vars(module).update(attributes)
+    snapshot.restore(network.parameters(), starting.values())
     for message in messages:
         warnings.warn(message, stacklevel=4)
-
-
-def _values(
-    network: nn.Module, found: Found, starting: Mapping[str, nn.Module]
-) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[nn.Module, dict[str, Any]]]]:
-    """What is to outlast the initialisation: parameters, and the state of normalisations."""
-    tensors: list[Tensor] = list(network.parameters())
-    for module in starting.values():
-        tensors += list(module.buffers(recurse=False))
-    flags = [
-        (module, {k: v for k, v in vars(module).items() if isinstance(v, bool) and k != "training"})
-        for module in starting.values()
-    ]
-    return [(tensor, tensor.detach().clone()) for tensor in tensors], flags
 
 
 def _check_values(arguments: tuple[Tensor, ...], columns: Mapping[int, Any]) -> None:
@@ -179,8 +159,6 @@ def _fill_(
     starting: dict[str, nn.Module],
     generator: Generator,
 ) -> None:
-    if target.convex_path:
-        _write_constants_(found)
     levels = [Dependence.AFFINE if i in columns else Dependence.CONTEXT for i in range(99)]
     for number in range(_PASSES):
         copies = [argument.detach().clone() for argument in arguments]
@@ -195,28 +173,6 @@ def _fill_(
             prepare_(network, arguments, call, starting)
         elif number > 0 and filling.deviation < _PRECISE:
             break
-
-
-@torch.no_grad()
-def _write_constants_(found: Found) -> None:
-    """Constrained weights of a size that no signal explodes with, whatever they were."""
-    for one in found.pre_activations:
-        for layer in one.constrained:
-            weight = _product(layer).weight
-            constant = torch.full_like(weight, len(one.constrained) / _fan_in(layer))
-            _write_(layer, constant)
-
-
-def _product(layer: FoundLayer) -> Product:
-    assert layer.call.product is not None
-    return layer.call.product
-
-
-def _fan_in(layer: FoundLayer) -> int:
-    """Number of inputs that a unit sums over."""
-    product = _product(layer)
-    summed = product.function(torch.ones_like(product.input), torch.ones_like(product.weight))
-    return max(1, round(float(summed.max())))
 
 
 def _write_(layer: FoundLayer, weight: Tensor) -> None:
@@ -249,22 +205,23 @@ class _Operand:
 
     def part(self, weight: Tensor) -> Tensor:
         """What this weight adds to the pre-activation, ``[rows and positions, units]``."""
-        result = self.product.by_unit(self.product.function(self.inputs, weight.to(self.inputs)))
         assert self.layer.gains is not None
-        return result.double() * self.layer.gains
+        return self.product.by_unit(self.product.function(self.inputs, weight)) * self.layer.gains
 
     def sums(self) -> tuple[float, float]:
         """Variance over the rows of a unit's inputs, summed up, and summed variances."""
-        values = self.inputs
+        assert self.layer.gains is not None
+        values, units = self.inputs, self.layer.gains.square().mean()
         dimensions = [d for d in range(values.ndim) if d != values.ndim + self.product.features]
         centred = values - values.mean(dimensions, keepdim=True)
         ones = torch.ones_like(self.weight)
         scale = centred.abs().max().clamp_min(torch.finfo(values.dtype).tiny)
-        summed = self.product.by_unit(self.product.function(centred / scale, ones)).double()
-        squares = self.product.function((centred / scale).square(), ones).double()
-        assert self.layer.gains is not None
-        gain = float(self.layer.gains.double().square().mean()) * float(scale) ** 2
-        return float(summed.var(0, correction=0).mean()) * gain, float(squares.mean()) * gain
+        centred /= scale
+        # All units are the same; the variance of one is that of all.
+        of_sum = _variance(self.product.by_unit(self.product.function(centred, ones)))
+        summed = self.product.function(centred.square(), ones).mean()
+        factor = float(scale.double().square() * units)
+        return of_sum * factor, float(summed) * factor
 
 
 class _Filling(Watch):
@@ -299,21 +256,34 @@ class _Filling(Watch):
     def run(self, function: Callable[..., Any], args: Any, kwargs: Any, level: Dependence) -> Any:
         """Keep what a linear operation reads before it is called."""
         layer = self._layers.get(self.count) if level else None
-        operand = None
-        if layer is not None:
-            product = as_product(function, args, kwargs, self.dependence)
-            if product is not None:
-                if product.name != layer.operation:
-                    raise ValueError(_OTHER_PATH)
-                precise = torch.promote_types(product.input.dtype, torch.float32)
-                self._operands[id(layer)] = operand = _Operand(
-                    layer, product, product.input.detach().to(precise, copy=True),
-                    product.weight.detach().to(precise, copy=True),
-                )  # fmt: skip
+        if layer is None:
+            return function(*args, **kwargs)
+        product = as_product(function, args, kwargs, self.dependence)
+        if product is None or product.name != layer.operation:
+            raise ValueError(_OTHER_PATH)
+        precise = torch.promote_types(product.input.dtype, torch.float32)
+        operand = _Operand(
+            layer, product, product.input.detach().to(precise, copy=True),
+            product.weight.detach().to(precise),
+        )  # fmt: skip
+        if self._drawing and self._is_drawn(layer):
+            # What was there before may be so large that nothing else is left beside it.
+            weight, zeros = product.weight, torch.zeros_like(product.weight)
+            args, kwargs = (
+                replace(a, lambda t: zeros if t is weight else t) for a in (args, kwargs)
+            )
         output = function(*args, **kwargs)
-        if operand is not None:
-            operand.shape = output.shape
+        operand.shape = output.shape
+        self._operands[id(layer)] = operand
         return output
+
+    def _is_drawn(self, layer: FoundLayer) -> bool:
+        """Whether the weights of a layer are still to be filled in this pass."""
+        return (
+            self._target.convex_path
+            and layer.role == "constrained"
+            and id(layer.raw) not in self._written
+        )
 
     def on_call(self, index: int, function: Any, args: Any, kwargs: Any, output: Any) -> None:
         """Fill the layers of a pre-activation."""
@@ -335,35 +305,37 @@ class _Filling(Watch):
         except KeyError:
             raise ValueError(_OTHER_PATH) from None
         product, shape = (constrained + free)[0].product, (constrained + free)[0].shape
-        signal = product.by_unit(output.detach().reshape(shape)).double()
-        fillable = [o for o in constrained if id(o.layer.raw) not in self._written]
-        if not self._target.convex_path:
-            fillable = []
-        old = [operand.part(operand.weight) for operand in fillable]
-        rest = signal - sum(old)
+        signal = product.by_unit(output.detach().reshape(shape))
+        signal = signal.to(torch.promote_types(signal.dtype, torch.float32))
+        fillable = [operand for operand in constrained if self._is_drawn(operand.layer)]
+        self._written |= {id(operand.layer.raw) for operand in fillable}
         if self._drawing:
+            rest = signal
             weights = [self._draw(operand, len(fillable)) for operand in fillable]
             parts = [o.part(w) for o, w in zip(fillable, weights, strict=True)]
         else:
-            weights, parts = [operand.weight for operand in fillable], old
-            self._note(one, signal)
-        if one.normalised and not self._drawing:
-            return
+            if one.normalised or self._is_near(one, signal):
+                return
+            weights = [operand.weight for operand in fillable]
+            parts = [operand.part(operand.weight) for operand in fillable]
+            rest = signal - sum(parts)
         rest = self._scale_rest(one, free, parts, rest)
-        factor = _factor(parts, rest, self._target.variance)
-        for operand, weight in zip(fillable, weights, strict=True):
-            self._written.add(id(operand.layer.raw))
-            if self._drawing or abs(factor - 1) > _PRECISE / 2:
+        signal = rest
+        if parts:
+            factor = _factor(sum(parts[1:], parts[0]), rest, self._target.variance)
+            for operand, weight in zip(fillable, weights, strict=True):
                 _write_(operand.layer, factor * weight)
-        signal = rest + factor * sum(parts) if parts else rest
+            signal = rest + factor * sum(parts)
         signal = self._centre(one, signal, product, shape)
         output.data.copy_(product.from_units(signal, shape).reshape(output.shape))
 
-    def _note(self, one: PreActivation, signal: Tensor) -> None:
-        variance = _variance(signal) / self._target.variance - 1
-        centres = signal.mean(0) - self._target.mean
-        mean = float((centres - one.noise).mean()) if one.biases else 0.0
-        self.deviation = max(self.deviation, abs(variance), abs(mean))
+    def _is_near(self, one: PreActivation, signal: Tensor) -> bool:
+        """Whether a pre-activation has the moments of the target; keeps by how much it has not."""
+        variance = abs(_variance(signal) / self._target.variance - 1)
+        mean = abs(float((signal.mean(0) - self._target.mean - one.noise).mean()))
+        deviation = max(variance, mean if one.biases else 0.0)
+        self.deviation = max(self.deviation, deviation)
+        return deviation < _PRECISE
 
     def _draw(self, operand: _Operand, parts: int) -> Tensor:
         """Weights whose part has the correlation of the target; their scale comes later."""
@@ -397,7 +369,7 @@ class _Filling(Watch):
         others = rest - scalable
         if _variance(scalable) <= 0:
             return rest
-        scale = _factor([scalable], others, limit)
+        scale = _factor(scalable, others, limit)
         if abs(scale - 1) < _PRECISE / 2 or (parts and scale > 1):
             return rest
         for operand in scaled:
@@ -429,7 +401,7 @@ class _Filling(Watch):
                 means.shape, generator=self._generator, device=self._generator.device
             ).to(means)
         shift = self._target.mean + one.noise - means
-        change = (shift / option.coefficient.double()).reshape(option.parameter.shape)
+        change = (shift / option.coefficient).reshape(option.parameter.shape)
         option.parameter.add_(change.to(option.parameter))
         if option.per == "position":
             return product.by_unit(in_shape + shift.reshape(shape[1:]))
@@ -438,21 +410,18 @@ class _Filling(Watch):
 
 def _variance(signal: Tensor) -> float:
     """Variance over the rows (and positions), averaged over the units."""
-    return float(signal.var(0, correction=0).mean())
+    return float((signal - signal.mean(0)).square().mean())
 
 
-def _factor(parts: list[Tensor], rest: Tensor, variance: float) -> float:
-    """Factor of the parts with which they and the rest have this variance together."""
-    if not parts:
-        return 1.0
-    total = sum(parts)
-    assert isinstance(total, Tensor)
-    own, others = _variance(total), _variance(rest)
-    centred = (total - total.mean(0)) * (rest - rest.mean(0))
-    common, missing = float(centred.mean()), variance - others
-    if missing > 0:
-        return (-common + math.sqrt(common**2 + own * missing)) / own
-    # The rest cannot be scaled: a little of the signal comes through the convex path.
+def _factor(part: Tensor, rest: Tensor, variance: float) -> float:
+    """Factor of a part with which it and the rest have this variance together."""
+    part, rest = part - part.mean(0), rest - rest.mean(0)
+    own, common, others = (
+        float(product.mean()) for product in (part.square(), part * rest, rest.square())
+    )
+    if variance > others:
+        return (-common + math.sqrt(common**2 + own * (variance - others))) / own
+    # The rest cannot be scaled: a little of the signal comes through this part.
     return math.sqrt(0.1 * others / own)
 
 

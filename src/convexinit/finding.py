@@ -9,7 +9,7 @@ other arguments alone is context. No names, classes or order of registration are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import permutations
@@ -197,8 +197,17 @@ class Snapshot:
         self._tensors = [(t, t.detach().clone(), t.requires_grad) for t in tensors.values()]
 
     @torch.no_grad()
-    def restore(self) -> None:
-        """Give the network its state back."""
+    def restore(self, kept: Iterable[Tensor] = (), modules: Iterable[nn.Module] = ()) -> None:
+        """Give the network its state back.
+
+        Args:
+            kept: tensors whose values stay.
+            modules: those whose flags and buffers stay.
+        """
+        numbers = {id(tensor) for tensor in kept}
+        for module in modules:
+            numbers |= {id(buffer) for buffer in module._buffers.values()}
+        flags = [(module, _flags(module)) for module in modules]
         for module, attributes, parameters, buffers in self._modules:
             for key in [k for k in vars(module) if not k.startswith("_") and k not in attributes]:
                 del vars(module)[key]
@@ -210,8 +219,10 @@ class Snapshot:
         for tensor, value, requires_grad in self._tensors:
             if tensor.is_leaf:
                 tensor.requires_grad_(requires_grad)
-            if not torch.equal(tensor, value):
+            if id(tensor) not in numbers and not torch.equal(tensor, value):
                 tensor.copy_(value)
+        for module, found in flags:
+            vars(module).update({k: v for k, v in found.items() if k in vars(module)})
 
 
 def find_layers(
@@ -541,7 +552,7 @@ def find_map(call: Call, weight: Tensor, raw: Tensor) -> WeightMap | None:
                 write = _writer(_divided(entry, gain), layout, raw)
                 return WeightMap(name, gain, layout, forward, write)
         if _is_elementwise(forward, draws, result, layout):
-            write = _writer(_bisection(forward, layout, raw), layout, raw)
+            write = _writer(_inverse_of(forward, layout, raw), layout, raw)
             return WeightMap("numerical", 1.0, layout, forward, write)
     return None
 
@@ -584,28 +595,43 @@ def _is_elementwise(
     return bool((change[~chosen] == 0).all() and (change >= 0).all() and (grows > 0).all())
 
 
-def _bisection(
+def _inverse_of(
     forward: Callable[[Tensor], Tensor], layout: tuple[int, ...], raw: Tensor
 ) -> Callable[[Tensor], Tensor]:
-    """Inverse of a map that grows with every raw value, entry by entry."""
+    """Inverse of a positive map that grows with every raw value, entry by entry."""
 
     def to_raw(weight: Tensor) -> Tensor:
         return _in_shape_of(raw, weight, layout)
 
     def inverse(target: Tensor) -> Tensor:
         target = target.to(torch.promote_types(raw.dtype, torch.float32))
+        logarithm = target.clamp_min(torch.finfo(target.dtype).tiny).log()
+
+        def misfit(values: Tensor) -> Tensor:
+            # Of logarithms, in which the maps that are in use are nearly straight.
+            weight = to_raw(forward(values)).to(target)
+            return weight.clamp_min(torch.finfo(target.dtype).tiny).log() - logarithm
+
         low, high = torch.full_like(target, -1.0), torch.full_like(target, 1.0)
+        below, above = misfit(low), misfit(high)
         for _ in range(20):
-            above = to_raw(forward(low)) > target
-            below = to_raw(forward(high)) < target
-            if not (above.any() or below.any()):
+            if not ((below > 0).any() or (above < 0).any()):
                 break
-            low, high = torch.where(above, 2 * low, low), torch.where(below, 2 * high, high)
-        for _ in range(45):
-            middle = (low + high) / 2
-            above = to_raw(forward(middle)) > target
-            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-        return (low + high) / 2
+            low, high = torch.where(below > 0, 2 * low, low), torch.where(above < 0, 2 * high, high)
+            below, above = misfit(low), misfit(high)
+        values = low
+        for _ in range(30):  # the Illinois algorithm
+            values = ((low * above - high * below) / (above - below)).nan_to_num()
+            values = torch.where((values > low) & (values < high), values, (low + high) / 2)
+            error = misfit(values)
+            if bool((error.abs() <= 4 * torch.finfo(target.dtype).eps).all()):
+                break
+            left = error < 0
+            low, high = torch.where(left, values, low), torch.where(left, high, values)
+            below, above = (
+                torch.where(left, error, below / 2), torch.where(left, above / 2, error),
+            )  # fmt: skip
+        return values
 
     return inverse
 
@@ -758,9 +784,12 @@ def _differentiate(
         for layer in members:
             layer.problem = "it is computed without gradients, so that nothing can be learned"
         return
+    # A sum, as torch imports a lot on the first call with ``grad_outputs``.
+    with torch.enable_grad():
+        sums_of = [(value * draw).sum() for draw in draws]
     gradients = [
-        torch.autograd.grad(value, wanted, draw, retain_graph=True, allow_unused=True)
-        for draw in draws
+        torch.autograd.grad(one_sum, wanted, retain_graph=True, allow_unused=True)
+        for one_sum in sums_of
     ]
     for layer, *parts in zip(earlier, *(g[: len(shifts)] for g in gradients), strict=False):
         first, second = parts

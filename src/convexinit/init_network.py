@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -159,10 +160,15 @@ def init_icnn_(
 
 def _refuse_changed(arguments: dict[str, Any], reason: str) -> None:
     """Raise ValueError if an argument of ``init_icnn_`` is not at its default."""
-    defaults = inspect.signature(init_icnn_).parameters
+    defaults = _defaults()
     changed = [name for name, value in arguments.items() if value != defaults[name].default]
     if changed:
         raise ValueError(f"leave out {changed[0]}: {reason}")
+
+
+@functools.cache
+def _defaults() -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(init_icnn_).parameters
 
 
 def _init_orthogonal_(
