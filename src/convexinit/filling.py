@@ -35,6 +35,9 @@ from convexinit.tracing import Dependence, PassEnded, Product, Watch, as_product
 _PASSES = 5
 _PRECISE = 0.01  # deviation of mean or variance, in units of the target, that is left as it is
 _TOLERATED = (0.1, 0.2)  # deviations of mean and variance that are not reported
+# What zeros of orthogonal weights that have to be above zero add to the gain of the mean, over all
+# layers.
+_BACKGROUND = 0.1
 # Share of the variance of a pre-activation that comes through the convex path at least.
 _CONVEX_SHARE = 0.5
 
@@ -343,7 +346,7 @@ class _Filling(Watch):
             operand.weight.shape, dtype=operand.weight.dtype, device=self._generator.device
         )
         if self._target.draw is None:
-            return orthogonal_init_(weight, generator=self._generator).to(operand.weight)
+            return self._orthogonal(operand, weight).to(operand.weight)
         of_sum, summed = operand.sums()
         if not (math.isfinite(of_sum + summed) and min(of_sum, summed) > 0):
             raise ValueError(
@@ -353,6 +356,18 @@ class _Filling(Watch):
         rho, variance = self._target.rho, self._target.variance / parts
         mean, own = math.sqrt(rho * variance / of_sum), (1 - rho) * variance / summed
         return self._target.draw(weight, mean, own, self._generator).to(operand.weight)
+
+    def _orthogonal(self, operand: _Operand, weight: Tensor) -> Tensor:
+        """Non-negative orthogonal weights, in the layout of the operation."""
+        matrix = weight.unsqueeze(0) if weight.ndim == 1 else weight
+        orthogonal_init_(
+            matrix.mT if operand.product.transposed else matrix, 1.0, 1, self._generator
+        )
+        if operand.layer.map and not operand.layer.map.passes_gradient_at_zero:
+            # So little that all of them together hardly move the mean of any layer.
+            fan_in = matrix.shape[-2] if operand.product.transposed else matrix[0].numel()
+            weight.clamp_min_(_BACKGROUND / (fan_in * len(self._ends)))
+        return weight
 
     def _scale_rest(
         self, one: PreActivation, free: list[_Operand], parts: list[Tensor], rest: Tensor

@@ -87,6 +87,11 @@ class WeightMap:
     forward: Callable[[Tensor], Tensor]
     write: Callable[[Tensor], None]
 
+    @property
+    def passes_gradient_at_zero(self) -> bool:
+        """Whether a raw value that stands for a weight of zero gets the gradient of the weight."""
+        return self.name in ("projection", "clip", "neg_exp", "abs")
+
 
 @dataclass(eq=False)
 class BiasOption:
