@@ -118,6 +118,8 @@ def init_icnn_(
     # Whatever is wrong raises here, before anything is filled.
     check_choice("method", method, dict.fromkeys(("moments", "orthogonal")))
     if inputs is not None:
+        if any(_is_stacked(layer) for layer in model.modules()):
+            raise ValueError("initialise networks before they are stacked")
         check_choice("skip", skip, dict.fromkeys(("counted", "only")))
         _refuse_changed(
             {"activation": activation, "bias_rule": bias_rule}, "is measured on the inputs"
