@@ -191,6 +191,7 @@ def _orthogonal_weight(
     return weight
 
 
+@torch.inference_mode(False)
 @torch.enable_grad()
 def _passes_gradient_at_zero(positivity: Positivity) -> bool:
     """Whether a raw value that stands for a weight of zero gets the gradient of the weight."""
