@@ -21,6 +21,7 @@ from convexinit_paper.figures import style
 from convexinit_paper.figures.drawings.remarks import draw_remarks, extent, height_of, remarks_on
 from convexinit_paper.figures.select import Selection
 from convexinit_paper.figures.tables.training_summary import final_metrics
+from convexinit_paper.figures.text import markdown_table
 from convexinit_paper.figures.variants import RANDOM_BIAS, title_of
 
 COLOURS = {**style.COLOURS, "nonconvex_orthogonal": style.ORANGE, RANDOM_BIAS: style.SKY}
@@ -104,8 +105,22 @@ def initial_signals(selections: Sequence[Selection]) -> pd.DataFrame:
 
 
 def more_files(selections: Sequence[Selection], numbers: pd.DataFrame) -> dict[str, Any]:
-    """The signals at the start, as a table of its own."""
-    return {"-signals.csv": initial_signals(selections)}
+    """The table for people, and the signals at the start as a table of its own.
+
+    Losses are the median over the seeds, with the worst seed in brackets.
+    """
+    models = list(dict.fromkeys(numbers["model"]))
+    rows = []
+    for (name, depth), here in numbers.groupby(["dataset", "hidden_layers"], sort=False):
+        losses = here.groupby("model")["train_loss"]
+        middle, worst = losses.median(), losses.max()
+        cells = [
+            f"{middle[model]:.4f} ({worst[model]:.4f})" if model in middle else "not run"
+            for model in models
+        ]
+        rows.append([str(name), str(depth), str(here["epochs"].iloc[0]), *cells])
+    header = ["data set", "hidden layers", "epochs", *models]
+    return {".md": markdown_table(header, rows), "-signals.csv": initial_signals(selections)}
 
 
 def draw(selections: Sequence[Selection], numbers: pd.DataFrame) -> Figure:
