@@ -11,6 +11,7 @@ with which this function changes least from layer to layer.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,12 +22,13 @@ from convexinit.activations import Activation, checked_activation
 from convexinit.checks import check_integer, check_number
 
 # Means of the first pre-activations that are tried, in standard deviations.
-_MEANS = (0.0, *(2.0**power for power in range(-1, 11)))
-# Share of the variance of the last features that those of the first layer must explain.
-_KEPT = 0.5
-_WIDER = 3.0  # in how many of the planned standard deviations of units it must
-_POINTS = 10001  # units that are followed
+_MEANS = (0.0, *(2.0 ** (power / 2) for power in range(-2, 21)))
+# Share of the variance of the last features that those of the first layer must explain, for normal
+# units, and for some with the tails of Laplace's distribution.
+_KEPT, _KEPT_IN_TAILS = 0.5, 0.25
+_POINTS = 10_001  # units that are followed
 _SPARSE = slice(5, None, 10)  # of these, when means are tried
+_TAIL_POINTS = 100_001
 _NEWTON_STEPS = 60
 
 
@@ -199,7 +201,8 @@ def plan_layers(
     ReLU needs nothing, as it is the identity on what it put out itself. Smooth activations are the
     identity only far from their bend: of several means of the first pre-activations the smallest is
     taken with which, after as many layers, half of the variance of a unit of the first layer is
-    kept, also if the unit varies three times as much as planned, as real data may. A larger mean
+    kept, and a quarter if it is distributed as Laplace's and not as a normal variable: real data
+    have such tails, in which activations that bend for ever would grow without bound. A larger mean
     keeps more and makes the network more linear. Units of a group are taken to be independent.
 
     Args:
@@ -219,21 +222,35 @@ def plan_layers(
     sizes = [check_integer("group_sizes", size) for size in group_sizes]
     std = math.sqrt(check_number("variance", variance, 0.0))
     phi = checked_activation(activation)
-    quantiles = (torch.arange(_POINTS, dtype=torch.float64, device="cpu") + 0.5) / _POINTS
-    z = std * torch.special.ndtri(quantiles)
-    phi(z)
-    for mean in _MEANS:
-        plan = _follow(phi, mean * std, z[_SPARSE], [1] * len(sizes), std)
-        units = [mean * std + spread * z[_SPARSE] for spread in (1.0, _WIDER)]
-        if plan is None or min(_kept(phi, first, plan) for first in units) < _KEPT:
-            continue
-        plan = _follow(phi, mean * std, z, sizes, std)
-        if plan is not None:
-            return plan
-    raise ValueError(
-        f"activation bends so much that {len(sizes) + 1} hidden layers keep too little of their "
-        f"inputs, with a variance of {variance:g}; try a smaller one, or fewer layers"
-    )
+    z = std * torch.special.ndtri(_levels(_POINTS))
+    few = z[_SPARSE]
+    levels = _levels(_TAIL_POINTS)
+    # Quantiles of Laplace's distribution, of the same variance.
+    tails = -std / 2**0.5 * (levels - 0.5).sign() * (1 - (2 * levels - 1).abs()).log()
+
+    def holds(mean: float) -> bool:
+        plan = _follow(phi, mean * std, few, [1] * len(sizes), std)
+        return (
+            plan is not None
+            and _kept(phi, mean * std + few, plan) >= _KEPT
+            and _kept(phi, mean * std + tails, plan) >= _KEPT_IN_TAILS
+        )
+
+    # The larger the mean, the more is kept.
+    place = 0 if holds(0.0) else bisect_left(_MEANS, True, key=holds)
+    plan = None
+    if place < len(_MEANS):
+        plan = _follow(phi, _MEANS[place] * std, z, sizes, std)
+    if plan is None:
+        raise ValueError(
+            f"activation bends so much that {len(sizes) + 1} hidden layers keep too little of "
+            f"their inputs, with a variance of {variance:g}; try a smaller one, or fewer layers"
+        )
+    return plan
+
+
+def _levels(points: int) -> Tensor:
+    return (torch.arange(points, dtype=torch.float64, device="cpu") + 0.5) / points
 
 
 def _follow(

@@ -148,7 +148,7 @@ def output_moments(widths, activation, positivity, seeds=6):
     for seed in range(seeds):
         network = MLP(widths, activation, positivity=positivity).double()
         init_icnn_(network, activation, method="orthogonal", generator=generator(seed))
-        inputs = torch.randn(1000, widths[0], dtype=torch.float64, generator=generator(seed))
+        inputs = torch.randn(1000, widths[0], dtype=torch.float64, generator=generator(100 + seed))
         outputs = network(inputs).detach()
         means.append(float(outputs.mean()))
         variances.append(float(outputs.var(0).mean()))
