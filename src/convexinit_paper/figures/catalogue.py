@@ -14,6 +14,7 @@ from matplotlib.figure import Figure as Drawing
 
 from convexinit_paper.figures import panels, style
 from convexinit_paper.figures.claims import table as claims
+from convexinit_paper.figures.claims import targets
 from convexinit_paper.figures.drawings import depths, generalisation, signals, walks
 from convexinit_paper.figures.drawings.training_loss import LossCurves
 from convexinit_paper.figures.select import Panel, Selection, select
@@ -270,6 +271,13 @@ CATALOGUE = (
         [panels.LEVEL_SETS],
         [panels.LEVEL_SETS_DEMO],
         markdown=level_sets.markdown,
+    ),
+    Figure(
+        "targets",
+        "What the orthogonal initialisation was meant to reach, and whether it does.",
+        targets.judged,
+        targets.PANELS,
+        markdown=targets.markdown,
     ),
     Figure(
         "claims",

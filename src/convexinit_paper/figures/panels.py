@@ -165,6 +165,7 @@ TOXICITY = [
     Panel("tox21", f"{DATA_SETS['tox21'].title}, {title}", groups={"codec": codec})
     for codec, title in CODECS.items()
 ]
+TOXICITY_ORTHOGONAL = replace(TOXICITY[0], variants=variants("icnn_init", "icnn_orthogonal"))
 TOXICITY_DEMO = of_demo(demo.TOXICITY, f"{DATA_SETS['structural_alerts'].title}, autoencoder")
 AUTOENCODER = Panel("autoencoder", "autoencoder", variants("autoencoder"))
 LEVEL_SETS = Panel("level_sets", "level sets")

@@ -1,8 +1,9 @@
 """Figure "depth": the loss at the end of training for networks of many depths, and how they start.
 
 Left: the training loss of every seed, which is the median over the batches of its last epoch, a
-panel per data set. Right: signals and gradients of the untrained networks of one depth, layer by
-layer; a line is the median over the seeds. Seeds that diverged are left out and counted below.
+panel per data set; a triangle at the border stands for higher losses. Right: signals and gradients
+of the untrained networks of one depth, layer by layer; a line is the median over the seeds. Seeds
+that diverged are left out and counted below.
 """
 
 from __future__ import annotations
@@ -25,13 +26,15 @@ from convexinit_paper.figures.text import markdown_table
 from convexinit_paper.figures.variants import RANDOM_BIAS, title_of
 
 COLOURS = {**style.COLOURS, "nonconvex_orthogonal": style.ORANGE, RANDOM_BIAS: style.SKY}
+# Label, scale and limits of an axis; networks whose signals explode leave it.
 QUANTITIES = {
-    "mean": "mean",
-    "variance": "variance over\nthe data",
-    "gradient_norm": "gradient norm\nof the weights",
+    "mean": ("mean", "linear", (-2.0, 4.0)),
+    "variance": ("variance over\nthe data", "log", (1e-6, 1e6)),
+    "gradient_norm": ("gradient norm\nof the weights", "log", (1e-4, 1e4)),
 }
 DRAWN_DEPTH = 20  # hidden layers of the networks on the right
 GUESSING = math.log(10)  # loss of ten classes, in nats
+HIGHEST = 20.0  # loss that is drawn; triangles at the border stand for higher ones
 SPREAD = 0.7  # width that the variants of one depth share, in units of the axis
 HEIGHT = 3.6  # inches, without legend and remarks
 LEGEND_LINE = 0.16
@@ -173,12 +176,16 @@ def _draw_losses(axes: Axes, selections: Sequence[Selection], variants: Sequence
         for variant, run in selection.runs.items():
             losses = final_metrics(run)["train_loss"].replace(np.inf, np.nan)
             x = np.full(len(losses), place + offsets[variants.index(variant)])
-            axes.plot(
-                x, losses, ".", color=COLOURS[variant], markersize=3, alpha=0.7, markeredgewidth=0
-            )
+            look: dict[str, Any] = {
+                "color": COLOURS[variant], "markersize": 3, "alpha": 0.7, "markeredgewidth": 0
+            }  # fmt: skip
+            axes.plot(x, losses.where(losses <= HIGHEST), ".", **look)
+            if (losses > HIGHEST).any():
+                axes.plot(x[:1], [HIGHEST], "^", clip_on=False, **look)
     axes.axhline(GUESSING, color=style.MUTED, linewidth=0.5, linestyle="--")
     axes.text(-0.6, GUESSING * 1.12, "guessing", color=style.MUTED, fontsize=5.5)
     axes.set_yscale("log")
+    axes.set_ylim(None, HIGHEST)
     axes.set_xticks(range(len(selections)), [str(hidden_layers(part)) for part in selections])
     axes.set_xlim(-0.65, len(selections) - 0.35)
     axes.set_ylabel("training loss (nats)", labelpad=1)
@@ -192,9 +199,10 @@ def _draw_signals(
     """One quantity a panel, by layer."""
     here = signals[(signals["dataset"] == name) & (signals["hidden_layers"] == DRAWN_DEPTH)]
     grid[0].set_title(f"untrained, {DRAWN_DEPTH} hidden layers, {name}", fontsize=6.5)
-    for axes, (quantity, label) in zip(grid, QUANTITIES.items(), strict=True):
+    for axes, (quantity, (label, scale, limits)) in zip(grid, QUANTITIES.items(), strict=True):
         axes.set_ylabel(label, labelpad=1)
-        axes.set_yscale("symlog" if quantity == "mean" else "log")
+        axes.set_yscale(scale)
+        axes.set_ylim(*limits)
         for variant in variants:
             rows = here[(here["quantity"] == quantity) & (here["model"] == title_of(variant))]
             axes.plot(rows["layer"], rows["median"], color=COLOURS[variant])
