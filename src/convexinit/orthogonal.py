@@ -99,6 +99,12 @@ def orthogonal_layer_(
 
     Returns:
         ``[out, sources]`` shares of the outputs, None if they are independent.
+
+    Example:
+        >>> shares = orthogonal_layer_(torch.empty(4, 2), 1.0)  # two copies of either input
+        >>> _ = orthogonal_layer_(weight := torch.empty(1, 4), 1.0, shares=shares)
+        >>> [round(entry, 4) for entry in weight.flatten().tolist()]  # of 2 a + 2 b, not of 4 units
+        [0.3536, 0.3536, 0.3536, 0.3536]
     """
     channels = groups * weight.shape[1]
     if shares is None and len(weight) <= channels:
