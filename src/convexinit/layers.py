@@ -211,8 +211,8 @@ class ConvexLinear(ConvexLayer, Linear):
         out_features: size of each output.
         bias: whether the layer has a bias, which is never constrained.
         positivity: how weights are kept non-negative, a name in
-            :data:`convexinit.positivity.POSITIVITY`. The default "projection" needs a call of
-            :func:`project_` after every optimiser step.
+            :data:`convexinit.positivity.POSITIVITY` or a map of your own. The default "projection"
+            needs a call of :func:`project_` after every optimiser step.
         device: of the parameters.
         dtype: of the parameters.
 
@@ -230,7 +230,7 @@ class ConvexLinear(ConvexLayer, Linear):
         in_features: int,
         out_features: int,
         bias: bool = True,
-        positivity: str = "projection",
+        positivity: str | Positivity = "projection",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -298,7 +298,7 @@ class ConvexConv2d(ConvexLayer, Conv2d):
         groups: int = 1,
         bias: bool = True,
         padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
-        positivity: str = "projection",
+        positivity: str | Positivity = "projection",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from convexinit.activations import Activation, check_convex_activation, resolve_activation
 from convexinit.dropout import Dropout
 from convexinit.layers import Conv2d, ConvexConv2d, ConvexLinear, Linear
+from convexinit.positivity import Positivity
 
 
 class MLP(nn.Module):
@@ -47,7 +48,7 @@ class MLP(nn.Module):
         widths: Sequence[int],
         activation: Activation = "relu",
         convex: bool = True,
-        positivity: str = "projection",
+        positivity: str | Positivity = "projection",
         skip: bool = False,
         input_dropout: float = 0.0,
         hidden_dropout: float = 0.0,
@@ -132,7 +133,7 @@ class CNN(nn.Module):
         outputs: int,
         activation: Activation = "relu",
         convex: bool = True,
-        positivity: str = "projection",
+        positivity: str | Positivity = "projection",
     ) -> None:
         super().__init__()
         if len(image_shape) != 3 or not channels or min(*image_shape, *channels, outputs) < 1:
