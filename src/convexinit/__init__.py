@@ -13,6 +13,7 @@ Example:
     >>> network = init_icnn_(network)
 """
 
+from convexinit.convexity import is_convex
 from convexinit.difference import ConvexDifference
 from convexinit.init import lognormal_init_, moments_init_
 from convexinit.init_network import init_icnn_
@@ -30,6 +31,7 @@ __all__ = [
     "ConvexDifference",
     "ConvexLinear",
     "init_icnn_",
+    "is_convex",
     "lognormal_init_",
     "lsuv_init_",
     "moments_init_",
