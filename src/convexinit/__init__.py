@@ -17,7 +17,7 @@ from convexinit.convexity import is_convex
 from convexinit.difference import ConvexDifference
 from convexinit.init import lognormal_init_, moments_init_
 from convexinit.init_network import init_icnn_
-from convexinit.layers import ConvexConv2d, ConvexLinear, project_
+from convexinit.layers import ConvexConv2d, ConvexLinear, keep_convex, project_
 from convexinit.lsuv import lsuv_init_
 from convexinit.networks import CNN, MLP
 from convexinit.orthogonal import orthogonal_init_
@@ -32,6 +32,7 @@ __all__ = [
     "ConvexLinear",
     "init_icnn_",
     "is_convex",
+    "keep_convex",
     "lognormal_init_",
     "lsuv_init_",
     "moments_init_",

@@ -151,8 +151,8 @@ def is_convex(
         weights = tuple(negative_weights(network)) if isinstance(network, nn.Module) else ()
         curvature = _curvature(function, generator)
         sampled = [_far_pairs(function, pairs, generator), _close_pairs(function, pairs, generator)]
-        if curvature is not None and curvature[0] < 0:
-            sampled.append(_pairs_along(function, *curvature[1:]))
+        if curvature is not None and curvature.value < 0:
+            sampled.append(_pairs_along(function, curvature))
         first, second, rows = (torch.cat(parts) for parts in zip(*sampled, strict=True))
         with torch.no_grad():
             gaps, scales = _gaps(function, first, second, rows)
@@ -163,16 +163,15 @@ def is_convex(
     gap, tolerance = float(gaps[worst, output]), float(tolerances[worst, output])
     ends = [function.arguments(point[worst : worst + 1], rows[worst : worst + 1])
             for point in (first, second)]  # fmt: skip
-    smallest, direction, at, row = (None, None, None, None) if curvature is None else curvature
     return ConvexityReport(
         pairs=len(gaps),
         gap=gap,
         tolerance=tolerance,
         pair=(ends[0], ends[1]) if gap > tolerance else None,
         output=output,
-        curvature=smallest,
-        direction=direction,
-        curved_at=None if at is None else function.arguments(at[None], row),
+        curvature=curvature and curvature.value,
+        direction=curvature and curvature.direction,
+        curved_at=curvature and function.arguments(curvature.point[None], curvature.row),
         negative_weights=weights,
     )
 
@@ -302,11 +301,11 @@ def _close_pairs(function: _Rows, count: int, generator: Generator) -> Pairs:
     return *_either_side(function.points[rows], step), rows
 
 
-def _pairs_along(function: _Rows, direction: Tensor, point: Tensor, row: Tensor) -> Pairs:
+def _pairs_along(function: _Rows, curvature: _Curvature) -> Pairs:
     """Points on either side of one along a direction, at distances down to 0.001 deviations."""
-    lengths = 2.0 ** -torch.arange(10, dtype=torch.float64, device=point.device)
-    step = lengths[:, None] * function.spread.square().mean().sqrt() * direction
-    return *_either_side(point.expand_as(step), step), row.expand(len(step))
+    lengths = 2.0 ** -torch.arange(10, dtype=torch.float64, device=function.spread.device)
+    step = lengths[:, None] * function.spread.square().mean().sqrt() * curvature.direction
+    return *_either_side(curvature.point.expand_as(step), step), curvature.row.expand(len(step))
 
 
 def _gaussian(function: _Rows, count: int, generator: Generator) -> Tensor:
@@ -357,10 +356,18 @@ def _rounding(
     return 4 * max(float(largest), precision, _ACCURACY)
 
 
-def _curvature(
-    function: _Rows, generator: Generator
-) -> tuple[float, Tensor, Tensor, Tensor] | None:
-    """Smallest curvature over some rows and outputs, its direction, the point and ``[1]`` row.
+@dataclass(frozen=True)
+class _Curvature:
+    """Smallest curvature: its value, ``[dimensions]`` direction and point, and ``[1]`` row."""
+
+    value: float
+    direction: Tensor
+    point: Tensor
+    row: Tensor
+
+
+def _curvature(function: _Rows, generator: Generator) -> _Curvature | None:
+    """Smallest curvature over some rows and outputs.
 
     By the method of Rayleigh and Ritz on Krylov spaces, orthogonalised in full. None for functions
     that cannot be differentiated twice.
@@ -394,7 +401,7 @@ def _curvature(
     eigenvalues, eigenvectors = torch.linalg.eigh((projected + projected.mT) / 2)
     worst = int(eigenvalues[:, 0].argmin())
     direction = eigenvectors[worst, :, 0] @ spanned[worst]
-    return (
+    return _Curvature(
         float(eigenvalues[worst, 0]),
         nn.functional.normalize(direction, dim=0),
         points.detach()[worst],
