@@ -169,9 +169,11 @@ def is_convex(
         tolerance=tolerance,
         pair=(ends[0], ends[1]) if gap > tolerance else None,
         output=output,
-        curvature=curvature and curvature.value,
-        direction=curvature and curvature.direction,
-        curved_at=curvature and function.arguments(curvature.point[None], curvature.row),
+        curvature=None if curvature is None else curvature.value,
+        direction=None if curvature is None else curvature.direction,
+        curved_at=None
+        if curvature is None
+        else function.arguments(curvature.point[None], curvature.row),
         negative_weights=weights,
     )
 
