@@ -7,9 +7,10 @@ looked at finitely many pairs of points.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -97,7 +98,7 @@ class ConvexityReport:
 def is_convex(
     network: Callable[..., Tensor],
     inputs: Tensor | Sequence[Tensor],
-    convex: int | Sequence[int] = 0,
+    convex: int | Sequence[int] | Mapping[int, Any] = 0,
     call: Callable[..., Tensor] | None = None,
     pairs: int = 500,
     generator: Generator | None = None,
@@ -119,10 +120,11 @@ def is_convex(
         network: a network, or any function of tensors.
         inputs: its argument, or a sequence of its arguments, each ``[rows, ...]``: typical ones, at
             least two rows.
-        convex: position of the argument in which the network should be convex, or several. Others
-            keep the values of their row.
-        call: called instead of the network, with the same arguments, where what should be convex is
-            not what ``forward`` returns: ``network.potential``, for example.
+        convex: position of the argument in which the network should be convex, or several, or
+            ``{position: columns}`` for a part of the last dimension, a slice or a list of indices.
+            Everything else keeps the values of its row.
+        call: what should be convex, where ``forward`` returns something else: a function of the
+            network and its arguments, such as ``lambda network, x: network.potential(x)``.
         pairs: number of pairs of rows, and number of close pairs.
         generator: source of randomness, on the CPU; one with a fixed seed if None.
 
@@ -137,12 +139,12 @@ def is_convex(
         >>> inputs = torch.randn(100, 3)
         >>> bool(is_convex(network, inputs))
         True
-        >>> bool(is_convex(network, inputs, call=lambda x: -network(x)))
+        >>> bool(is_convex(network, inputs, call=lambda network, x: -network(x)))
         False
     """
     check_integer("pairs", pairs)
     generator = Generator().manual_seed(0) if generator is None else generator
-    function = _Rows(network if call is None else call, inputs, convex)
+    function = _Rows(network if call is None else partial(call, network), inputs, convex)
     if isinstance(network, nn.Module) and any(map(is_stacked, network.modules())):
         raise ValueError(
             "a stack of networks cannot be tested; test each of convexinit.stacking.unstack_network"
@@ -209,18 +211,22 @@ class _Rows:
         self,
         function: Callable[..., Tensor],
         inputs: Tensor | Sequence[Tensor],
-        convex: int | Sequence[int],
+        convex: int | Sequence[int] | Mapping[int, Any],
     ) -> None:
         self.function, self.alone = function, isinstance(inputs, Tensor)
         self.inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
-        self.convex = [convex] if isinstance(convex, int) else list(convex)
+        indices = (convex,) if isinstance(convex, int) else convex
+        self.convex = dict(indices) if isinstance(indices, Mapping) else dict.fromkeys(indices, ...)
         count = len(self.inputs)
         if not self.convex or any(index not in range(count) for index in self.convex):
             raise ValueError(f"convex must name arguments among 0 to {count - 1}, got {convex!r}")
         if len({len(argument) for argument in self.inputs}) != 1 or len(self.inputs[0]) < 2:
             sizes = [len(argument) for argument in self.inputs]
             raise ValueError(f"all inputs need the same number of rows, at least 2; got {sizes}")
-        flat = [self.inputs[index].detach().flatten(1) for index in self.convex]
+        flat = [
+            self.inputs[index].detach()[..., columns].flatten(1)
+            for index, columns in self.convex.items()
+        ]
         self.sizes = [part.shape[1] for part in flat]
         self.points = torch.cat(flat, 1)
         spread = self.points.double().std(0)
@@ -236,9 +242,10 @@ class _Rows:
             rows: ``[m]``, rows of the inputs that the other arguments are taken from.
         """
         arguments = [argument[rows] for argument in self.inputs]
-        for index, part in zip(self.convex, points.split(self.sizes, 1), strict=True):
-            like = self.inputs[index]
-            arguments[index] = part.to(like.dtype).reshape(len(points), *like.shape[1:])
+        parts = points.split(self.sizes, 1)
+        for (index, columns), part in zip(self.convex.items(), parts, strict=True):
+            target = arguments[index][..., columns]
+            arguments[index][..., columns] = part.to(target.dtype).reshape(target.shape)
         return arguments[0] if self.alone else tuple(arguments)
 
     def __call__(self, points: Tensor, rows: Tensor) -> Tensor:

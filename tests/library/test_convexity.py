@@ -201,8 +201,23 @@ def test_another_function_of_the_network_can_be_tested():
         PartlyConvex(),
         (points(seed=1), points(seed=2), points().unflatten(1, (2, 2))),
     )
-    assert is_convex(network, inputs, convex=1, call=network.slope)
-    assert not is_convex(network, inputs, convex=0, call=network.slope)
+    assert is_convex(network, inputs, convex=1, call=PartlyConvex.slope)
+    assert not is_convex(network, inputs, convex=0, call=PartlyConvex.slope)
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"), [(slice(2, 4), True), ([3], True), (slice(0, 2), False), (..., False)]
+)
+def test_convexity_in_a_part_of_a_concatenation(columns, expected):
+    """Of a state and an action, say."""
+
+    def critic(joint):
+        state, action = joint.split(2, 1)
+        return (action.square() * state.exp() - state.square()).sum(1)
+
+    report = is_convex(critic, points(), convex={0: columns})
+    assert bool(report) == expected
+    assert len(report.direction) == points()[:, columns].shape[1]
 
 
 def test_images_are_tested_in_their_own_shape():
