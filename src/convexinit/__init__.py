@@ -19,7 +19,7 @@ from convexinit.init import lognormal_init_, moments_init_
 from convexinit.init_network import init_icnn_
 from convexinit.layers import ConvexConv2d, ConvexLinear, keep_convex, project_
 from convexinit.lsuv import lsuv_init_
-from convexinit.networks import CNN, MLP
+from convexinit.networks import CNN, MLP, PICNN
 from convexinit.orthogonal import orthogonal_init_
 from convexinit.step_sizes import parameter_groups
 from convexinit.theory import solve_init
@@ -27,6 +27,7 @@ from convexinit.theory import solve_init
 __all__ = [
     "CNN",
     "MLP",
+    "PICNN",
     "ConvexConv2d",
     "ConvexDifference",
     "ConvexLinear",
