@@ -7,8 +7,8 @@ looked at finitely many pairs of points.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,8 +17,15 @@ import torch
 from torch import Generator, Tensor, nn
 
 from convexinit.checks import check_integer
+from convexinit.finding import (
+    Convex,
+    Inputs,
+    Snapshot,
+    as_tuple,
+    convex_columns,
+    find_layers,
+)
 from convexinit.init_network import is_stacked
-from convexinit.layers import ConvexLayer
 
 # F.softplus is linear above 20, so that activations of torch are only this accurate in float64.
 _ACCURACY = math.exp(-20)
@@ -65,7 +72,8 @@ class ConvexityReport:
             pairs along its direction are.
         direction: ``[dimensions]`` of this curvature, of length 1, over all convex arguments.
         curved_at: the point, as arguments of the function with one row.
-        negative_weights: of layers that should have none. Not part of the verdict: a network may be
+        negative_weights: of layers that should have none, see :func:`negative_weights`; None if
+            layers cannot be found, as in functions that are no networks. Not part of the verdict: a network may be
             convex in spite of them, on these inputs at least.
     """
 
@@ -77,7 +85,7 @@ class ConvexityReport:
     curvature: float | None
     direction: Tensor | None
     curved_at: Any
-    negative_weights: tuple[NegativeWeights, ...]
+    negative_weights: tuple[NegativeWeights, ...] | None
 
     def __bool__(self) -> bool:
         return self.pair is None
@@ -91,14 +99,16 @@ class ConvexityReport:
                 f"than on average at them (rounding explains {self.tolerance:.1g})"
             )
         curvature = "unknown" if self.curvature is None else f"{self.curvature:.3g}"
-        weights = "; ".join(map(str, self.negative_weights)) or "none found"
+        weights = "; ".join(map(str, self.negative_weights or ())) or (
+            "unknown" if self.negative_weights is None else "none"
+        )
         return f"{verdict}\nsmallest curvature: {curvature}\nnegative weights: {weights}"
 
 
 def is_convex(
     network: Callable[..., Tensor],
-    inputs: Tensor | Sequence[Tensor],
-    convex: int | Sequence[int] | Mapping[int, Any] = 0,
+    inputs: Inputs,
+    convex: Convex = 0,
     call: Callable[..., Tensor] | None = None,
     pairs: int = 500,
     generator: Generator | None = None,
@@ -118,7 +128,7 @@ def is_convex(
 
     Args:
         network: a network, or any function of tensors.
-        inputs: its argument, or a sequence of its arguments, each ``[rows, ...]``: typical ones, at
+        inputs: its argument, or a tuple of its arguments, each ``[rows, ...]``: typical ones, at
             least two rows.
         convex: position of the argument in which the network should be convex, or several, or
             ``{position: columns}`` for a part of the last dimension, a slice or a list of indices.
@@ -131,7 +141,7 @@ def is_convex(
     Raises:
         ValueError: if an argument is out of range, the inputs have fewer than two different rows,
             the network is a stack, or the function does not return finite values ``[rows]`` or
-            ``[rows, ...]``.
+            ``[rows, ...]`` (or these first in a tuple).
 
     Example:
         >>> from convexinit import MLP
@@ -149,16 +159,25 @@ def is_convex(
         raise ValueError(
             "a stack of networks cannot be tested; test each of convexinit.stacking.unstack_network"
         )
-    with _as_it_was(network), torch.enable_grad():
-        weights = tuple(negative_weights(network)) if isinstance(network, nn.Module) else ()
-        curvature = _curvature(function, generator)
+    weights = None
+    if isinstance(network, nn.Module):
+        with suppress(ValueError):  # of networks in which layers cannot be found
+            weights = tuple(negative_weights(network, inputs, convex, call))
+    snapshot = Snapshot(network) if isinstance(network, nn.Module) else None
+    try:
+        if isinstance(network, nn.Module):
+            network.eval()
+        with torch.enable_grad():
+            curvature = _curvature(function, generator)
         sampled = [_far_pairs(function, pairs, generator), _close_pairs(function, pairs, generator)]
         if curvature is not None and curvature.value < 0:
             sampled.append(_pairs_along(function, curvature))
         first, second, rows = (torch.cat(parts) for parts in zip(*sampled, strict=True))
-        with torch.no_grad():
-            gaps, scales = _gaps(function, first, second, rows)
-            tolerances = _rounding(function, first, second, rows, generator) * scales
+        gaps, scales = _gaps(function, first, second, rows)
+        tolerances = _rounding(function, first, second, rows, generator) * scales
+    finally:
+        if snapshot is not None:
+            snapshot.restore()
     # A gap of 0 beside a tolerance of 0 (of a function that is 0 everywhere) is none.
     excess = (gaps - tolerances) / scales.clamp_min(torch.finfo(torch.float64).tiny)
     worst, output = divmod(int(excess.argmax()), excess.shape[1])
@@ -180,22 +199,38 @@ def is_convex(
     )
 
 
-def negative_weights(network: nn.Module) -> Iterator[NegativeWeights]:
-    """Negative weights of convex layers, layer by layer; those without any are left out.
+def negative_weights(
+    network: nn.Module,
+    inputs: Inputs,
+    convex: Convex = 0,
+    call: Callable[..., Tensor] | None = None,
+) -> Iterator[NegativeWeights]:
+    """Negative weights of layers that should have none; layers without any are left out.
+
+    That is of linear operations whose input is not affine in the convex arguments
+    (:mod:`convexinit.finding`), whatever the class of the layer.
+
+    Args:
+        network: see :func:`is_convex`.
+        inputs: see :func:`is_convex`.
+        convex: see :func:`is_convex`.
+        call: see :func:`is_convex`.
+
+    Raises:
+        ValueError: if layers cannot be found.
 
     Example:
-        >>> from convexinit import ConvexLinear
-        >>> layer = ConvexLinear(3, 2)
-        >>> _ = nn.init.constant_(layer.weight[0], -1.0)
-        >>> print(*negative_weights(layer))
-        itself: 3 of 6, the smallest -1
+        >>> network = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1, bias=False))
+        >>> _ = nn.init.constant_(network[2].weight, -1.0)
+        >>> print(*negative_weights(network, torch.randn(8, 2)))
+        2: 4 of 4, the smallest -1
     """
-    for name, layer in network.named_modules():
-        if isinstance(layer, ConvexLayer):
-            weight = layer.nonnegative_weight.detach()
+    for layer in find_layers(network, inputs, convex, call):
+        if layer.role == "constrained" and layer.call.product is not None:
+            weight = layer.call.product.weight.detach()
             count = int(weight.lt(0).sum())
             if count:
-                yield NegativeWeights(name or "itself", count, weight.numel(), float(weight.min()))
+                yield NegativeWeights(layer.name, count, weight.numel(), float(weight.min()))
 
 
 class _Rows:
@@ -207,22 +242,10 @@ class _Rows:
             all dimensions.
     """
 
-    def __init__(
-        self,
-        function: Callable[..., Tensor],
-        inputs: Tensor | Sequence[Tensor],
-        convex: int | Sequence[int] | Mapping[int, Any],
-    ) -> None:
+    def __init__(self, function: Callable[..., Any], inputs: Inputs, convex: Convex) -> None:
         self.function, self.alone = function, isinstance(inputs, Tensor)
-        self.inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
-        indices = (convex,) if isinstance(convex, int) else convex
-        self.convex = dict(indices) if isinstance(indices, Mapping) else dict.fromkeys(indices, ...)
-        count = len(self.inputs)
-        if not self.convex or any(index not in range(count) for index in self.convex):
-            raise ValueError(f"convex must name arguments among 0 to {count - 1}, got {convex!r}")
-        if len({len(argument) for argument in self.inputs}) != 1 or len(self.inputs[0]) < 2:
-            sizes = [len(argument) for argument in self.inputs]
-            raise ValueError(f"all inputs need the same number of rows, at least 2; got {sizes}")
+        self.inputs = as_tuple(inputs)
+        self.convex = convex_columns(convex, self.inputs)
         flat = [
             self.inputs[index].detach()[..., columns].flatten(1)
             for index, columns in self.convex.items()
@@ -261,6 +284,8 @@ class _Rows:
     def _values(self, points: Tensor, rows: Tensor) -> Tensor:
         arguments = self.arguments(points, rows)
         values = self.function(arguments) if self.alone else self.function(*arguments)
+        if isinstance(values, (tuple, list)) and values:
+            values = values[0]
         if not isinstance(values, Tensor) or values.ndim == 0 or len(values) != len(points):
             got = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise ValueError(
@@ -270,27 +295,6 @@ class _Rows:
         if not values.isfinite().all():
             raise ValueError("the network returns values that are not finite on these inputs")
         return values.double().reshape(len(values), -1)
-
-
-@contextmanager
-def _as_it_was(network: Any) -> Iterator[None]:
-    """Put a network into evaluation mode, and give it back its modes and values afterwards."""
-    if not isinstance(network, nn.Module):
-        yield
-        return
-    modes = [(module, module.training) for module in network.modules()]
-    tensors = [*network.parameters(), *network.buffers()]
-    values = [tensor.detach().clone() for tensor in tensors]
-    try:
-        network.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        with torch.no_grad():
-            for tensor, value in zip(tensors, values, strict=True):
-                if not torch.equal(tensor, value):
-                    tensor.copy_(value)
 
 
 Pairs = tuple[Tensor, Tensor, Tensor]  # both ends [pairs, dimensions], and rows [pairs]
@@ -408,7 +412,7 @@ def _curvature(function: _Rows, generator: Generator) -> _Curvature | None:
     spanned, mapped = torch.stack(basis, 1), torch.stack(images, 1)
     projected = spanned @ mapped.mT
     eigenvalues, eigenvectors = torch.linalg.eigh((projected + projected.mT) / 2)
-    worst = int(eigenvalues[:, 0].argmin())
+    worst = int(eigenvalues.detach()[:, 0].argmin())
     direction = eigenvectors[worst, :, 0] @ spanned[worst]
     return _Curvature(
         float(eigenvalues[worst, 0]),

@@ -143,7 +143,7 @@ def test_rounding_gives_no_alarm_for_networks(
     if start == "randomised":
         randomised(network, seed)
     elif start == "initialised":
-        init_icnn_(network, activation, generator=generator(seed))
+        init_icnn_(network, activation=activation, generator=generator(seed))
     inputs = scale * points(seed=seed)
     report = is_convex(network.to(dtype), inputs.to(dtype), pairs=200, generator=generator(seed))
     assert report, report
@@ -152,7 +152,9 @@ def test_rounding_gives_no_alarm_for_networks(
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_a_planted_negative_weight_is_named_whether_or_not_it_shows(activation):
-    network = init_icnn_(MLP([4, 30, 30, 1], activation), activation, generator=generator())
+    network = init_icnn_(
+        MLP([4, 30, 30, 1], activation), activation=activation, generator=generator()
+    )
     with torch.no_grad():
         network.layers[2].weight[0, 4] = -10.0
     report = is_convex(network, points())
@@ -257,7 +259,7 @@ def test_the_network_is_left_as_it_was():
 
 def test_a_difference_is_not_convex_though_its_weights_are_not_negative():
     network = ConvexDifference(MLP([4, 20, 1], "softplus"), MLP([4, 20, 1], "softplus"))
-    report = is_convex(init_icnn_(network, "softplus", generator=generator()), points())
+    report = is_convex(init_icnn_(network, activation="softplus", generator=generator()), points())
     assert not report
     assert report.negative_weights == ()
 
@@ -265,15 +267,15 @@ def test_a_difference_is_not_convex_though_its_weights_are_not_negative():
 @pytest.mark.parametrize(
     ("function", "inputs", "options", "message"),
     [
-        (MLP([4, 3, 1]), points(rows=1), {}, "same number of rows, at least 2"),
+        (MLP([4, 3, 1]), points(rows=1), {}, "same number of rows, at least two"),
         (MLP([4, 3, 1]), points()[:1].expand(9, 4), {}, "inputs do not vary"),
-        (MLP([4, 3, 1]), points(), {"convex": 1}, "convex must name arguments among 0 to 0, got 1"),
+        (MLP([4, 3, 1]), points(), {"convex": 1}, "convex must name floating-point arguments"),
         (MLP([4, 3, 1]), points(), {"convex": []}, "convex must name"),
         (MLP([4, 3, 1]), points(), {"pairs": 0}, "pairs must be an integer"),
         (lambda x: x.sum(), points(), {}, r"one value, or vector, a row; got \[\] for"),
-        (lambda x: (x, x), points(), {}, r"got tuple .*call="),
+        (lambda x: (), points(), {}, r"got tuple .*call="),
         (lambda x: x.log(), points(), {}, "not finite"),
-        (lambda x, y: x, (points(), points(rows=3)), {}, r"same number of rows.*\[200, 3\]"),
+        (lambda x, y: x, (points(), points(rows=3)), {}, r"same number of rows.*\[3, 200\]"),
         (stack_networks([MLP([4, 3, 1])] * 200), points().unsqueeze(1), {}, "unstack"),
     ],
 )  # fmt: skip

@@ -31,7 +31,7 @@ def test_convex_in_the_inputs_whatever_the_context(activation, hidden, positivit
     network = randomised(PICNN([3, *hidden, 2], 4, activation, positivity).double(), seed)
     inputs, context = batch(3, 4, seed=seed)
     assert is_convex(network, (inputs, context), pairs=200)
-    init_icnn_(network, activation, generator=generator(seed))
+    init_icnn_(network, activation=activation, generator=generator(seed))
     assert is_convex(network, (inputs, 10 * context), pairs=200)
 
 
