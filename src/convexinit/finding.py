@@ -9,6 +9,7 @@ other arguments alone is context. No names, classes or order of registration are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -50,7 +51,21 @@ _MAPS = {
     **POSITIVITY,
     "elu_plus_one": Positivity("elu_plus_one", lambda raw: F.elu(raw) + 1, _elu_plus_one_inverse),
     "abs": Positivity("abs", torch.abs, lambda weight: weight),
+    "squared_softplus": Positivity(
+        "squared_softplus",
+        lambda raw: F.softplus(raw).square(),
+        lambda weight: POSITIVITY["softplus"].inverse(weight.sqrt()),
+    ),
 }
+
+
+def _softplus_of(temperature: float) -> Positivity:
+    """Softplus of ``temperature`` times the raw values, divided by it."""
+    return Positivity(
+        f"softplus with temperature {temperature:.3g}",
+        lambda raw: F.softplus(temperature * raw) / temperature,
+        lambda weight: POSITIVITY["softplus"].inverse(temperature * weight) / temperature,
+    )
 
 
 @dataclass(eq=False)
@@ -395,11 +410,13 @@ def find_prepared(
     halves = _halves(arguments, columns, rows)
     trace, output = _trace(network, halves, columns, call, rows)
     names = {id(parameter): name for name, parameter in network.named_parameters()}
-    layers = [
-        layer
+    found = [
+        _found_layer(network, trace, one, names)
+        if one.product
+        else _elementwise_hypernetwork(trace, one)
         for one in trace.calls
-        if one.product and (layer := _found_layer(network, trace, one, names))
     ]
+    layers = [layer for layer in found if layer]
     _apply_options(layers, options, dict(network.named_parameters()))
     pre_activations = _pre_activations(network, trace, layers, starting, options)
     return Found(layers, pre_activations, trace.returns_gradient, output, 2 * rows)
@@ -455,18 +472,19 @@ def _found_layer(
     if weight_level > Dependence.CONSTANT:
         if level <= max(weight_level, Dependence.AFFINE):
             return None  # a product of data
-        name = f"{product.name} of shape {list(product.weight.shape)}"
-        return FoundLayer(
-            name, "constrained", product.name, call,
-            problem="its weights are computed from the inputs by another network "
-            "(a hypernetwork), so that no initialisation of them can be written in place",
-        )  # fmt: skip
-    leaves = [leaf for leaf in call.leaves_of(product.weight) if id(leaf) in names]
+        return _hypernetwork(call, product.weight)
+    leaves = call.leaves_of(product.weight)
+    if level == Dependence.CURVED and any(
+        leaf.requires_grad and leaf.is_leaf and id(leaf) not in names for leaf in leaves
+    ):
+        problem = "its weight is no parameter of the network; register it, as in nn.ParameterList"
+        return FoundLayer(_described(call), "constrained", product.name, call, problem=problem)
+    leaves = [leaf for leaf in leaves if id(leaf) in names]
     if not leaves:
         return None
     raw = max(leaves, key=lambda leaf: (leaf.numel() == product.weight.numel(), leaf.numel()))
     parameter = names[id(raw)]
-    layer = FoundLayer(_layer_name(parameter), "free", product.name, call, raw, parameter)
+    layer = FoundLayer(_layer_name(network, parameter), "free", product.name, call, raw, parameter)
     if level == Dependence.CONTEXT:
         layer.role = "context"
         return layer
@@ -483,12 +501,40 @@ def _found_layer(
     return layer
 
 
-def _layer_name(parameter: str) -> str:
-    """Of the layer that a parameter belongs to."""
+def _described(call: Call) -> str:
+    """An operation without a name."""
+    return f"{call.name} with result of shape {list(getattr(call.output, 'shape', ()))[1:]}"
+
+
+def _hypernetwork(call: Call, weight: Tensor) -> FoundLayer:
+    problem = (
+        f"its weights, of shape {list(weight.shape)}, are computed from the inputs by another "
+        "network (a hypernetwork), so that no initialisation can be written to them"
+    )
+    return FoundLayer(_described(call), "constrained", call.name, call, problem=problem)
+
+
+def _elementwise_hypernetwork(trace: Trace, call: Call) -> FoundLayer | None:
+    """A product in which every feature gets many weights from the context, to be summed later."""
+    if call.name not in MULTIPLICATIONS or call.value is None:
+        return None
+    operands = {trace.dependence(t): t for t in tensors_in(call.args, call.kwargs)}
+    if set(operands) != {Dependence.CURVED, Dependence.CONTEXT}:
+        return None
+    signal, weight = operands[Dependence.CURVED], operands[Dependence.CONTEXT]
+    return _hypernetwork(call, weight) if call.value.numel() > signal.numel() else None
+
+
+def _layer_name(network: nn.Module, parameter: str) -> str:
+    """Of the layer that a parameter belongs to: a module with one matrix, or the parameter."""
     path = parameter.split(".")
     if "parametrizations" in path:
-        path = [*path[: path.index("parametrizations")], "weight"]
-    return ".".join(path[:-1] if path[-1] == "weight" and len(path) > 1 else path)
+        return ".".join(path[: path.index("parametrizations")])
+    owner = network.get_submodule(".".join(path[:-1]))
+    matrices = [p for p in owner.parameters(recurse=False) if p.ndim > 1]
+    if len(matrices) > 1 or isinstance(owner, (nn.ParameterList, nn.ParameterDict)):
+        return parameter
+    return ".".join(path[:-1]) or parameter
 
 
 def _is_gated(trace: Trace, call: Call) -> bool:
@@ -541,7 +587,7 @@ def find_map(call: Call, weight: Tensor, raw: Tensor) -> WeightMap | None:
     for layout in permutations(range(raw.ndim)):
         if draws.permute(layout).shape != weight.shape and layout != tuple(range(raw.ndim)):
             continue
-        for name, entry in _MAPS.items():
+        for name, entry in (_MAPS | _as_softplus(forward, draws)).items():
             mapped = entry.forward(draws).permute(layout).reshape(weight.shape)
             gain = float((mapped * result).sum() / mapped.square().sum())
             if gain > 0 and is_close(result, gain * mapped):
@@ -555,6 +601,18 @@ def find_map(call: Call, weight: Tensor, raw: Tensor) -> WeightMap | None:
             write = _writer(_inverse_of(forward, layout, raw), layout, raw)
             return WeightMap("numerical", 1.0, layout, forward, write)
     return None
+
+
+def _as_softplus(forward: Callable[[Tensor], Tensor], like: Tensor) -> dict[str, Positivity]:
+    """The softplus that a map is if it is one, from its value at 0 and its slope far above."""
+    at_zero, at_40, at_80 = (
+        float(forward(torch.full_like(like, value)).flatten()[0]) for value in (0.0, 40.0, 80.0)
+    )
+    slope = (at_80 - at_40) / 40
+    if not (0 < slope < math.inf and at_zero > 0):
+        return {}
+    entry = _softplus_of(slope * math.log(2) / at_zero)
+    return {entry.name: entry}
 
 
 def _divided(entry: Positivity, gain: float) -> Callable[[Tensor], Tensor]:
