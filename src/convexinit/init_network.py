@@ -119,7 +119,9 @@ def init_icnn_(
     check_choice("method", method, dict.fromkeys(("moments", "orthogonal")))
     if inputs is not None:
         check_choice("skip", skip, dict.fromkeys(("counted", "only")))
-        _refuse_changed({"activation": activation, "bias_rule": bias_rule}, "inputs say that")
+        _refuse_changed(
+            {"activation": activation, "bias_rule": bias_rule}, "is measured on the inputs"
+        )
         rho = check_number("rho", rho, 0.0, 1.0)
         variance, mean = check_number("variance", variance, 0.0), check_number("mean", mean)
         bias_noise = check_number("bias_noise", bias_noise, 0.0, 1.0, ends="[)")
@@ -136,7 +138,7 @@ def init_icnn_(
             "rho": rho, "bias_noise": bias_noise, "mean": mean, "distribution": distribution,
             "bias_rule": bias_rule,
         }  # fmt: skip
-        _refuse_changed(chosen, 'it belongs to method="moments"')
+        _refuse_changed(chosen, 'belongs to method="moments"')
         return _init_orthogonal_(model, activation, variance, generator)
     distribution = check_function("distribution", distribution, DISTRIBUTIONS)
     bias_rule = check_function("bias_rule", bias_rule, BIAS_RULES)
@@ -163,7 +165,7 @@ def _refuse_changed(arguments: dict[str, Any], reason: str) -> None:
     defaults = _defaults()
     changed = [name for name, value in arguments.items() if value != defaults[name].default]
     if changed:
-        raise ValueError(f"leave out {changed[0]}: {reason}")
+        raise ValueError(f"{changed[0]} {reason}; leave it out")
 
 
 @functools.cache
