@@ -94,6 +94,7 @@ class Parts(nn.Module):
 
     def __init__(self, bias=True, squared=False):
         super().__init__()
+        torch.manual_seed(0)
         self.first = nn.Linear(4, 30)
         self.between = nn.ModuleList([nn.Linear(30, 30, bias=False) for _ in range(2)])
         self.skip = nn.ModuleList([nn.Linear(4, 30, bias=bias) for _ in range(2)])
