@@ -64,14 +64,15 @@ def test_measures_are_those_of_the_pre_activations(dtype):
 
 
 def test_dead_units_are_those_that_no_gradient_reaches():
+    torch.manual_seed(0)
     network = MLP([4, 10, 8, 1])
     with torch.no_grad():
         network.layers[0].bias[:3] = -100.0
         network.layers[1].bias[:6] = -100.0
     rows = check_signal(network, batch()).rows
-    for row, signal in zip(rows[:2], network.pre_activations(batch()), strict=False):
-        assert row.dead == pytest.approx(float((signal <= 0).all(0).double().mean()))
-    assert rows[0].dead >= 0.3
+    silent = [(s <= 0).all(0).double().mean() for s in network.pre_activations(batch())]
+    assert rows[1].dead == pytest.approx(float(silent[1]))
+    assert rows[0].dead >= float(silent[0])  # or nothing behind a unit is alive with it
     assert rows[2].dead == 0
     assert f"{rows[1].dead:.0%} of the units are dead" in rows[1].verdict
 
