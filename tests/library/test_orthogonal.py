@@ -147,7 +147,7 @@ def output_moments(widths, activation, positivity, seeds=6):
     means, variances = [], []
     for seed in range(seeds):
         network = MLP(widths, activation, positivity=positivity).double()
-        init_icnn_(network, activation, method="orthogonal", generator=generator(seed))
+        init_icnn_(network, activation=activation, method="orthogonal", generator=generator(seed))
         inputs = torch.randn(1000, widths[0], dtype=torch.float64, generator=generator(100 + seed))
         outputs = network(inputs).detach()
         means.append(float(outputs.mean()))
@@ -315,7 +315,8 @@ def train(networks, steps=200, lr=3e-3, activation=None):
 )
 def test_every_seed_learns(activation, depth):
     networks = [
-        init_icnn_(MLP([8, *[32] * depth, 2], activation), activation, method="orthogonal",
+        init_icnn_(MLP([8, *[32] * depth, 2], activation), activation=activation,
+            method="orthogonal",
                    generator=generator(seed))
         for seed in range(3)
     ]  # fmt: skip
@@ -326,7 +327,8 @@ def test_every_seed_learns(activation, depth):
 def test_deep_networks_of_squared_activations_stay_finite():
     """They start nearly linear and stay so: stable, but no better than that."""
     networks = [
-        init_icnn_(MLP([8, *[32] * 8, 2], "squared_relu"), "squared_relu", method="orthogonal",
+        init_icnn_(MLP([8, *[32] * 8, 2], "squared_relu"), activation="squared_relu",
+            method="orthogonal",
                    generator=generator(seed))
         for seed in range(3)
     ]  # fmt: skip
