@@ -87,6 +87,11 @@ class WeightMap:
     forward: Callable[[Tensor], Tensor]
     write: Callable[[Tensor], None]
 
+    @property
+    def passes_gradient_at_zero(self) -> bool:
+        """Whether a raw value that stands for a weight of zero gets the gradient of the weight."""
+        return self.name in ("projection", "clip", "neg_exp", "abs")
+
 
 @dataclass(eq=False)
 class BiasOption:
@@ -590,10 +595,10 @@ def find_map(call: Call, weight: Tensor, raw: Tensor) -> WeightMap | None:
         for name, entry in (_MAPS | _as_softplus(forward, draws)).items():
             mapped = entry.forward(draws).permute(layout).reshape(weight.shape)
             gain = float((mapped * result).sum() / mapped.square().sum())
-            if gain > 0 and is_close(result, gain * mapped):
+            if gain > 0 and _agree(result, gain * mapped):
                 # Weights that are normalised have a gain of their own every time.
                 again = entry.forward(2 * draws).permute(layout).reshape(weight.shape)
-                if not is_close(forward(2 * draws), gain * again):
+                if not _agree(forward(2 * draws), gain * again):
                     continue
                 write = _writer(_divided(entry, gain), layout, raw)
                 return WeightMap(name, gain, layout, forward, write)
@@ -601,6 +606,11 @@ def find_map(call: Call, weight: Tensor, raw: Tensor) -> WeightMap | None:
             write = _writer(_inverse_of(forward, layout, raw), layout, raw)
             return WeightMap("numerical", 1.0, layout, forward, write)
     return None
+
+
+def _agree(first: Tensor, second: Tensor) -> bool:
+    """Whether all entries agree, the small ones too."""
+    return torch.allclose(first, second.to(first), rtol=torch.finfo(first.dtype).eps ** 0.5, atol=0)
 
 
 def _as_softplus(forward: Callable[[Tensor], Tensor], like: Tensor) -> dict[str, Positivity]:

@@ -119,6 +119,8 @@ def init_icnn_(
     # Whatever is wrong raises here, before anything is filled.
     check_choice("method", method, dict.fromkeys(("moments", "orthogonal")))
     if inputs is not None:
+        if any(is_stacked(layer) for layer in model.modules()):
+            raise ValueError("initialise networks before they are stacked")
         check_choice("skip", skip, dict.fromkeys(("counted", "only")))
         _refuse_changed(
             {"activation": activation, "bias_rule": bias_rule}, "is measured on the inputs"
@@ -274,8 +276,8 @@ def initialised_layers(model: nn.Module) -> dict[str, nn.Module]:
         if not any(isinstance(layer, ConvexLayer) for layer in layers):
             raise ValueError(
                 "the network has no convex layer to initialise; build it from "
-                "convexinit.ConvexLinear or convexinit.ConvexConv2d, or call "
-                "convexinit.lognormal_init_ on the weight and bias of each non-negative layer"
+                "convexinit.ConvexLinear or convexinit.ConvexConv2d, or give "
+                "convexinit.init_icnn_ a batch of inputs, on which it finds layers of any class"
             )
         for layer in layers:
             if is_lazy(layer.weight) or layer.weight.is_meta:
