@@ -113,7 +113,7 @@ def pipeline(shape: Shape, seeds: int, precision: str = "float32") -> Callable[[
     targets = torch.randint(shape.widths[-1], (count,), generator=generator)
     rows = torch.arange(count).expand(seeds, -1)
     stack = stack_networks([network_of(shape, seed) for seed in range(seeds)])
-    settings = TrainerSettings(1, shape.batch, 1e-3, 0.0, precision, "cpu")
+    settings = TrainerSettings(1, shape.batch, 1e-3, 0.0, "equal", 0, precision, "cpu")
 
     def run() -> None:
         train(
@@ -179,7 +179,7 @@ def toxicity_pipeline(shape: Shape, seeds: int) -> Callable[[], None]:
     data = Split(
         torch.rand(shape.samples, shape.widths[0]), toxicity_labels(shape, shape.samples), rows
     )
-    settings = TrainerSettings(1, shape.batch, 1e-3, 0.0, "float32", "cpu")
+    settings = TrainerSettings(1, shape.batch, 1e-3, 0.0, "equal", 0, "float32", "cpu")
     objective = Objective(masked_binary_cross_entropy, lambda logits, targets: {})
 
     def run() -> None:

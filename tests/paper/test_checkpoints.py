@@ -50,7 +50,7 @@ def run(checkpoint=None):
     networks = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        networks.append(MLP([6, 16, 16, 2], hidden_dropout=0.5))
+        networks.append(MLP([6, 16, 16, 16, 2], hidden_dropout=0.5))
     stack = stack_networks(networks)
     seed_dropout_(stack, [seeded_generator(seed, "dropout") for seed in (0, 1)])
     history = train(
@@ -58,7 +58,7 @@ def run(checkpoint=None):
         Split(INPUTS, TARGETS, ROWS[:, :80]),
         {"validation": Split(INPUTS, TARGETS, ROWS[:, 80:])},
         [seeded_generator(seed, "batches") for seed in (0, 1)],
-        TrainerSettings(3, 12, 1e-2, 0.1, "float32", "cpu"),
+        TrainerSettings(3, 12, 1e-2, 0.1, "depth", 9, "float32", "cpu"),
         checkpoint=checkpoint,
     )
     return stack, history

@@ -58,7 +58,7 @@ def trained(stack, targets, precision, device):
     objective, draw = TARGETS[targets]
     rows = torch.arange(SAMPLES).expand(len(SEEDS), -1)
     data = Split(torch.rand(SAMPLES, FEATURES), draw(), rows)
-    settings = TrainerSettings(2, 8, 1e-3, 0.0, precision, "cpu")
+    settings = TrainerSettings(2, 8, 1e-3, 0.0, "equal", 0, precision, "cpu")
     generators = [seeded_generator(seed, "batches") for seed in SEEDS]
     # The settings would refuse a device that this machine does not have.
     with mock.patch.object(TrainerSettings, "torch_device", return_value=torch.device(device)):

@@ -105,8 +105,8 @@ def test_data_sets_that_were_not_run(root):
     assert "not run: MNIST" in words
     assert "not run: CIFAR-100" in words
     assert "not run: non-convex, ICNN + skip, ICNN + init on digits" in words
-    command = "python run.py -m experiment=cifar100 model=nonconvex,icnn,icnn_skip,icnn_init"
-    assert command in words
+    models = "model=nonconvex,icnn,icnn_skip,icnn_init,icnn_orthogonal"
+    assert f"python run.py -m experiment=cifar100 {models}" in words
 
 
 def test_depths_are_a_row_for_every_data_set_with_runs(root):
@@ -128,11 +128,11 @@ def test_depths_are_a_row_for_every_data_set_with_runs(root):
 
 @pytest.mark.parametrize("figure", LOSSES, ids=lambda figure: figure.name)
 def test_every_variant_has_a_colour_of_its_own(root, figure):
-    variants = figure.paper[0].variants
+    panel = figure.paper[0]
+    variants = panel.variants
     for variant in variants:
-        options = figure.paper[0].changes(variant)
-        named = {name.replace(".", "__"): value for name, value in options.items()}
-        store_training(root, figure.paper[0].model(variant), experiment="mnist", **named)
+        named = {name.replace(".", "__"): value for name, value in panel.changes(variant).items()}
+        store_training(root, panel.model(variant), experiment=panel.experiment, **named)
     lines = drawn(root, figure.name).legends[0].get_lines()
     assert len({line.get_color() for line in lines}) == len(lines) == len(variants)
 
@@ -242,10 +242,11 @@ def test_remarks_fit_into_the_figure(root):
 
 
 def test_what_a_copy_is_shown_instead_of_is_named(root, tmp_path, capsys):
-    for model in MODELS:
+    models = [*MODELS, "icnn_orthogonal"]
+    for model in models:
         store_training(root, model, experiment="cifar10_jpeg")
     words = words_in(drawn(root, "figure-2"))
-    command = "python run.py -m experiment=cifar10 model=nonconvex,icnn,icnn_skip,icnn_init"
+    command = f"python run.py -m experiment=cifar10 model={','.join(models)}"
     assert "CIFAR-10 (JPEG copy) (3 seeds, 2 epochs)" in words
     assert words[words.index("not run: CIFAR-10") + 1] == command
     main(["figure-2", "--runs", str(root / "runs"), "--out", str(tmp_path)])
@@ -463,3 +464,24 @@ def test_settings_do_not_leak():
     with style.paper():
         assert mpl.rcParams["font.size"] == style.SETTINGS["font.size"]
     assert mpl.rcParams["font.size"] == before
+
+
+# --- Depths ----------------------------------------------------------------------------------
+
+
+def test_depths_show_every_seed_and_the_signals_of_one_depth(root):
+    for depth in (5, 20):
+        options = {"model__num_hidden": depth, "experiment": "depth"}
+        for model in ("icnn", "icnn_orthogonal"):
+            store_training(root, model, **options)
+    table = table_of(root, "depth")
+    assert set(table["hidden_layers"]) == {5, 20}
+    assert table.groupby(["hidden_layers", "model"])["seed"].apply(list).map(len).eq(3).all()
+    figure = drawn(root, "depth")
+    losses = figure.axes[0]
+    assert losses.get_title() == "digits (3 seeds)"
+    points = [line for line in losses.get_lines() if line.get_marker() == "."]
+    assert len(points) == 4
+    assert all(len(line.get_xdata()) == 3 for line in points)
+    assert [label.get_text() for label in losses.get_xticklabels()] == ["5", "20"]
+    assert any(word.startswith("not run: ") for word in words_in(figure))

@@ -52,7 +52,7 @@ def train_stack(widths, batch, networks):
         Split(torch.randn(256, widths[0]), torch.zeros(256, dtype=torch.long), rows),
         {},
         [seeded_generator(seed, "batches") for seed in range(networks)],
-        TrainerSettings(1, batch, 1e-3, 0.0, "float32", "cpu"),
+        TrainerSettings(1, batch, 1e-3, 0.0, "equal", 0, "float32", "cpu"),
     )
     return parameters
 

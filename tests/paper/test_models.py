@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from convexinit.networks import CNN, MLP
-from convexinit_paper.request.config import composed
+from convexinit_paper.data.datasets import dataset_settings, load_dataset
+from convexinit_paper.request.config import composed, parse_section
 from convexinit_paper.request.options import ConfigError
 from convexinit_paper.training.loop import Split
 from convexinit_paper.training.models import build_network, build_stack, initial_batches
 from convexinit_paper.training.randomness import seeded_generator
+from convexinit_paper.training.settings import TrainerSettings
 from support.requests import model_settings, run_task
 
 WIDTHS = [12, 20, 20, 3]
@@ -43,7 +45,10 @@ def parameters_of(network):
             ["model.init=bias_only", "model.bias_rule=centred"],
             "model.bias_rule must be sampled where model.init=bias_only",
         ),
-        (["model=nonconvex", "model.init=lsuv"], "model.init must be he where model.convex=false"),
+        (
+            ["model=nonconvex", "model.init=lsuv"],
+            "model.init must be he or orthogonal where model.convex=false",
+        ),
         (
             ["model=nonconvex", "model.difference=true"],
             "model.difference must be false where model.convex=false",
@@ -197,3 +202,61 @@ def test_signals_of_lsuv_are_measured_without_prediction():
     assert variance.between(0.8, 1.25).all()
     correlation = metrics[metrics["metric"] == "correlation"]["value"]
     assert correlation.iloc[-1] > 0.9
+
+
+@pytest.mark.parametrize("model", ["icnn_orthogonal", "nonconvex_orthogonal"])
+def test_signals_of_orthogonal_weights_are_measured_without_prediction(model):
+    metrics = run_task("experiment=signal_propagation", f"model={model}", "seeds=1").metrics
+    assert set(metrics["split"]) == {"measured"}
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "softplus"])
+def test_orthogonal_weights_of_any_sign_keep_the_second_moment(activation):
+    network = build_network(
+        model_settings("model=nonconvex_orthogonal", f"model.activation={activation}"),
+        [256] * 8,
+        seeded_generator(0, "weights"),
+    )
+    inputs = torch.randn(500, 256, generator=torch.Generator().manual_seed(0))
+    for layer in network.layers[1:]:
+        product = layer.weight @ layer.weight.T
+        assert torch.allclose(product, product[0, 0] * torch.eye(256), atol=1e-4)
+    for signal in network.pre_activations(inputs):
+        assert signal.square().mean().item() == pytest.approx(1.0, rel=0.15)
+
+
+def test_orthogonal_starts_have_their_own_step_sizes_unless_told_otherwise():
+    def resolved(model, step_sizes):
+        config = composed(f"model={model}", f"trainer.step_sizes={step_sizes}")
+        trainer = parse_section(TrainerSettings, config["trainer"], "trainer")
+        return trainer.for_initialisation(config["model"]["init"]).step_sizes
+
+    assert resolved("icnn_init", "auto") == "equal"
+    assert resolved("icnn_orthogonal", "auto") == "depth"
+    assert resolved("nonconvex_orthogonal", "auto") == "depth"
+    assert resolved("icnn_init", "depth") == "depth"
+    assert resolved("icnn_orthogonal", "equal") == "equal"
+
+
+@pytest.mark.parametrize("network", ["fully_connected", "convolutional"])
+def test_signals_at_the_start_of_the_experiment_depth(network):
+    """Against gradients of one network alone."""
+    overrides = [
+        "experiment=depth", f"network@model={network}", "model=icnn_orthogonal",
+        "model.num_hidden=4", "model.width=12", "trainer.epochs=1", "seeds=[3]",
+    ]  # fmt: skip
+    metrics = run_task(*overrides).metrics.query("split == 'initial'")
+    data = load_dataset(dataset_settings(composed(*overrides)["dataset"]), "none", "none")
+    settings = model_settings(*overrides)
+    widths = settings.layer_widths(64, 10)
+    alone = build_network(settings, widths, seeded_generator(3, "weights"), image_shape=(1, 8, 8))
+    inputs, labels = data.train_inputs[:512], data.train_labels[:512]
+    torch.nn.functional.cross_entropy(alone(inputs), labels).backward()
+    signals = alone.pre_activations(inputs)
+    for number, (layer, signal) in enumerate(zip(alone.layers, signals, strict=True), 1):
+        measured = metrics[metrics["step"] == number].set_index("metric")["value"]
+        assert measured["gradient_norm"] == pytest.approx(layer.weight.grad.norm().item(), rel=1e-3)
+        assert measured["mean"] == pytest.approx(signal.mean().item(), rel=1e-3, abs=1e-5)
+        assert measured["variance"] == pytest.approx(signal.var(0).mean().item(), rel=1e-3)
+    assert set(metrics["step"]) == {1, 2, 3, 4, 5}
+    assert set(metrics["seed"]) == {3}

@@ -51,3 +51,11 @@ def test_recorded_runs_that_lack_options_are_found_by_todays_requests(tmp_path):
         config = {**now, "seeds": run.config["seeds"], "results_dir": str(tmp_path)}
         assert not run_folder(config).exists()
         assert stored_folder(config).name == run.folder.name
+
+
+def test_runs_that_cannot_be_read_are_those_of_no_request(tmp_path):
+    config = {**composed("experiment=digits", "model=icnn"), "results_dir": str(tmp_path)}
+    damaged = tmp_path / "runs/digits/icnn-0123456789"
+    damaged.mkdir(parents=True)
+    (damaged / "config.yaml").write_text("model: [", encoding="utf-8")
+    assert stored_folder(config) == run_folder(config)

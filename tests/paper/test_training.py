@@ -26,14 +26,16 @@ def trainer(**options):
         "batch_size": 32,
         "learning_rate": 1e-2,
         "weight_decay": 0.0,
+        "step_sizes": "equal",
+        "warmup": 0,
         "precision": "float32",
         "device": "cpu",
     }
     return TrainerSettings(**{**defaults, **options})
 
 
-def network_of(seed, convex=True, positivity="projection"):
-    network = MLP([6, 16, 16, 2], convex=convex, positivity=positivity)
+def network_of(seed, convex=True, positivity="projection", hidden=2):
+    network = MLP([6, *[16] * hidden, 2], convex=convex, positivity=positivity)
     generator = seeded_generator(seed, "weights")
     if convex:
         return init_icnn_(network, generator=generator)
@@ -42,8 +44,8 @@ def network_of(seed, convex=True, positivity="projection"):
     return network
 
 
-def run(seeds, convex=True, inputs=INPUTS, positivity="projection", **options):
-    stack = stack_networks([network_of(seed, convex, positivity) for seed in seeds])
+def run(seeds, convex=True, inputs=INPUTS, positivity="projection", hidden=2, **options):
+    stack = stack_networks([network_of(seed, convex, positivity, hidden) for seed in seeds])
     rows = torch.stack(
         [torch.randperm(300, generator=seeded_generator(seed, "split")) for seed in seeds]
     )
@@ -57,12 +59,29 @@ def run(seeds, convex=True, inputs=INPUTS, positivity="projection", **options):
     return stack, history
 
 
-def plain_loop(seed, epochs=2, batch_size=32, learning_rate=1e-2, weight_decay=0.0):
+def plain_loop(
+    seed, epochs=2, batch_size=32, learning_rate=1e-2, weight_decay=0.0, hidden=2,
+    step_sizes="equal", warmup=0,
+):  # fmt: skip
     """One network in the most ordinary PyTorch loop, with the projection after the step."""
-    network = network_of(seed)
+    network = network_of(seed, hidden=hidden)
     rows = torch.randperm(300, generator=seeded_generator(seed, "split"))[:240]
     generator = seeded_generator(seed, "batches")
-    optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    optimiser = torch.optim.Adam(
+        [
+            {
+                "params": layer.parameters(),
+                "lr": learning_rate / (hidden - 1 if step_sizes == "depth" and inner else 1),
+            }
+            for layer, inner in zip(
+                network.layers, [False, *[True] * (hidden - 1), False], strict=True
+            )
+        ],
+        weight_decay=weight_decay,
+    )
+    schedule = torch.optim.lr_scheduler.LinearLR(
+        optimiser, 1 / max(1, warmup), 1.0, max(0, warmup - 1)
+    )
     losses = []
     for _ in range(epochs):
         order = rows[torch.randperm(240, generator=generator)]
@@ -71,13 +90,24 @@ def plain_loop(seed, epochs=2, batch_size=32, learning_rate=1e-2, weight_decay=0
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
+            schedule.step()
             for layer in network.layers[1:]:
                 layer.weight.data.clamp_(min=0)
             losses.append(loss.item())
     return network, torch.tensor(losses)
 
 
-@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"batch_size": 50, "epochs": 3}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"weight_decay": 0.1},
+        {"batch_size": 50, "epochs": 3},
+        {"hidden": 4, "step_sizes": "depth"},
+        {"hidden": 4, "step_sizes": "depth", "warmup": 5},
+        {"warmup": 50},
+    ],
+)
 def test_training_agrees_with_a_plain_loop(options):
     stack, history = run([0, 5], **options)
     for index, seed in enumerate([0, 5]):

@@ -190,10 +190,10 @@ def predict(model: ModelSettings, widths: list[int]) -> list[SignalMoments]:
     Returns:
         One entry per layer. The list ends early where the signal vanishes or explodes beyond what
         the activation can take, and is empty where the theory does not apply: for biases that
-        depend on the weights that were drawn (``bias_rule: centred``), and for initialisations
-        that look at inputs.
+        depend on the weights that were drawn (``bias_rule: centred``), for weights that are
+        not drawn independently (orthogonal), and for initialisations that look at inputs.
     """
-    if model.init in DATA_DRIVEN:
+    if model.init in (*DATA_DRIVEN, "orthogonal"):
         return []
     if model.init != "he" and model.bias_rule != "sampled":
         return []

@@ -116,7 +116,7 @@ def train_networks(
         training,
         every,
         [seeded_generator(seed, "batches") for seed in seeds],
-        settings.trainer,
+        settings.trainer.for_initialisation(model.init),
         multitask_objective(data.tasks),
         description=f"{data.title}, {model.title}, {len(seeds)} seeds",
         checkpoint=checkpoint_of(request.config),

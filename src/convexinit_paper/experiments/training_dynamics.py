@@ -39,7 +39,8 @@ class Settings:
 def run(settings: Settings, request: Request) -> Outcome:
     """Train all seeds of one model variant on one data set of images."""
     prepare_process()
-    seeds, model, trainer = request.seeds, settings.model, settings.trainer
+    seeds, model = request.seeds, settings.model
+    trainer = settings.trainer.for_initialisation(model.init)
     held_out_fraction = settings.dataset.validation_fraction
     data = load_dataset(settings.dataset, request.data_dir, request.results_dir)
     check_contents(request.config)

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure as Drawing
 
 from convexinit_paper.figures import panels, style
 from convexinit_paper.figures.claims import table as claims
-from convexinit_paper.figures.drawings import generalisation, signals, walks
+from convexinit_paper.figures.claims import targets
+from convexinit_paper.figures.drawings import depths, generalisation, signals, walks
 from convexinit_paper.figures.drawings.training_loss import LossCurves
 from convexinit_paper.figures.select import Panel, Selection, select
 from convexinit_paper.figures.tables import (
@@ -25,7 +26,15 @@ from convexinit_paper.figures.tables import (
     table_1,
     training_summary,
 )
-from convexinit_paper.figures.variants import BIAS_ONLY, EXP, MODELS, POSITIVITY, RANDOM_BIAS, RHO
+from convexinit_paper.figures.variants import (
+    BIAS_ONLY,
+    EXP,
+    MODELS,
+    POSITIVITY,
+    RANDOM_BIAS,
+    RHO,
+    STEP_SIZES,
+)
 from convexinit_paper.store.runs import Run
 
 
@@ -146,6 +155,15 @@ LOSSES = (
             )
         ),
     ),
+    losses(
+        "step-sizes",
+        "Training loss of deep networks with non-negative orthogonal weights: steps of hidden "
+        "layers divided by their number, warm-up over a hundred steps, and neither.",
+        panels.STEPS,
+        colours=dict(
+            zip(STEP_SIZES.values(), (style.PURPLE, style.SKY, style.ORANGE), strict=True)
+        ),
+    ),
 )
 
 CATALOGUE = (
@@ -158,6 +176,15 @@ CATALOGUE = (
         signals.draw,
     ),
     *LOSSES,
+    Figure(
+        "depth",
+        "Training loss of networks with three to fifty hidden layers, every seed a point, and the "
+        "signals and gradients that they start with.",
+        depths.table,
+        panels.MANY_DEPTHS,
+        draw=depths.draw,
+        more_files=depths.more_files,
+    ),
     Figure(
         "figure-6",
         "As Figure 1, for all variants and with random biases.",
@@ -244,6 +271,13 @@ CATALOGUE = (
         [panels.LEVEL_SETS],
         [panels.LEVEL_SETS_DEMO],
         markdown=level_sets.markdown,
+    ),
+    Figure(
+        "targets",
+        "What the orthogonal initialisation was meant to reach, and whether it does.",
+        targets.judged,
+        targets.PANELS,
+        markdown=targets.markdown,
     ),
     Figure(
         "claims",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from convexinit_paper import demo
 from convexinit_paper.data.registry import DATA_SETS
@@ -16,6 +17,7 @@ from convexinit_paper.figures.variants import (
     POSITIVITY,
     RANDOM_BIAS,
     RHO,
+    STEP_SIZES,
     Variants,
     variants,
 )
@@ -26,6 +28,7 @@ IMAGES = ("mnist", "cifar10", "cifar100")
 COPIES = {"cifar10": "cifar10_jpeg"}
 CODECS = {"autoencoder": "autoencoder", "ecfp": "ECFP", "cddd": "CDDD"}
 PAPER = variants(*MODELS)
+WITH_ORTHOGONAL = variants(*MODELS, "icnn_orthogonal")
 
 
 def of_demo(
@@ -64,7 +67,7 @@ def of_depth(name: str, depth: int, compared: Variants = PAPER) -> Panel:
 
 
 DIGITS = of_demo(demo.DIGITS, DATA_SETS["digits"].title)
-DYNAMICS = on_images(PAPER)
+DYNAMICS = on_images(WITH_ORTHOGONAL)
 DEPTHS = [[of_depth(name, depth) for depth in (3, 5, 7)] for name in IMAGES]
 OTHER_DEPTHS = [of_depth(name, depth) for name in IMAGES for depth in (3, 7)]
 # Too deep for the paper's initialisation, unless biases are random.
@@ -82,6 +85,34 @@ BASELINES = on_image(
     variants("nonconvex", "icnn", "icnn_init", "icnn_lsuv", "icnn_init_lsuv", "icnn_difference"),
 )
 POSITIVITIES = on_image("mnist", variants(*POSITIVITY.values()))
+
+# --- Depth: two figures of our own ---------------------------------------------------------------
+
+AT_ANY_DEPTH = variants(
+    "nonconvex",
+    "nonconvex_orthogonal",
+    "icnn",
+    "icnn_skip",
+    "icnn_init",
+    RANDOM_BIAS,
+    "icnn_orthogonal",
+)
+
+
+def as_deep(name: str, depth: int, compared: Variants, **more: Any) -> Panel:
+    """Trainings of the experiment on depth, on a data set of images."""
+    groups = {} if name == "digits" else {"dataset": name}
+    changes = {"model.num_hidden": depth, **more}
+    deep = {variant: {**options, **changes} for variant, options in compared.items()}
+    return Panel("depth", f"{DATA_SETS[name].title}, {depth} hidden layers", deep, groups)
+
+
+MANY_DEPTHS = [
+    *(as_deep("digits", depth, AT_ANY_DEPTH) for depth in (3, 5, 7, 10, 20, 50)),
+    of_depth("mnist", 5, AT_ANY_DEPTH),
+    *(as_deep("mnist", depth, AT_ANY_DEPTH, **{"model.width": 784}) for depth in (20, 50)),
+]
+STEPS = [as_deep("digits", depth, variants(*STEP_SIZES.values())) for depth in (20, 50)]
 
 # --- Signals in untrained networks: Figures 1 and 6 ----------------------------------------------
 
@@ -111,7 +142,7 @@ def searched(name: str, grid: str, compared: Variants, positivity: str) -> Panel
 
 
 SEARCHED_IMAGES = ("mnist", "cifar10")
-GENERALISATION = [generalising(name, PAPER) for name in SEARCHED_IMAGES]
+GENERALISATION = [generalising(name, WITH_ORTHOGONAL) for name in SEARCHED_IMAGES]
 GENERALISATION_DEMO = of_demo(demo.FINAL, DATA_SETS["digits"].title, chosen=varied_options())
 GENERALISATION_EXP = [
     generalising(name, variants("nonconvex", *EXP.values())) for name in SEARCHED_IMAGES
@@ -134,6 +165,7 @@ TOXICITY = [
     Panel("tox21", f"{DATA_SETS['tox21'].title}, {title}", groups={"codec": codec})
     for codec, title in CODECS.items()
 ]
+TOXICITY_ORTHOGONAL = replace(TOXICITY[0], variants=variants("icnn_init", "icnn_orthogonal"))
 TOXICITY_DEMO = of_demo(demo.TOXICITY, f"{DATA_SETS['structural_alerts'].title}, autoencoder")
 AUTOENCODER = Panel("autoencoder", "autoencoder", variants("autoencoder"))
 LEVEL_SETS = Panel("level_sets", "level sets")

@@ -23,7 +23,13 @@ TITLE_LINE = 0.13  # inches
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE, YELLOW = "#0072B2", "#D55E00", "#CC79A7", "#F0E442"
 # The paper's variants keep their colours in all figures; these are left for others.
-COLOURS = {"nonconvex": BLACK, "icnn": VERMILION, "icnn_skip": GREEN, "icnn_init": BLUE}
+COLOURS = {
+    "nonconvex": BLACK,
+    "icnn": VERMILION,
+    "icnn_skip": GREEN,
+    "icnn_init": BLUE,
+    "icnn_orthogonal": PURPLE,
+}
 OTHERS = (ORANGE, SKY, PURPLE, YELLOW)
 # What the theory predicts (the purple of Tol's "bright" scheme), and remarks.
 PREDICTION = "#AA3377"

@@ -31,7 +31,23 @@ POSITIVITY = {
     positivity: f"{TITLES['icnn_init']} ({positivity.replace('_', '-')})"
     for positivity in ("projection", "clip", "exp", "neg_exp", "square", "softplus")
 }
+# Ways to keep the first steps of deep networks small.
+STEP_SIZES = {
+    steps: f"{TITLES['icnn_orthogonal']} ({name})"
+    for steps, name in (
+        ("auto", "steps by depth"),
+        ("warmup", "warm-up"),
+        ("equal", "equal steps"),
+    )
+}
 OTHERS: Variants = {
+    STEP_SIZES["auto"]: {"model": "icnn_orthogonal"},
+    STEP_SIZES["warmup"]: {
+        "model": "icnn_orthogonal",
+        "trainer.step_sizes": "equal",
+        "trainer.warmup": 100,
+    },
+    STEP_SIZES["equal"]: {"model": "icnn_orthogonal", "trainer.step_sizes": "equal"},
     RANDOM_BIAS: {"model": "icnn_init", "model.bias_noise": 0.5},
     BIAS_ONLY: {"model": "icnn_init", "model.init": "bias_only"},
     **{name: {"model": "icnn_init", "model.rho": rho} for rho, name in RHO.items()},

@@ -6,12 +6,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from convexinit_paper.request.config import CONF, composed
 from convexinit_paper.request.quoting import argument
+from convexinit_paper.store.errors import RunError, unreadable
 from convexinit_paper.store.identity import Config, plain, run_folder
 from convexinit_paper.store.matching import flatten
+from convexinit_paper.store.runs import read_run
 
 # Groups of the configuration whose choice is known by the name in their section.
 GROUPS = ("model", "dataset", "codec")
@@ -22,12 +22,19 @@ def stored_folder(config: Config) -> Path:
 
     That is :func:`~convexinit_paper.store.identity.run_folder`, unless nothing lies there and the
     same run is stored with fewer options, those that did not exist yet.
+
+    Raises:
+        AccessError: if this process may not see what lies there.
     """
     folder = run_folder(config)
-    if not folder.exists():
-        for path in folder.parent.glob(f"{config['model']['name']}-*/config.yaml"):
-            if is_older(_read(path, path.stat().st_mtime_ns), config):
-                return path.parent
+    try:
+        if not folder.exists():
+            for path in folder.parent.glob(f"{config['model']['name']}-*/config.yaml"):
+                stored = _read(path.parent, path.stat().st_mtime_ns)
+                if stored is not None and is_older(stored, config):
+                    return path.parent
+    except PermissionError as error:
+        raise unreadable(folder, error) from error
     return folder
 
 
@@ -69,8 +76,12 @@ _composed = cache(composed)
 
 
 @cache
-def _read(path: Path, _written: int) -> Config:
-    return OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[return-value]
+def _read(folder: Path, _written: int) -> Config | None:
+    """The configuration of a run; None if it cannot be read."""
+    try:
+        return read_run(folder).config
+    except RunError:
+        return None
 
 
 def _options(config: Config) -> dict[str, Any]:

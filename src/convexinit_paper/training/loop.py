@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
 from convexinit.layers import clamp_negative_, projected_weights
+from convexinit.step_sizes import parameter_groups
 from convexinit_paper.progress import TrainingProgress
 from convexinit_paper.store.checkpoints import Checkpoint
 from convexinit_paper.training.history import History, Measurement
@@ -75,7 +77,8 @@ def train(
         training: rows to train on.
         held_out: sets to evaluate before training and after every epoch, by name.
         generators: source of the batch order for every network, on the CPU.
-        settings: number of epochs, batch size, optimiser, precision, device.
+        settings: number of epochs, batch size, optimiser, precision, device; ``step_sizes`` is not
+            "auto".
         objective: loss and metrics.
         description: label of the progress bar, or of the lines that stand for it in a log.
         checkpoint: where the state is saved now and then. If there is one already, training goes
@@ -85,12 +88,12 @@ def train(
     network.to(device)
     training = training.to(device)
     held_out = {name: split.to(device) for name, split in held_out.items()}
-    optimiser = torch.optim.Adam(
-        network.parameters(),
-        lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+    rate = settings.learning_rate
+    groups: Iterable[Any] = network.parameters()
+    if settings.step_sizes == "depth":
+        groups = parameter_groups(network, rate)
+    optimiser = torch.optim.Adam(groups, lr=rate, weight_decay=settings.weight_decay, fused=True)
+    rates = [group["lr"] for group in optimiser.param_groups]
     constrained = projected_weights(network)
     count, rows = training.rows.shape
     steps = math.ceil(rows / settings.batch_size)
@@ -117,6 +120,9 @@ def train(
                 with autocast():
                     logits = network(inputs)
                 loss = objective.loss(logits, targets)
+                share = min(1.0, (state.step + 1) / max(1, settings.warmup))
+                for group, full in zip(optimiser.param_groups, rates, strict=True):
+                    group["lr"] = share * full
                 optimiser.zero_grad()
                 loss.sum().backward()
                 optimiser.step()

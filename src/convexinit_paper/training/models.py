@@ -13,6 +13,7 @@ from convexinit.init import BIAS_RULES, DISTRIBUTIONS, he_normal_, lecun_normal_
 from convexinit.init_network import init_icnn_
 from convexinit.layers import Linear, project_
 from convexinit.lsuv import lsuv_init_
+from convexinit.moments import activation_moments
 from convexinit.networks import CNN, MLP
 from convexinit.positivity import POSITIVITY
 from convexinit.stacking import stack_networks
@@ -31,7 +32,7 @@ from convexinit_paper.request.options import (
 from convexinit_paper.training.loop import Split, epoch_order
 from convexinit_paper.training.randomness import seeded_generator
 
-INITIALISATIONS = ("he", "principled", "bias_only", "lsuv", "principled_lsuv")
+INITIALISATIONS = ("he", "principled", "orthogonal", "bias_only", "lsuv", "principled_lsuv")
 DATA_DRIVEN = ("lsuv", "principled_lsuv")
 ARCHITECTURES = ("fully_connected", "convolutional")
 
@@ -47,9 +48,10 @@ class ModelSettings(Section):
         "convolutional network"
     )
     init: str = option(
-        "he (the usual default, zero bias), principled (the paper's), bias_only (He weights with "
-        "the paper's bias, Figure 8), lsuv or principled_lsuv (he or principled, then scaled and "
-        "centred on inputs, convexinit.lsuv_init_)",
+        "he (the usual default, zero bias), principled (the paper's), orthogonal (non-negative "
+        "orthogonal weights; without that constraint those of Saxe et al. 2014), bias_only (He "
+        "weights with the paper's bias, Figure 8), lsuv or principled_lsuv (he or principled, then "
+        "scaled and centred on inputs, convexinit.lsuv_init_)",
         one_of(INITIALISATIONS),
     )
     architecture: str = option(
@@ -100,7 +102,8 @@ class ModelSettings(Section):
             is_sampled = self.bias_rule == "sampled"
             require(is_sampled, "bias_rule", "sampled", self.bias_rule, "init=bias_only")
         if not self.convex:
-            require(self.init == "he", "init", "he", self.init, "convex=false")
+            usual = ("he", "orthogonal")
+            require(self.init in usual, "init", "he or orthogonal", self.init, "convex=false")
             require(not self.difference, "difference", "false", self.difference, "convex=false")
         if self.architecture == "convolutional":
             where = "architecture=convolutional"
@@ -197,13 +200,27 @@ def _initialise_(
             generator=generator,
         )
     layers = cast("list[Linear]", list(network.layers))
+    first, *later = layers
+    if settings.init == "orthogonal" and settings.convex:
+        init_icnn_(
+            network,
+            activation=settings.activation,
+            variance=settings.variance,
+            method="orthogonal",
+            generator=generator,
+        )
+    elif settings.init == "orthogonal":
+        lecun_normal_(first.weight, generator)
+        # Keeps the second moment of the signal from layer to layer.
+        gain = activation_moments(settings.activation).second_moment ** -0.5
+        for layer in later:
+            nn.init.orthogonal_(layer.weight, gain, generator)
     if settings.init in ("he", "bias_only", "lsuv"):
-        first, *later = layers
         lecun_normal_(first.weight, generator)
         for layer in later:
             # Raw values: "default" means He whatever the positivity map makes of them.
             he_normal_(layer.weight, generator)
-    if settings.init in ("he", "lsuv"):
+    if settings.init in ("he", "lsuv") or not settings.convex:
         for layer in layers:
             layer.bias.zero_()
     if isinstance(network, MLP):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from convexinit_paper.request.options import Range, Section, above, at_least, one_of, option
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 # From the highest to the lowest.
 PRECISIONS = ("float32", "tf32", "bfloat16")
+STEP_SIZES = ("auto", "equal", "depth")
 
 
 def _is_usable(device: str) -> bool:
@@ -37,12 +38,25 @@ class TrainerSettings(Section):
     weight_decay: float = option(
         "L2 regularisation, added to the gradient as in torch.optim.Adam", at_least(0)
     )
+    step_sizes: str = option(
+        "of hidden layers: equal to those of the others, or by depth, the rate divided by the "
+        "number of hidden layers (convexinit.parameter_groups); auto for depth where the "
+        "initialisation is orthogonal",
+        one_of(STEP_SIZES),
+    )
+    warmup: int = option("steps over which the rate rises in equal parts", at_least(0))
     precision: str = option(
         "tf32 is that of matrix products of NVIDIA GPUs, bfloat16 is by autocast: weights and Adam "
         "stay in float32",
         one_of(PRECISIONS),
     )
     device: str = option("auto for the GPU if there is one", *DEVICES)
+
+    def for_initialisation(self, init: str) -> TrainerSettings:
+        """The same with ``step_sizes`` "equal" or "depth", for an initialisation of a model."""
+        if self.step_sizes != "auto":
+            return self
+        return replace(self, step_sizes="depth" if init == "orthogonal" else "equal")
 
     def torch_device(self) -> torch.device:
         """Device to train on."""

@@ -103,6 +103,11 @@ FINAL_LOSS = Measure(
     lambda run: Loss(float(np.median(train_losses(run))), guessing(run)),
     lambda loss: f"{loss.value:.3g}",
 )
+WORST_LOSS = Measure(
+    "training loss of the worst seed of {} in the last epoch",
+    lambda run: Loss(float(train_losses(run).max()), guessing(run)),
+    lambda loss: f"{loss.value:.3g}",
+)
 UPPER_LOSS = Measure(
     "upper quartile over the seeds of the training loss of {} in the last epoch",
     lambda run: Loss(
@@ -158,6 +163,17 @@ EARLY_ACCURACY = Measure(
 MEAN_AUROC = Measure(
     "mean AUROC over the assays (median over the seeds) of {}",
     lambda run: spread(last_aurocs(run).mean(axis=1).to_numpy()).median,
+    percent,
+)
+AUROC_AT_50 = Measure(
+    "mean AUROC over the assays (median over the seeds) of {} after epoch 50",
+    lambda run: (
+        100
+        * run.metrics.query("split == 'test' and metric == 'auroc' and epoch <= 50")
+        .groupby("epoch")["value"]
+        .median()
+        .iloc[-1]
+    ),
     percent,
 )
 AVERAGE_AUROC = Measure(

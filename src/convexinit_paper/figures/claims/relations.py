@@ -96,6 +96,16 @@ SAME_LEVEL = Relation(
     f"{BEGUN_SHARE:.0%} of the loss of guessing",
     _same,
 )
+BELOW_GUESSING = Relation(
+    "{measure} is below {threshold:.0%} of the loss of guessing",
+    lambda losses, _, threshold: all(loss.value < threshold * loss.guess for loss in losses),
+)
+NOT_ABOVE = Relation(
+    "{measure} is at most {threshold:g} times that of {others}",
+    lambda losses, others, threshold: all(
+        loss.value <= threshold * other.value for loss in losses for other in others
+    ),
+)
 FALLS = Relation(
     "{measure} is at least {threshold:g} times that in the last epoch",
     lambda values, _, threshold: all(first >= threshold * last for first, last in values),
@@ -119,6 +129,10 @@ NOT_FAR_BELOW = Relation(
     lambda values, others, threshold: all(
         value >= other - threshold for value in values for other in others
     ),
+)
+AT_LEAST_POINTS = Relation(
+    "{measure} is at least {threshold:g}%",
+    lambda values, _, threshold: min(values) >= threshold,
 )
 NOT_FAR_ABOVE = Relation(
     "{measure} are at most {threshold:g} points above that of {others}",

@@ -36,7 +36,7 @@ known then.
 """
 
 
-def table(selections: Sequence[Selection]) -> pd.DataFrame:
+def table(selections: Sequence[Selection], claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
     """One row per claim and data set.
 
     Returns:
@@ -44,11 +44,12 @@ def table(selections: Sequence[Selection]) -> pd.DataFrame:
         extent of the runs is empty where there are none, and the grid where nothing was searched.
 
     Args:
-        selections: the runs for :data:`PANELS`, in the same order.
+        selections: the runs for the panels of the claims, in the same order.
+        claims: those of the paper, or others.
     """
     remaining = iter(selections)
     rows = []
-    for claim in CLAIMS:
+    for claim in claims:
         labels = {
             "claim": claim.statement, "place": claim.place, "criterion": claim.check.criterion,
         }  # fmt: skip
@@ -102,7 +103,7 @@ def markdown(numbers: pd.DataFrame) -> str:
     lines: list[list[str]] = []
     for texts, rows in numbers.groupby(["claim", "place", "criterion"], sort=False):
         absent = (rows["verdict"] == NOT_RUN) & rows["seeds"].isna()
-        cells = [_cells(row) for row in rows[~absent].to_dict("records")]
+        cells = [cells(row) for row in rows[~absent].to_dict("records")]
         if absent.any():
             cells.append(["; ".join(rows.loc[absent, "dataset"]), "", NOT_RUN, ""])
         lines += [
@@ -116,7 +117,7 @@ def markdown(numbers: pd.DataFrame) -> str:
     )
 
 
-def _cells(row: dict[Hashable, Any]) -> list[str]:
+def cells(row: dict[Hashable, Any]) -> list[str]:
     """Data, seeds (with precision and grid, if not those of the paper), verdict and numbers."""
     seeds = "" if pd.isna(row["seeds"]) else str(row["seeds"])
     if isinstance(row["precision"], str) and row["precision"] != PRECISIONS[0]:
