@@ -41,16 +41,9 @@ _ROWS = 8  # in each half of the rows that are traced
 _OPTIONS = ("positivity", "gain", "bias")
 
 
-def _elu_plus_one_inverse(weight: Tensor) -> Tensor:
-    tiny = torch.finfo(weight.dtype).tiny
-    return torch.where(weight >= 1, weight - 1, weight.clamp_min(tiny).log())
-
-
-# Maps that networks use in their own code, beside those of the layers of this library.
+# One more that networks use in their own code, beside those of the layers of this library.
 _MAPS = {
     **POSITIVITY,
-    "elu_plus_one": Positivity("elu_plus_one", lambda raw: F.elu(raw) + 1, _elu_plus_one_inverse),
-    "abs": Positivity("abs", torch.abs, lambda weight: weight),
     "squared_softplus": Positivity(
         "squared_softplus",
         lambda raw: F.softplus(raw).square(),

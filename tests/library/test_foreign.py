@@ -120,7 +120,7 @@ def test_every_kind_is_convex_afterwards(name):
         ("softplus property", ("softplus", 1.0)),
         ("softplus over fan_in", ("softplus", 1 / 48)),
         ("softplus over root", ("softplus", 48**-0.5)),
-        ("elu plus one", ("elu_plus_one", 1.0)),
+        ("elu plus one", ("elu", 1.0)),
         ("squared softplus", ("squared_softplus", 1 / 12)),
         ("relu in forward", ("clip", 1.0)),
         ("exp in forward", ("exp", 1.0)),
