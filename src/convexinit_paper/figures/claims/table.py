@@ -103,7 +103,7 @@ def markdown(numbers: pd.DataFrame) -> str:
     lines: list[list[str]] = []
     for texts, rows in numbers.groupby(["claim", "place", "criterion"], sort=False):
         absent = (rows["verdict"] == NOT_RUN) & rows["seeds"].isna()
-        cells = [cells(row) for row in rows[~absent].to_dict("records")]
+        cells = [row_cells(row) for row in rows[~absent].to_dict("records")]
         if absent.any():
             cells.append(["; ".join(rows.loc[absent, "dataset"]), "", NOT_RUN, ""])
         lines += [
@@ -117,7 +117,7 @@ def markdown(numbers: pd.DataFrame) -> str:
     )
 
 
-def cells(row: dict[Hashable, Any]) -> list[str]:
+def row_cells(row: dict[Hashable, Any]) -> list[str]:
     """Data, seeds (with precision and grid, if not those of the paper), verdict and numbers."""
     seeds = "" if pd.isna(row["seeds"]) else str(row["seeds"])
     if isinstance(row["precision"], str) and row["precision"] != PRECISIONS[0]:

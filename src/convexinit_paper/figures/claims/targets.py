@@ -95,6 +95,6 @@ def markdown(numbers: pd.DataFrame) -> str:
     header = ["", "target", "data", "seeds", "met if", "verdict", "measured"]
     rows = []
     for row in numbers.to_dict("records"):
-        data, seeds, verdict, measured = table.cells(row)
+        data, seeds, verdict, measured = table.row_cells(row)
         rows.append([row["place"], row["claim"], data, seeds, row["criterion"], verdict, measured])
     return markdown_table(header, rows)
