@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -12,8 +14,10 @@ from torch.nn.parameter import is_lazy
 
 from convexinit.activations import Activation
 from convexinit.assignment import assign_, is_close, unchanged_on_error
-from convexinit.checks import check_choice, check_function
+from convexinit.checks import check_choice, check_function, check_number
 from convexinit.difference import parts_of
+from convexinit.filling import Target, fill_network_
+from convexinit.finding import Convex, Inputs, Options
 from convexinit.init import (
     BIAS_RULES,
     DISTRIBUTIONS,
@@ -36,6 +40,7 @@ _BACKGROUND = 0.1
 @torch.no_grad()
 def init_icnn_(
     model: Network,
+    inputs: Inputs | None = None,
     activation: Activation = "relu",
     rho: float = 0.5,
     variance: float = 1.0,
@@ -45,8 +50,15 @@ def init_icnn_(
     bias_rule: BiasRule | str = "sampled",
     generator: Generator | None = None,
     method: str = "moments",
+    convex: Convex = 0,
+    call: Callable[..., Tensor] | None = None,
+    layers: Options | None = None,
+    skip: str = "counted",
 ) -> Network:
     """Initialise a whole input-convex network for stable signal propagation.
+
+    With ``inputs``, any network (:mod:`convexinit.finding`), on the moments measured at each of its
+    layers; without, one of the layers of this library, in theory, as follows.
 
     With ``method="moments"``, the paper's, every convex layer
     (:class:`~convexinit.ConvexLinear`, :class:`~convexinit.ConvexConv2d`)
@@ -76,7 +88,19 @@ def init_icnn_(
         distribution: see :func:`~convexinit.moments_init_`.
         bias_rule: see :func:`~convexinit.moments_init_`.
         generator: source of randomness.
-        method: "moments" or "orthogonal", which takes ``activation`` and ``variance`` alone.
+        method: "moments" or "orthogonal", which takes ``activation`` and ``variance`` alone, and
+            with ``inputs`` also ``mean`` and ``bias_noise``.
+        inputs: a batch of data, as the network takes it: a tensor, or a tuple of tensors. Then
+            ``activation`` and ``bias_rule`` are of no use, as what they say is measured.
+        convex: which of the inputs the network is convex in: an index, several, or a dictionary
+            from indices to columns, ``{0: slice(3, None)}`` for all but the first three.
+        call: ``call(network, *inputs)`` is the convex function, where ``network(*inputs)`` is not.
+        layers: what cannot be found, by the name of the layer or its parameter: ``"positivity"`` (a
+            name or a :class:`~convexinit.positivity.Positivity`), ``"gain"`` (factor between what
+            the map gives and the weight), ``"bias"`` (name of the parameter that centres the
+            pre-activation, None for none).
+        skip: "counted", or "only" to leave the weights of constrained layers as they are, for
+            networks that start on their skip connections alone.
 
     Returns:
         ``model``.
@@ -93,12 +117,28 @@ def init_icnn_(
     """
     # Whatever is wrong raises here, before anything is filled.
     check_choice("method", method, dict.fromkeys(("moments", "orthogonal")))
+    if inputs is not None:
+        check_choice("skip", skip, dict.fromkeys(("counted", "only")))
+        _refuse_changed(
+            {"activation": activation, "bias_rule": bias_rule}, "is measured on the inputs"
+        )
+        rho = check_number("rho", rho, 0.0, 1.0)
+        variance, mean = check_number("variance", variance, 0.0), check_number("mean", mean)
+        bias_noise = check_number("bias_noise", bias_noise, 0.0, 1.0, ends="[)")
+        draw = check_function("distribution", distribution, DISTRIBUTIONS)
+        bias_variance = bias_noise * (1 - rho) * variance
+        target = Target(
+            rho, variance - bias_variance, mean, math.sqrt(bias_variance),
+            draw if method == "moments" else None, skip == "counted",
+        )  # fmt: skip
+        fill_network_(model, inputs, target, convex, call, layers, generator)
+        return model
     if method == "orthogonal":
         chosen = {
             "rho": rho, "bias_noise": bias_noise, "mean": mean, "distribution": distribution,
             "bias_rule": bias_rule,
         }  # fmt: skip
-        _refuse_changed(chosen)
+        _refuse_changed(chosen, 'belongs to method="moments"')
         return _init_orthogonal_(model, activation, variance, generator)
     distribution = check_function("distribution", distribution, DISTRIBUTIONS)
     bias_rule = check_function("bias_rule", bias_rule, BIAS_RULES)
@@ -120,12 +160,17 @@ def init_icnn_(
     return model
 
 
-def _refuse_changed(arguments: dict[str, Any]) -> None:
+def _refuse_changed(arguments: dict[str, Any], reason: str) -> None:
     """Raise ValueError if an argument of ``init_icnn_`` is not at its default."""
-    defaults = inspect.signature(init_icnn_).parameters
+    defaults = _defaults()
     changed = [name for name, value in arguments.items() if value != defaults[name].default]
     if changed:
-        raise ValueError(f'{changed[0]} belongs to method="moments"; leave it out')
+        raise ValueError(f"{changed[0]} {reason}; leave it out")
+
+
+@functools.cache
+def _defaults() -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(init_icnn_).parameters
 
 
 def _init_orthogonal_(

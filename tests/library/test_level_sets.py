@@ -32,7 +32,7 @@ def quadratic(inputs, seed=0, dtype=torch.float64):
 def network(inputs, activation, skip, seed=0, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
     net = MLP([inputs, 32, 32, 1], activation, skip=skip)
-    init_icnn_(net, activation, generator=generator)
+    init_icnn_(net, activation=activation, generator=generator)
     with torch.no_grad():
         for linear in net.skips:
             linear.weight.normal_(0, inputs**-0.5, generator=generator)

@@ -66,7 +66,7 @@ def test_networks_are_convex_before_and_after_training(architecture, seed, princ
     build, inputs, activation = architecture
     network = randomised(build(), seed)
     if principled:
-        init_icnn_(network, activation, generator=generator(seed))
+        init_icnn_(network, activation=activation, generator=generator(seed))
     before = copy.deepcopy(network.state_dict())
     for trained in (False, True):
         if trained:

@@ -124,7 +124,7 @@ def test_outputs_vary_and_are_nearly_centred_at_any_depth(widths, activation, po
     means, variances = [], []
     for seed in range(8):
         network = MLP(widths, activation, positivity=positivity).double()
-        init_icnn_(network, activation, method="orthogonal", generator=generator(seed))
+        init_icnn_(network, activation=activation, method="orthogonal", generator=generator(seed))
         inputs = torch.randn(2000, widths[0], dtype=torch.float64, generator=generator(seed))
         outputs = network(inputs).detach()
         means.append(outputs.mean())
@@ -217,7 +217,7 @@ def test_every_seed_learns(activation, depth):
     labels = (inputs.square().sum(1) > 8).long()
     for seed in range(3):
         network = MLP([8, *[32] * depth, 2], activation)
-        init_icnn_(network, activation, method="orthogonal", generator=generator(seed))
+        init_icnn_(network, activation=activation, method="orthogonal", generator=generator(seed))
         optimiser = torch.optim.Adam(parameter_groups(network, 3e-3))
         for _ in range(300):
             loss = F.cross_entropy(network(inputs), labels)

@@ -191,10 +191,10 @@ def _initialise_(
     if settings.init in ("principled", "bias_only", "principled_lsuv"):
         init_icnn_(
             network,
-            settings.activation,
-            settings.rho,
-            settings.variance,
-            settings.bias_noise,
+            activation=settings.activation,
+            rho=settings.rho,
+            variance=settings.variance,
+            bias_noise=settings.bias_noise,
             distribution=settings.distribution,
             bias_rule=settings.bias_rule,
             generator=generator,

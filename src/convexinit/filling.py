@@ -1,0 +1,456 @@
+"""Fill the layers of a network that anybody wrote, on the moments measured at each of them."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from convexinit.finding import (
+    Convex,
+    Found,
+    FoundLayer,
+    Inputs,
+    Options,
+    PreActivation,
+    Snapshot,
+    as_tuple,
+    convex_columns,
+    find_prepared,
+    prepare_,
+    reset_first_batch_,
+    run,
+)
+from convexinit.init import Distribution
+from convexinit.orthogonal import orthogonal_init_
+from convexinit.tracing import Dependence, PassEnded, Product, Watch, as_product, replace
+
+# Passes over all layers: one that draws, the others correct what it could not foresee.
+_PASSES = 5
+_PRECISE = 0.01  # deviation of mean or variance, in units of the target, that is left as it is
+_TOLERATED = (0.1, 0.2)  # deviations of mean and variance that are not reported
+# Share of the variance of a pre-activation that comes through the convex path at least.
+_CONVEX_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the pre-activations are to be.
+
+    Attributes:
+        rho: correlation between two units of what comes through the convex path.
+        variance: of every unit over the inputs, that of random biases left out.
+        mean: of every unit.
+        bias_std: standard deviation of random biases.
+        draw: fills weights, given mean, variance and generator; None for orthogonal ones.
+        convex_path: whether constrained layers are drawn; otherwise they stay as they are.
+    """
+
+    rho: float
+    variance: float
+    mean: float
+    bias_std: float
+    draw: Distribution | None
+    convex_path: bool
+
+
+def fill_network_(
+    network: nn.Module,
+    inputs: Inputs,
+    target: Target,
+    convex: Convex,
+    call: Callable[..., Tensor] | None,
+    layers: Options | None,
+    generator: Generator | None,
+) -> None:
+    """Find all layers of a network and fill them; see :func:`convexinit.init_icnn_`.
+
+    Raises:
+        ValueError: if something is missing; the network, the source of randomness and the generator
+            are as before then.
+    """
+    arguments = as_tuple(inputs)
+    columns = convex_columns(convex, arguments)
+    _check_values(arguments, columns)
+    snapshot = Snapshot(network)
+    random_state = torch.get_rng_state()
+    state = None if generator is None else generator.get_state()
+    if generator is None:
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+    device = arguments[0].device
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            starting = reset_first_batch_(network)
+            prepare_(network, arguments, call, starting)
+            found = find_prepared(network, arguments, columns, call, layers or {}, starting)
+            _check_found(found, target, layers or {})
+            _fill_(network, arguments, columns, call, found, target, starting, generator)
+            messages = _check_convex(network, arguments, columns, call, found)
+    except BaseException:
+        snapshot.restore()
+        torch.set_rng_state(random_state)
+        if state is not None:
+            generator.set_state(state)
+        raise
+    snapshot.restore(network.parameters(), starting.values())
+    for message in messages:
+        warnings.warn(message, stacklevel=4)
+
+
+def _check_values(arguments: tuple[Tensor, ...], columns: Mapping[int, Any]) -> None:
+    for index, argument in enumerate(arguments):
+        if argument.is_floating_point() and not argument.isfinite().all():
+            raise ValueError(f"inputs must be finite; argument {index} is not")
+    for index, chosen in columns.items():
+        values = arguments[index][..., chosen]
+        if bool((values == values[:1]).all()):
+            raise ValueError(
+                f"inputs do not vary: all rows of argument {index} are the same; give rows of data"
+            )
+
+
+def _check_found(found: Found, target: Target, options: Options) -> None:
+    """Raise one error for everything that is missing."""
+    problems = [f"{layer.name}: {layer.problem}" for layer in found.layers if layer.problem]
+    if not problems and not any(one.constrained for one in found.pre_activations):
+        raise ValueError(
+            "the network has no convex layer to initialise: no linear operation with a parameter "
+            "reads a function of the convex argument that is not affine; say which arguments it is "
+            "convex in (convex=), or which function (call=)"
+        )
+    for one in found.pre_activations:
+        said_none = any("bias" in options.get(layer.name, {}) for layer in one.constrained)
+        if one.constrained and not (one.biases or one.output or said_none):
+            name = one.constrained[0].name
+            problems.append(
+                f"{name}: no parameter shifts its pre-activation by the same amount for every row, "
+                "so that it cannot be centred; give it or its skip connection a bias, or accept "
+                f"that with layers={{{name!r}: {{'bias': None}}}}"
+            )
+    if problems:
+        raise ValueError("the network cannot be initialised. " + "; ".join(problems))
+    output = found.output
+    if isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    if not found.returns_gradient and not (
+        isinstance(output, Tensor) and output.ndim > 0 and len(output) == found.rows
+    ):
+        shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(
+            f"the network must give one value or vector for each row; it gives {shape} for "
+            f"{found.rows} rows. Say with call= which function is convex: "
+            "call=lambda network, x: network.potential(x)"
+        )
+
+
+def _fill_(
+    network: nn.Module,
+    arguments: tuple[Tensor, ...],
+    columns: Mapping[int, Any],
+    call: Callable[..., Tensor] | None,
+    found: Found,
+    target: Target,
+    starting: dict[str, nn.Module],
+    generator: Generator,
+) -> None:
+    levels = [Dependence.AFFINE if i in columns else Dependence.CONTEXT for i in range(99)]
+    for number in range(_PASSES):
+        copies = [argument.detach().clone() for argument in arguments]
+        filling = _Filling(
+            list(zip(copies, levels, strict=False)), found, target, generator, drawing=number == 0
+        )
+        with torch.no_grad(), filling, suppress(PassEnded):
+            run(network, copies, call)
+        filling.check_complete()
+        if starting:
+            reset_first_batch_(network)
+            prepare_(network, arguments, call, starting)
+        elif number > 0 and filling.deviation < _PRECISE:
+            break
+
+
+def _write_(layer: FoundLayer, weight: Tensor) -> None:
+    """Make a weight the one that the network uses.
+
+    Raises:
+        ValueError: if it does not become that.
+    """
+    assert layer.map is not None
+    assert layer.raw is not None
+    layer.map.write(weight)
+    used = layer.map.forward(layer.raw.detach())
+    if not bool(((used - weight).norm() <= 0.05 * weight.norm()).all()):
+        raise ValueError(
+            f"the weight of the layer {layer.name} does not become what is written to "
+            f"{layer.parameter}: its map ({layer.map.name}) does not reach the weights needed, "
+            f"from {float(weight.min()):.3g} to {float(weight.max()):.3g}"
+        )
+
+
+@dataclass
+class _Operand:
+    """What a layer computes in the pass at hand: its parts, before anything is changed in place."""
+
+    layer: FoundLayer
+    product: Product
+    inputs: Tensor
+    weight: Tensor
+    shape: torch.Size = field(default_factory=torch.Size)
+
+    def part(self, weight: Tensor) -> Tensor:
+        """What this weight adds to the pre-activation, ``[rows and positions, units]``."""
+        assert self.layer.gains is not None
+        return self.product.by_unit(self.product.function(self.inputs, weight)) * self.layer.gains
+
+    def sums(self) -> tuple[float, float]:
+        """Variance over the rows of a unit's inputs, summed up, and summed variances."""
+        assert self.layer.gains is not None
+        values, units = self.inputs, self.layer.gains.square().mean()
+        dimensions = [d for d in range(values.ndim) if d != values.ndim + self.product.features]
+        centred = values - values.mean(dimensions, keepdim=True)
+        ones = torch.ones_like(self.weight)
+        scale = centred.abs().max().clamp_min(torch.finfo(values.dtype).tiny)
+        centred /= scale
+        # All units are the same; the variance of one is that of all.
+        of_sum = _variance(self.product.by_unit(self.product.function(centred, ones)))
+        summed = self.product.function(centred.square(), ones).mean()
+        factor = float(scale.double().square() * units)
+        return of_sum * factor, float(summed) * factor
+
+
+class _Filling(Watch):
+    """A pass that fills each layer when its pre-activation is there, and corrects that on the way.
+
+    The calls after it see the corrected pre-activation, so that one pass fills all layers.
+    """
+
+    def __init__(
+        self,
+        inputs: list[tuple[Tensor, Dependence]],
+        found: Found,
+        target: Target,
+        generator: Generator,
+        drawing: bool,
+    ) -> None:
+        super().__init__(inputs)
+        self._target, self._generator, self._drawing = target, generator, drawing
+        self._ends = {one.call.index: one for one in found.pre_activations}
+        members = [layer for one in found.pre_activations for layer in one.constrained + one.free]
+        self._layers = {layer.call.index: layer for layer in members}
+        self._operands: dict[int, _Operand] = {}
+        self._written: set[int] = set()
+        self._last = max(self._ends)
+        self.deviation = 0.0
+
+    def check_complete(self) -> None:
+        """Raise ValueError if the network did other things than in the pass that was traced."""
+        if self.count <= self._last:
+            raise ValueError(_OTHER_PATH)
+
+    def run(self, function: Callable[..., Any], args: Any, kwargs: Any, level: Dependence) -> Any:
+        """Keep what a linear operation reads before it is called."""
+        layer = self._layers.get(self.count) if level else None
+        if layer is None:
+            return function(*args, **kwargs)
+        product = as_product(function, args, kwargs, self.dependence)
+        if product is None or product.name != layer.operation:
+            raise ValueError(_OTHER_PATH)
+        precise = torch.promote_types(product.input.dtype, torch.float32)
+        operand = _Operand(
+            layer, product, product.input.detach().to(precise, copy=True),
+            product.weight.detach().to(precise),
+        )  # fmt: skip
+        if self._drawing and self._is_drawn(layer):
+            # What was there before may be so large that nothing else is left beside it.
+            weight, zeros = product.weight, torch.zeros_like(product.weight)
+            args, kwargs = (
+                replace(a, lambda t: zeros if t is weight else t) for a in (args, kwargs)
+            )
+        output = function(*args, **kwargs)
+        operand.shape = output.shape
+        self._operands[id(layer)] = operand
+        return output
+
+    def _is_drawn(self, layer: FoundLayer) -> bool:
+        """Whether the weights of a layer are still to be filled in this pass."""
+        return (
+            self._target.convex_path
+            and layer.role == "constrained"
+            and id(layer.raw) not in self._written
+        )
+
+    def on_call(self, index: int, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+        """Fill the layers of a pre-activation."""
+        one = self._ends.get(index)
+        if one is None:
+            return
+        if not isinstance(output, Tensor) or getattr(function, "__name__", "") != one.call.name:
+            raise ValueError(_OTHER_PATH)
+        self._fill(one, output)
+        if index == self._last:
+            self.count += 1
+            raise PassEnded
+
+    @torch.no_grad()
+    def _fill(self, one: PreActivation, output: Tensor) -> None:
+        try:
+            constrained = [self._operands[id(layer)] for layer in one.constrained]
+            free = [self._operands[id(layer)] for layer in one.free]
+        except KeyError:
+            raise ValueError(_OTHER_PATH) from None
+        product, shape = (constrained + free)[0].product, (constrained + free)[0].shape
+        signal = product.by_unit(output.detach().reshape(shape))
+        signal = signal.to(torch.promote_types(signal.dtype, torch.float32))
+        fillable = [operand for operand in constrained if self._is_drawn(operand.layer)]
+        self._written |= {id(operand.layer.raw) for operand in fillable}
+        if self._drawing:
+            rest = signal
+            weights = [self._draw(operand, len(fillable)) for operand in fillable]
+            parts = [o.part(w) for o, w in zip(fillable, weights, strict=True)]
+        else:
+            if one.normalised or self._is_near(one, signal):
+                return
+            weights = [operand.weight for operand in fillable]
+            parts = [operand.part(operand.weight) for operand in fillable]
+            rest = signal - sum(parts)
+        rest = self._scale_rest(one, free, parts, rest)
+        signal = rest
+        if parts:
+            factor = _factor(sum(parts[1:], parts[0]), rest, self._target.variance)
+            for operand, weight in zip(fillable, weights, strict=True):
+                _write_(operand.layer, factor * weight)
+            signal = rest + factor * sum(parts)
+        signal = self._centre(one, signal, product, shape)
+        output.data.copy_(product.from_units(signal, shape).reshape(output.shape))
+
+    def _is_near(self, one: PreActivation, signal: Tensor) -> bool:
+        """Whether a pre-activation has the moments of the target; keeps by how much it has not."""
+        variance = abs(_variance(signal) / self._target.variance - 1)
+        mean = abs(float((signal.mean(0) - self._target.mean - one.noise).mean()))
+        deviation = max(variance, mean if one.biases else 0.0)
+        self.deviation = max(self.deviation, deviation)
+        return deviation < _PRECISE
+
+    def _draw(self, operand: _Operand, parts: int) -> Tensor:
+        """Weights whose part has the correlation of the target; their scale comes later."""
+        weight = torch.empty(
+            operand.weight.shape, dtype=operand.weight.dtype, device=self._generator.device
+        )
+        if self._target.draw is None:
+            return orthogonal_init_(weight, generator=self._generator).to(operand.weight)
+        of_sum, summed = operand.sums()
+        if not (math.isfinite(of_sum + summed) and min(of_sum, summed) > 0):
+            raise ValueError(
+                f"what the layer {operand.layer.name} reads does not vary with these inputs; use "
+                "more inputs, or others"
+            )
+        rho, variance = self._target.rho, self._target.variance / parts
+        mean, own = math.sqrt(rho * variance / of_sum), (1 - rho) * variance / summed
+        return self._target.draw(weight, mean, own, self._generator).to(operand.weight)
+
+    def _scale_rest(
+        self, one: PreActivation, free: list[_Operand], parts: list[Tensor], rest: Tensor
+    ) -> Tensor:
+        """Scale free weights: to the target, or where they leave too little to the convex path."""
+        limit = self._target.variance * ((1 - _CONVEX_SHARE) if parts else 1.0)
+        if parts and _variance(rest) <= 1.05 * limit:
+            return rest
+        scaled = [o for o in free if o.layer.map and id(o.layer.raw) not in self._written]
+        squared = [layer for layer in one.squared if layer.map]
+        linear = sum((o.part(o.weight) for o in scaled), torch.zeros_like(rest))
+        # What is squared is known as a part of everything else only.
+        scalable = rest if squared else linear
+        others = rest - scalable
+        if _variance(scalable) <= 0:
+            return rest
+        scale = _factor(scalable, others, limit)
+        if abs(scale - 1) < _PRECISE / 2 or (parts and scale > 1):
+            return rest
+        for operand in scaled:
+            self._written.add(id(operand.layer.raw))
+            _write_(operand.layer, scale * operand.weight)
+        for layer in squared:
+            assert layer.map is not None
+            assert layer.raw is not None
+            _write_(layer, math.sqrt(scale) * layer.map.forward(layer.raw.detach()))
+        return scale * scalable + others
+
+    def _centre(
+        self, one: PreActivation, signal: Tensor, product: Product, shape: torch.Size
+    ) -> Tensor:
+        """Set the bias so that the whole pre-activation has the mean of the target."""
+        if one.normalised:
+            return (signal - signal.mean(0)) / signal.std(0, correction=0).clamp_min(1e-12)
+        if not one.biases:
+            return signal
+        option = one.biases[0]
+        in_shape = product.from_units(signal, shape)
+        means = {
+            "unit": lambda: signal.mean(0),
+            "position": lambda: in_shape.mean(0).flatten(),
+            "layer": lambda: signal.mean().reshape(1),
+        }[option.per]()
+        if self._drawing and self._target.bias_std > 0 and one.constrained:
+            one.noise = self._target.bias_std * torch.randn(
+                means.shape, generator=self._generator, device=self._generator.device
+            ).to(means)
+        shift = self._target.mean + one.noise - means
+        change = (shift / option.coefficient).reshape(option.parameter.shape)
+        option.parameter.add_(change.to(option.parameter))
+        if option.per == "position":
+            return product.by_unit(in_shape + shift.reshape(shape[1:]))
+        return signal + shift
+
+
+def _variance(signal: Tensor) -> float:
+    """Variance over the rows (and positions), averaged over the units."""
+    return float((signal - signal.mean(0)).square().mean())
+
+
+def _factor(part: Tensor, rest: Tensor, variance: float) -> float:
+    """Factor of a part with which it and the rest have this variance together."""
+    part, rest = part - part.mean(0), rest - rest.mean(0)
+    own, common, others = (
+        float(product.mean()) for product in (part.square(), part * rest, rest.square())
+    )
+    if variance > others:
+        return (-common + math.sqrt(common**2 + own * (variance - others))) / own
+    # The rest cannot be scaled: a little of the signal comes through this part.
+    return math.sqrt(0.1 * others / own)
+
+
+def _check_convex(
+    network: nn.Module,
+    arguments: tuple[Tensor, ...],
+    columns: Mapping[int, Any],
+    call: Callable[..., Tensor] | None,
+    found: Found,
+) -> list[str]:
+    """Warnings about a network that is filled."""
+    messages = []
+    for one in found.pre_activations:
+        for layer in one.constrained:
+            if layer.gated:
+                messages.append(
+                    f"the input of the layer {layer.name} is multiplied by a gate that depends on "
+                    "other inputs; its moments hold on average over the rows that were given"
+                )
+        if one.constrained and one.output and not one.biases:
+            messages.append(
+                f"no parameter can centre the output layer {one.constrained[0].name}; the mean of "
+                "the output stays what the weights make it"
+            )
+    return messages
+
+
+_OTHER_PATH = (
+    "the network makes other calls from one pass to the next, so that its layers cannot be filled "
+    "one after the other; give it a branch that depends on shapes alone, or say with call= which "
+    "function to follow"
+)

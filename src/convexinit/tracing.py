@@ -1,0 +1,460 @@
+"""What a forward pass of any network does with its inputs, seen call by call.
+
+A ``torch.overrides.TorchFunctionMode`` sees every call of torch, whatever the layers of a network
+are called, however it holds its parameters and whichever branch it takes. How a result depends on
+the inputs is found by probing the functions that are called with random values, so that it does not
+matter whether the signal of the network explodes, vanishes or hardly bends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+_CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
+_TRANSPOSED = {f"conv_transpose{n}d" for n in (1, 2, 3)}
+_PRODUCTS = {"matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "einsum"}
+_SUMS_OF_PRODUCTS = {"addmm", "baddbmm", "addmm_", "baddbmm_"}
+_SELECTIONS = {
+    "__getitem__", "narrow", "select", "split", "chunk", "index_select", "unbind", "tensor_split",
+    "split_with_sizes",
+}  # fmt: skip
+_GRADIENTS = {"grad", "backward"}
+_SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__", "sub", "__sub__", "sub_", "__isub__"}
+_RESHAPES = {"view", "reshape", "squeeze", "unsqueeze", "flatten", "contiguous", "clone"}
+MULTIPLICATIONS = {"mul", "__mul__", "__rmul__", "mul_", "__imul__", "multiply"}
+
+
+class Dependence(IntEnum):
+    """How a tensor depends on the convex arguments of a network.
+
+    Those that do not, depend on the other inputs (CONTEXT) or on none (CONSTANT).
+    """
+
+    CONSTANT = 0
+    CONTEXT = 1
+    AFFINE = 2
+    CURVED = 3
+
+
+class PassEnded(Exception):  # noqa: N818
+    """Ends a forward pass whose rest is of no interest."""
+
+
+@dataclass(eq=False)
+class Product:
+    """The bilinear part of a linear operation: a function of its input and its weight.
+
+    Attributes:
+        name: of the function that was called.
+        input: the operand that depends on the inputs of the network.
+        weight: the other operand.
+        function: ``input, weight -> result`` without the operation's own bias.
+        units: dimension of the units in the result, None for one unit without a dimension.
+        features: dimension of the units' inputs in ``input``.
+    """
+
+    name: str
+    input: Tensor
+    weight: Tensor
+    function: Callable[[Tensor, Tensor], Tensor]
+    units: int | None
+    features: int
+
+    def by_unit(self, result: Tensor) -> Tensor:
+        """``[rows and positions, units]`` from anything in the shape of the result."""
+        if self.units is None:
+            return result.reshape(-1, 1)
+        return result.movedim(self.units, -1).flatten(0, -2)
+
+    def from_units(self, signal: Tensor, shape: torch.Size) -> Tensor:
+        """The inverse of :meth:`by_unit`, in a shape of the result."""
+        if self.units is None:
+            return signal.reshape(shape)
+        moved = list(shape)
+        moved.append(moved.pop(self.units))
+        return signal.reshape(moved).movedim(-1, self.units)
+
+
+def as_product(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    dependence: Callable[[Any], int],
+) -> Product | None:
+    """The linear operation that a call is; None for any other call.
+
+    Args:
+        function: that was called.
+        args: of the call.
+        kwargs: of the call.
+        dependence: of a tensor, on the inputs of the network.
+    """
+    name = getattr(function, "__name__", "")
+    if name == "linear" or name in _CONVOLUTIONS | _TRANSPOSED:
+        names = ("input", "weight", "bias", "stride", "padding")
+        named = {**dict(zip(names, args, strict=False)), **kwargs}
+        rest, options = args[3:], {k: v for k, v in kwargs.items() if k not in names[:3]}
+        if name == "linear":
+            return Product(name, named["input"], named["weight"], F.linear, -1, -1)
+        channels = 1 - named["weight"].ndim
+        return Product(
+            name, named["input"], named["weight"],
+            lambda x, w: function(x, w, None, *rest, **options), channels, channels,
+        )  # fmt: skip
+    plain: Callable[..., Tensor]
+    if name in _SUMS_OF_PRODUCTS:
+        operands, plain, prefix = list(args[1:3]), torch.matmul, ()
+    elif name == "einsum" and isinstance(args[0], str):
+        operands, plain, prefix = _flat(args[1:]), torch.einsum, args[:1]
+    elif name in _PRODUCTS - {"einsum"}:
+        operands, plain, prefix = [*args, *kwargs.values()], torch.matmul, ()
+        if name == "__rmatmul__":
+            operands.reverse()
+    else:
+        return None
+    if len(operands) != 2 or not all(isinstance(operand, Tensor) for operand in operands):
+        return None
+    first, second = operands
+    if dependence(first) == dependence(second):
+        return None
+    if dependence(first) > dependence(second):
+        units = None if second.ndim == 1 else -1
+        return Product(name, first, second, lambda x, w: plain(*prefix, x, w), units, -1)
+    units = -1 if prefix else (None if first.ndim == 1 else -min(2, second.ndim))
+    return Product(
+        name, second, first, lambda x, w: plain(*prefix, w, x), units, -min(2, second.ndim)
+    )
+
+
+def _flat(values: Any) -> list[Any]:
+    """Whatever is in nested lists, tuples and dictionaries."""
+    if isinstance(values, dict):
+        values = values.values()
+    elif not isinstance(values, (list, tuple)):
+        return [values]
+    return [leaf for value in values for leaf in _flat(value)]
+
+
+def tensors_in(*values: Any) -> list[Tensor]:
+    """Tensors in nested lists, tuples and dictionaries."""
+    return [value for value in _flat(values) if isinstance(value, Tensor)]
+
+
+def replace(values: Any, new: Callable[[Tensor], Tensor]) -> Any:
+    """Nested lists, tuples and dictionaries with other tensors."""
+    if isinstance(values, Tensor):
+        return new(values)
+    if isinstance(values, dict):
+        return {key: replace(value, new) for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        changed = [replace(value, new) for value in values]
+        if hasattr(values, "_fields"):
+            return type(values)(*changed)
+        return type(values)(changed)
+    return values
+
+
+def _changes_in_place(name: str) -> bool:
+    return name in {"__setitem__", "__iadd__", "__imul__", "__isub__", "__itruediv__"} or (
+        name.endswith("_") and not name.endswith("__")
+    )
+
+
+class Watch(TorchFunctionMode):
+    """Numbers the calls whose result depends on the inputs, in the order in which they are made.
+
+    Args:
+        inputs: how each input of the network depends on its convex arguments.
+    """
+
+    def __init__(self, inputs: Iterable[tuple[Tensor, Dependence]]) -> None:
+        super().__init__()
+        # Tensors are kept, as numbers (``id``) of those that are gone are used again.
+        self._levels = {id(tensor): (tensor, level) for tensor, level in inputs}
+        self.count = 0
+
+    def dependence(self, value: Any) -> Dependence:
+        """How a tensor depends on the inputs."""
+        return self._levels.get(id(value), (value, Dependence.CONSTANT))[1]
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        operands = tensors_in(args, kwargs)
+        level = max(map(self.dependence, operands), default=Dependence.CONSTANT)
+        name = getattr(function, "__name__", "")
+        if level and name in _GRADIENTS:
+            self.on_gradient()
+        output = self.run(function, args, kwargs, level)
+        if not level:
+            return output
+        changed = _flat(output)
+        if _changes_in_place(name) and operands:
+            changed += [operands[0], operands[0]._base]
+        results = [t for t in changed if isinstance(t, Tensor)]
+        for tensor in results:
+            self._levels[id(tensor)] = tensor, self.level_of(tensor, function, args, kwargs, level)
+        if results:
+            self.on_call(self.count, function, args, kwargs, output)
+            self.count += 1
+        return output
+
+    def on_gradient(self) -> None:
+        """Differentiation inside of the network: what follows are no layers."""
+        raise PassEnded
+
+    def run(self, function: Callable[..., Any], args: Any, kwargs: Any, level: Dependence) -> Any:
+        """The result of a call."""
+        return function(*args, **kwargs)
+
+    def level_of(
+        self, tensor: Tensor, function: Any, args: Any, kwargs: Any, level: Dependence
+    ) -> Dependence:
+        """How a result depends on the inputs, given how the operands do."""
+        return level
+
+    def on_call(self, index: int, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+        """What is to be done at a call."""
+
+
+@dataclass(eq=False)
+class Call:
+    """A call of torch in a forward pass.
+
+    Attributes:
+        index: among the calls whose results depend on the inputs, -1 for any other.
+        function: that was called.
+        args: of the call.
+        kwargs: of the call.
+        made_by: calls that made tensors in ``args`` and ``kwargs``, by their ``id``.
+        output: of the call.
+        level: how it depends on the inputs.
+        value: the output as it was, with its graph, as it may be changed in place.
+        consumers: calls that use the output.
+        product: the linear operation that it is, if it is one.
+        shift: zeros that were added to the result of a linear operation, to differentiate by.
+    """
+
+    index: int
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    made_by: dict[int, Call]
+    output: Any = None
+    level: Dependence = Dependence.CONSTANT
+    value: Tensor | None = None
+    consumers: list[Call] = field(default_factory=list)
+    product: Product | None = None
+    shift: Tensor | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the function."""
+        return str(getattr(self.function, "__name__", ""))
+
+    def leaves_of(self, tensor: Tensor) -> list[Tensor]:
+        """Tensors that an operand was computed from and that no call made, without repetition."""
+        found: dict[int, Tensor] = {}
+
+        def visit(call: Call, tensor: Tensor) -> None:
+            maker = call.made_by.get(id(tensor))
+            if maker is None or maker is call:
+                found[id(tensor)] = tensor
+                return
+            for operand in tensors_in(maker.args, maker.kwargs):
+                visit(maker, operand)
+
+        visit(self, tensor)
+        return list(found.values())
+
+    @torch.no_grad()
+    def recompute(self, tensor: Tensor, leaf: Tensor, value: Tensor) -> Tensor:
+        """An operand, had a tensor that it was computed from another value."""
+        if tensor is leaf and id(tensor) not in self.made_by:
+            return value
+        maker = self.made_by.get(id(tensor))
+        if maker is None:
+            return tensor
+        in_place = _changes_in_place(maker.name)
+
+        def renew(operand: Tensor) -> Tensor:
+            new = maker.recompute(operand, leaf, value)
+            return new.clone() if in_place else new
+
+        output = maker.function(*replace(maker.args, renew), **replace(maker.kwargs, renew))
+        if isinstance(maker.output, (list, tuple)):
+            output = output[[id(part) for part in maker.output].index(id(tensor))]
+        return output
+
+
+class Trace(Watch):
+    """Records the calls of a forward pass on a few rows, and which of them are linear operations.
+
+    The graph of every linear operation with a curved input is cut there, so that gradients of what
+    follows are those of one layer.
+
+    Args:
+        inputs: as for :class:`Watch`; the rows of each are two halves that differ in the convex
+            arguments alone.
+        rows: in each half.
+    """
+
+    def __init__(self, inputs: Iterable[tuple[Tensor, Dependence]], rows: int) -> None:
+        super().__init__(inputs)
+        self.rows = rows
+        self.calls: list[Call] = []
+        self.returns_gradient = False
+        self._makers: dict[int, Call] = {}
+        self._kept: list[Any] = []
+        self._draws = torch.Generator().manual_seed(0)
+        self._pairs: dict[tuple[torch.Size, int], tuple[Tensor, Tensor]] = {}
+
+    def on_gradient(self) -> None:
+        """See :meth:`Watch.on_gradient`."""
+        self.returns_gradient = True
+        raise PassEnded
+
+    def run(self, function: Callable[..., Any], args: Any, kwargs: Any, level: Dependence) -> Any:
+        """Make the call and record it."""
+        operands = tensors_in(args, kwargs)
+        makers = {id(t): self._makers[id(t)] for t in operands if id(t) in self._makers}
+        call = Call(self.count if level else -1, function, args, kwargs, makers)
+        call.product = product = as_product(function, args, kwargs, self.dependence)
+        self._kept.append(operands)
+        cut: dict[int, Tensor] = {}
+        if product and self.dependence(product.input) == Dependence.CURVED:
+            cut[id(product.input)] = _tame(product.input)
+        renewed = [replace(a, lambda t: cut.get(id(t), t)) for a in (args, kwargs)] if cut else None
+        output = function(*renewed[0], **renewed[1]) if renewed else function(*args, **kwargs)
+        if product and level and isinstance(output, Tensor) and not _changes_in_place(call.name):
+            call.shift = torch.zeros_like(output, requires_grad=True)
+            output = output + call.shift
+        made = [t for t in _flat(output) if isinstance(t, Tensor)]
+        if _changes_in_place(call.name) and operands:
+            made += [operands[0]] + ([] if operands[0]._base is None else [operands[0]._base])
+        if not made:
+            return output
+        for tensor in made:
+            self._makers[id(tensor)] = call
+        for maker in {id(m): m for m in makers.values()}.values():
+            maker.consumers.append(call)
+        call.output = output
+        if level:
+            call.value = output.clone() if isinstance(output, Tensor) else None
+            self.calls.append(call)
+        self._kept.append(made)
+        return output
+
+    def level_of(
+        self, tensor: Tensor, function: Any, args: Any, kwargs: Any, level: Dependence
+    ) -> Dependence:
+        """Affine where the function is, on affine operands; context where the halves agree."""
+        call = self.calls[-1]
+        if level != Dependence.AFFINE:
+            call.level = max(call.level, level)
+            return level
+        if call.name in _SELECTIONS:
+            first, second = tensor[: self.rows], tensor[self.rows :]
+            if first.shape == second.shape and torch.equal(first, second):
+                level = Dependence.CONTEXT
+        elif not call.product:
+            moving = [t for t in tensors_in(args, kwargs) if self.dependence(t) == level]
+            if call.name != "__setitem__" and not self.is_affine(call, moving):
+                level = Dependence.CURVED
+        call.level = max(call.level, level)
+        return level
+
+    @torch.no_grad()
+    def is_affine(self, call: Call, moving: list[Tensor]) -> bool:
+        """Whether the function of a call maps midpoints of some of its operands to midpoints."""
+        if call.name in _SUMS | _RESHAPES:
+            return True
+        results = [self._result_at(call, moving, *at) for at in ((1, 0), (0, 1), (0.5, 0.5))]
+        first, second, middle = results
+        if first is None or second is None or middle is None:
+            return False
+        gap = (middle - (first + second) / 2).abs().max()
+        tolerance = torch.finfo(moving[0].dtype).eps ** 0.5
+        return bool(gap <= tolerance * torch.maximum(first.abs(), second.abs()).max())
+
+    @torch.no_grad()
+    def is_elementwise(self, call: Call, operand: Tensor) -> bool:
+        """Whether every entry of a result depends on the same entry of an operand alone."""
+        if call.name in _SUMS | _RESHAPES:
+            return True
+        chosen = (torch.rand(operand.shape, generator=self._draws) < 0.5).float()
+        before = self._result_at(call, [operand], 1.0, 0.0)
+        after = self._result_at(call, [operand], 1.0, chosen)
+        if before is None or after is None:
+            return False
+        return torch.equal(before.ne(after), chosen.flatten().to(before).bool())
+
+    @torch.no_grad()
+    def degree(self, call: Call, moving: Tensor) -> float:
+        """Degree of a function that is homogeneous where its operand is large; else near 1 or 0."""
+        once, twice = (self._result_at(call, [moving], scale, 0.0) for scale in (8.0, 16.0))
+        if once is None or twice is None:
+            return 1.0
+        return float((twice.norm() / once.norm().clamp_min(1e-30)).log2())
+
+    def _result_at(
+        self, call: Call, moving: list[Tensor], first: float, second: float | Tensor
+    ) -> Tensor | None:
+        """What a call gives on a combination of two random operands, None if that is no number."""
+        places = {id(tensor): place for place, tensor in enumerate(moving)}
+
+        def renew(tensor: Tensor) -> Tensor:
+            if id(tensor) not in places:
+                return tensor.detach().clone()
+            a, b = self._pair(tensor.shape, places[id(tensor)])
+            return (first * a + second * b).to(tensor)
+
+        args, kwargs = replace(call.args, renew), replace(call.kwargs, renew)
+        try:
+            results = _flat(call.function(*args, **kwargs))
+        except Exception:
+            return None
+        floating = [r for r in results if isinstance(r, Tensor) and r.is_floating_point()]
+        if len(floating) < len(results):
+            return None
+        return torch.cat([r.float().flatten() for r in floating])
+
+    def _pair(self, shape: torch.Size, place: int) -> tuple[Tensor, Tensor]:
+        """The same two random operands for every operand of this shape in this place."""
+        if (shape, place) not in self._pairs:
+            self._pairs[shape, place] = (
+                torch.randn(shape, generator=self._draws),
+                torch.randn(shape, generator=self._draws),
+            )
+        return self._pairs[shape, place]
+
+
+def _tame(tensor: Tensor) -> Tensor:
+    """A tensor outside of the graph, finite and not large."""
+    tensor = tensor.detach().nan_to_num()
+    return tensor / tensor.abs().max().clamp_min(1.0)
+
+
+def following(call: Call) -> Iterator[Call]:
+    """Calls that a result takes part in, directly or through others, each once."""
+    seen: set[int] = set()
+    waiting = list(call.consumers)
+    while waiting:
+        one = waiting.pop()
+        if id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            waiting += one.consumers
