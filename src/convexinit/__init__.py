@@ -13,12 +13,13 @@ Example:
     >>> network = init_icnn_(network)
 """
 
+from convexinit.convexity import is_convex
 from convexinit.difference import ConvexDifference
 from convexinit.init import lognormal_init_, moments_init_
 from convexinit.init_network import init_icnn_
-from convexinit.layers import ConvexConv2d, ConvexLinear, project_
+from convexinit.layers import ConvexConv2d, ConvexLinear, keep_convex, project_
 from convexinit.lsuv import lsuv_init_
-from convexinit.networks import CNN, MLP
+from convexinit.networks import CNN, MLP, PICNN
 from convexinit.orthogonal import orthogonal_init_
 from convexinit.step_sizes import parameter_groups
 from convexinit.theory import solve_init
@@ -26,10 +27,13 @@ from convexinit.theory import solve_init
 __all__ = [
     "CNN",
     "MLP",
+    "PICNN",
     "ConvexConv2d",
     "ConvexDifference",
     "ConvexLinear",
     "init_icnn_",
+    "is_convex",
+    "keep_convex",
     "lognormal_init_",
     "lsuv_init_",
     "moments_init_",

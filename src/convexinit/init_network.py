@@ -299,7 +299,7 @@ def initialised_layers(model: nn.Module) -> dict[str, nn.Module]:
                     "through a network with lazy layers, or move one from the device meta, before "
                     "it is initialised"
                 )
-        if any(_is_stacked(layer) for layer in layers):
+        if any(is_stacked(layer) for layer in layers):
             raise ValueError("initialise networks before they are stacked")
         initialised |= {
             names[layer]: layer
@@ -309,7 +309,7 @@ def initialised_layers(model: nn.Module) -> dict[str, nn.Module]:
     return initialised
 
 
-def _is_stacked(layer: nn.Module) -> bool:
+def is_stacked(layer: nn.Module) -> bool:
     """Whether a layer has the weights of many networks (:mod:`convexinit.stacking`)."""
     if isinstance(layer, CONVOLUTIONS):
         return layer.weight.ndim != 2 + len(layer.kernel_size)

@@ -1,4 +1,4 @@
-"""Input-convex networks, fully-connected and convolutional."""
+"""Input-convex networks: fully-connected, partially convex, and convolutional."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from convexinit.activations import Activation, check_convex_activation, resolve_activation
 from convexinit.dropout import Dropout
 from convexinit.layers import Conv2d, ConvexConv2d, ConvexLinear, Linear
+from convexinit.positivity import Positivity
 
 
 class MLP(nn.Module):
@@ -47,7 +48,7 @@ class MLP(nn.Module):
         widths: Sequence[int],
         activation: Activation = "relu",
         convex: bool = True,
-        positivity: str = "projection",
+        positivity: str | Positivity = "projection",
         skip: bool = False,
         input_dropout: float = 0.0,
         hidden_dropout: float = 0.0,
@@ -96,6 +97,96 @@ class MLP(nn.Module):
         return _last(self._signals(inputs))
 
 
+class PICNN(nn.Module):
+    """Partially input-convex network: convex in its inputs, anything in its context.
+
+    The network of Amos et al. 2017, Section 3.2 (there y is what it is convex in, and x the
+    context). A path of unconstrained layers carries the context. In every layer of the convex path
+    it gates the features (by numbers of at least 0) and the inputs, which enter by skip
+    connections, and shifts the pre-activations:
+
+    ```
+    s = W (phi(s-) * relu(G u + g)) + V (y * (H u + h)) + U u + b,    W >= 0
+    u = phi(C u- + c)
+    ```
+
+    All gates start at 1, whatever the context, so that the convex path starts as an :class:`MLP`
+    with ``skip``. :func:`~convexinit.init_icnn_` fills the first layer and the convex layers.
+
+    Args:
+        widths: ``[inputs, hidden ..., outputs]``; the path of the context has the same hidden
+            layers.
+        context: number of its inputs.
+        activation: of both paths, see :class:`MLP`.
+        positivity: see :class:`~convexinit.ConvexLinear`.
+
+    Raises:
+        ValueError: for fewer than two widths, sizes below 1, an unknown activation or positivity,
+            or an activation that would break convexity.
+
+    Example:
+        >>> import torch
+        >>> network = PICNN([2, 16, 16, 1], context=3)
+        >>> network(torch.zeros(5, 2), torch.zeros(5, 3)).shape
+        torch.Size([5, 1])
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        context: int,
+        activation: Activation = "relu",
+        positivity: str | Positivity = "projection",
+    ) -> None:
+        super().__init__()
+        if len(widths) < 2 or min(*widths, context) < 1:
+            raise ValueError(
+                "widths must be at least two positive integers, and context one; got "
+                f"{list(widths)} and {context}"
+            )
+        self.activation = resolve_activation(activation)
+        check_convex_activation(activation)
+        inputs, *outputs = widths
+        known = [context, *outputs[:-1]]  # what the context has become before each layer
+        later = [*zip(known[1:], *zip(*pairwise(outputs), strict=True), strict=True)]
+        self.layers = nn.ModuleList(
+            [
+                Linear(inputs, outputs[0]),
+                *(ConvexLinear(size, width, positivity=positivity) for _, size, width in later),
+            ]
+        )
+        self.skips = nn.ModuleList(Linear(inputs, width, bias=False) for *_, width in later)
+        self.context_layers = nn.ModuleList(Linear(*size) for size in pairwise(known))
+        self.context_shifts = nn.ModuleList(
+            Linear(*size, bias=False) for size in zip(known, outputs, strict=True)
+        )
+        self.input_gates = nn.ModuleList(Linear(size, inputs) for size in known)
+        self.gates = nn.ModuleList(Linear(known, size) for known, size, _ in later)
+        for gate in (*self.input_gates, *self.gates):
+            nn.init.zeros_(gate.weight)
+            nn.init.ones_(gate.bias)
+
+    def pre_activations(self, inputs: Tensor, context: Tensor) -> list[Tensor]:
+        """Pre-activations of the convex path, the output last; shapes as in :meth:`forward`."""
+        return _copies(self._signals(inputs, context))
+
+    def _signals(self, inputs: Tensor, context: Tensor) -> Iterator[Tensor]:
+        signal = self.layers[0](inputs * self.input_gates[0](context))
+        yield (signal := signal + self.context_shifts[0](context))
+        for index, layer in enumerate(self.layers[1:], 1):
+            context = self.activation(self.context_layers[index - 1](context))
+            gated = self.activation(signal) * self.gates[index - 1](context).relu()
+            skipped = self.skips[index - 1](inputs * self.input_gates[index](context))
+            yield (signal := layer(gated) + skipped + self.context_shifts[index](context))
+
+    def forward(self, inputs: Tensor, context: Tensor) -> Tensor:
+        """Map ``[batch, inputs]`` and ``[batch, context]`` to ``[batch, outputs]``.
+
+        A stack of networks maps ``[networks, batch, ...]`` likewise.
+        """
+        return _last(self._signals(inputs, context))
+
+
 class CNN(nn.Module):
     """Convolutional network, input-convex if ``convex`` (appendix A.5 of the paper).
 
@@ -132,7 +223,7 @@ class CNN(nn.Module):
         outputs: int,
         activation: Activation = "relu",
         convex: bool = True,
-        positivity: str = "projection",
+        positivity: str | Positivity = "projection",
     ) -> None:
         super().__init__()
         if len(image_shape) != 3 or not channels or min(*image_shape, *channels, outputs) < 1:

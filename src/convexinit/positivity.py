@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from convexinit.checks import check_choice
+from convexinit.checks import check_choice, check_number
 
 
 def _at_least_smallest(weight: Tensor) -> Tensor:
@@ -31,11 +32,11 @@ def _log(weight: Tensor) -> Tensor:
     return _at_least_smallest(weight).log()
 
 
-def _softplus_inverse(weight: Tensor) -> Tensor:
+def _softplus_inverse(weight: Tensor, beta: float) -> Tensor:
     weight = _at_least_smallest(weight)
-    raw = weight + torch.log(-torch.expm1(-weight))
+    raw = weight + torch.log(-torch.expm1(-beta * weight)) / beta
     # Above 20, F.softplus is the identity, and in float64 that differs from log(1 + exp).
-    return torch.where(raw > 20, weight, raw)
+    return torch.where(beta * raw > 20, weight, raw)
 
 
 def _neg_exp(raw: Tensor) -> Tensor:
@@ -43,9 +44,25 @@ def _neg_exp(raw: Tensor) -> Tensor:
     return torch.where(raw < 0, raw.clamp_max(0.0).exp(), raw)
 
 
+def _elu(raw: Tensor) -> Tensor:
+    # Not F.elu(raw) + 1, of which small weights are lost where 1 is added to almost -1.
+    return torch.where(raw < 0, raw.clamp_max(0.0).exp(), raw + 1)
+
+
+def _elu_inverse(weight: Tensor) -> Tensor:
+    return torch.where(weight < 1, _log(weight), weight - 1)
+
+
+def _abs(raw: Tensor) -> Tensor:
+    # torch.abs has no gradient at zero, where weights could not get away again.
+    return torch.where(raw < 0, -raw, raw)
+
+
 @dataclass(frozen=True)
 class Positivity:
     """A map from raw, trainable values to non-negative weights.
+
+    Maps of the same name count as the same: stored states know theirs by it.
 
     Attributes:
         name: name used in configurations.
@@ -57,9 +74,30 @@ class Positivity:
     """
 
     name: str
-    forward: Callable[[Tensor], Tensor]
-    inverse: Callable[[Tensor], Tensor]
+    forward: Callable[[Tensor], Tensor] = field(compare=False)
+    inverse: Callable[[Tensor], Tensor] = field(compare=False)
     projects: bool = False
+
+
+def softplus(beta: float) -> Positivity:
+    """The map ``log(1 + exp(beta w)) / beta``, closer to ReLU the larger beta is.
+
+    Args:
+        beta: greater than 0; its inverse is the temperature.
+
+    Raises:
+        ValueError: if beta is out of range.
+
+    Example:
+        >>> softplus(100.0).forward(torch.tensor([-1.0, 1.0]))
+        tensor([0., 1.])
+    """
+    beta = check_number("beta", beta, 0.0)
+    return Positivity(
+        "softplus" if beta == 1 else f"softplus_{beta:g}",
+        partial(F.softplus, beta=beta),
+        partial(_softplus_inverse, beta=beta),
+    )
 
 
 POSITIVITY: dict[str, Positivity] = {
@@ -76,13 +114,19 @@ POSITIVITY: dict[str, Positivity] = {
         # w^2; Nesterov et al. 2022
         Positivity("square", torch.square, torch.sqrt),
         # log(1 + exp(w)), common in optimal transport code
-        Positivity("softplus", F.softplus, _softplus_inverse),
+        softplus(1.0),
+        # log(1 + exp(10 w)) / 10
+        softplus(10.0),
+        # elu(w) + 1: exp(w) where w < 0, else w + 1
+        Positivity("elu", _elu, _elu_inverse),
+        # |w|
+        Positivity("abs", _abs, _identity),
     )
 }
 
 
-def resolve_positivity(name: str) -> Positivity:
-    """Return the map called ``name``.
+def resolve_positivity(positivity: str | Positivity) -> Positivity:
+    """Return the map of this name; a map is returned as it is.
 
     Raises:
         ValueError: for an unknown name; the message lists the known ones.
@@ -91,4 +135,49 @@ def resolve_positivity(name: str) -> Positivity:
         >>> resolve_positivity("exp").forward(torch.zeros(1))
         tensor([1.])
     """
-    return check_choice("positivity", name, POSITIVITY)
+    if isinstance(positivity, Positivity):
+        return positivity
+    return check_choice("positivity", positivity, POSITIVITY)
+
+
+class NonNegative(nn.Module):
+    """A positivity map as a parametrization of any weight (``torch.nn.utils.parametrize``).
+
+    Weights that are negative when the layer is parametrised become zero, or what next to zero the
+    map has: give the layer its initial weights afterwards.
+
+    Args:
+        positivity: a name in :data:`POSITIVITY` or a map, not "projection", which computes nothing.
+
+    Raises:
+        ValueError: if the map is unknown or "projection".
+
+    Example:
+        >>> from torch.nn.utils.parametrize import register_parametrization
+        >>> from convexinit import lognormal_init_
+        >>> layer = register_parametrization(nn.Linear(8, 4), "weight", NonNegative("softplus"))
+        >>> layer.weight = lognormal_init_(torch.empty(4, 8), layer.bias)
+        >>> bool((layer.weight > 0).all())
+        True
+    """
+
+    def __init__(self, positivity: str | Positivity = "softplus") -> None:
+        super().__init__()
+        self.positivity = resolve_positivity(positivity)
+        if self.positivity.projects:
+            raise ValueError(
+                f"positivity={self.positivity.name!r} leaves weights as they are; take another "
+                "map, or convexinit.keep_convex, which sets negative weights to zero"
+            )
+
+    def forward(self, raw: Tensor) -> Tensor:
+        """Weights, at least 0, of raw values of any shape."""
+        return self.positivity.forward(raw)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Raw values of weights of any shape; those below 0 count as 0."""
+        return self.positivity.inverse(weight.clamp_min(0))
+
+    def extra_repr(self) -> str:
+        """The map, for printing."""
+        return f"positivity={self.positivity.name}"

@@ -143,6 +143,8 @@ def solve_init(
     variance: float = 1.0,
     bias_noise: float = 0.0,
     mean: float = 0.0,
+    inputs: SignalMoments | None = None,
+    skip: float = 0.0,
 ) -> LayerMoments:
     """Initial weights and biases that keep mean, variance and correlation from layer to layer.
 
@@ -159,6 +161,11 @@ def solve_init(
         bias_noise: Share, in [0, 1), of the variance that features do not share,
             (1 - rho) * variance, that comes from random biases (appendix C.3).
         mean: Mean of every feature.
+        inputs: Moments of the pre-activations that the activation is applied to, where they are not
+            yet what the layer is to have (mean, variance and rho above): those of a first layer,
+            for example, before an activation that is quadratic or the identity.
+        skip: Share of the variance, in [0, 1 - rho), that a skip connection adds, from weights of
+            mean zero: features do not share it. Random biases have their share of the rest.
 
     Returns:
         The moments to draw weights and biases with; the weight mean is positive.
@@ -171,14 +178,31 @@ def solve_init(
         >>> layer = solve_init(fan_in=1, rho=0.5)
         >>> round(layer.weight_mean, 4), layer.weight_var, round(layer.bias_mean, 4)
         (1.2112, 1.0, -0.4832)
+
+        After 100 squares of uncorrelated pre-activations, beside a skip connection:
+
+        >>> first = SignalMoments(mean=0.0, variance=1.0, covariance=0.0)
+        >>> layer = solve_init(100, torch.square, inputs=first, skip=0.25)
+        >>> round(layer.weight_mean, 4), round(layer.weight_var, 6), round(layer.bias_mean, 4)
+        (0.05, 0.000833, -5.0)
     """
     fan_in = check_integer("fan_in", fan_in)
     rho = check_number("rho", rho, 0.0, 1.0)
     variance, mean = check_number("variance", variance, 0.0), check_number("mean", mean)
     bias_noise = check_number("bias_noise", bias_noise, 0.0, 1.0, ends="[)")
-    phi = activation_moments(activation, mean=mean, variance=variance, correlation=rho)
+    skip = check_number("skip", skip, 0.0, 1 - rho, ends="[)")
+    if inputs is None:
+        phi = activation_moments(activation, mean=mean, variance=variance, correlation=rho)
+    else:
+        check_number("variance of the inputs", inputs.variance, 0.0)
+        phi = activation_moments(
+            activation,
+            mean=inputs.mean,
+            variance=inputs.variance,
+            correlation=inputs.correlation,
+        )
     _check_varies(phi)
-    own_variance = (1 - rho) * variance
+    own_variance = (1 - rho - skip) * variance
     weight_mean = math.sqrt(rho * variance / _sum_variance(phi, fan_in))
     return LayerMoments(
         weight_mean=weight_mean,

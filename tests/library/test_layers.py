@@ -74,7 +74,7 @@ def test_half_precision_can_be_trained_from_weights_of_zero(dtype):
     for positivity in sorted(POSITIVITY):
         layer = ConvexLinear(50, 20, positivity=positivity, dtype=dtype)
         layer.assign_weight_(torch.zeros(20, 50, dtype=torch.float64))
-        assert layer.nonnegative_weight.max() <= torch.finfo(dtype).tiny
+        assert layer.nonnegative_weight.max() <= 1.5 * torch.finfo(dtype).tiny  # rounded
         layer(torch.ones(4, 50, dtype=dtype)).sum().backward()
         assert layer.weight.grad.isfinite().all()
         if positivity in ("exp", "softplus"):

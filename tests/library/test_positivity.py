@@ -1,13 +1,20 @@
 """Maps to non-negative weights."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+from torch.nn.utils.parametrize import register_parametrization
 
-from convexinit.positivity import POSITIVITY
+from convexinit import ConvexConv2d, ConvexLinear, init_icnn_
+from convexinit.positivity import POSITIVITY, NonNegative, resolve_positivity, softplus
+from support.networks import generator
 
 
 @pytest.mark.parametrize("positivity", POSITIVITY.values(), ids=POSITIVITY)
@@ -42,10 +49,12 @@ def test_all_weights_of_a_dtype_have_finite_raw_values_that_give_them_back(posit
     raw = positivity.inverse(weights)
     assert raw.isfinite().all()
     assert raw.dtype == dtype
-    # A raw value is rounded relative to its size, which for logarithms is an error of the weight.
-    error = 2 * torch.finfo(dtype).eps * raw.abs().double().clamp_min(1)
+    # A raw value is rounded relative to its size; the slope of the map makes it one of the weight.
+    exact = raw.double().requires_grad_()
+    (slope,) = torch.autograd.grad(positivity.forward(exact).sum(), exact)
+    error = 2 * torch.finfo(dtype).eps * (exact.detach() * slope).abs().maximum(weights.double())
     again = positivity.forward(raw).double()
-    assert ((again - weights.double()).abs() <= error * weights.double() + low / 2).all()
+    assert ((again - weights.double()).abs() <= error + low / 2).all()
     assert (again > 0).all()
 
 
@@ -72,3 +81,91 @@ def test_softplus_gives_back_weights_around_the_point_where_torch_makes_it_linea
     weights = torch.tensor([19.9, 20.0, 20 + 1e-9, 20 + 3e-9, 22.6, 1e3], dtype=torch.float64)
     again = softplus.forward(softplus.inverse(weights))
     torch.testing.assert_close(again, weights, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("elu", lambda raw: F.elu(raw) + 1),
+        ("abs", torch.abs),
+        ("softplus_10", lambda raw: torch.log1p(torch.exp(10 * raw)) / 10),
+    ],
+)
+def test_maps_are_those_of_published_networks(name, published):
+    raw = torch.linspace(-3, 2, 101, dtype=torch.float64)
+    torch.testing.assert_close(POSITIVITY[name].forward(raw), published(raw), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("positivity", POSITIVITY.values(), ids=POSITIVITY)
+def test_gradients_agree_with_finite_differences_and_abs_has_one_at_zero(positivity):
+    raw = torch.tensor([-2.3, -0.4, 0.3, 1.7], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(positivity.forward, (raw,))
+    zero = positivity.inverse(torch.zeros(1, dtype=torch.float64)).requires_grad_()
+    (slope,) = torch.autograd.grad(positivity.forward(zero), zero)
+    # "clip" and "square" let none through there, and those whose weights only approach zero little.
+    assert float(slope) == (
+        1.0 if positivity.name in ("projection", "neg_exp", "abs") else 0.0
+    ) or (0 < float(slope) < 1e-300)
+
+
+def test_a_map_of_ones_own_works_in_layers_and_is_known_by_its_name():
+    own = softplus(3.0)
+    assert own == copy.deepcopy(own) == pickle.loads(pickle.dumps(own))
+    assert own.name == "softplus_3"
+    assert softplus(10) == POSITIVITY["softplus_10"]
+    assert softplus(1) == POSITIVITY["softplus"]
+    assert resolve_positivity(own) is own
+    layer = init_icnn_(ConvexLinear(50, 20, positivity=own), generator=generator())
+    plain = init_icnn_(ConvexLinear(50, 20), generator=generator())
+    torch.testing.assert_close(layer.nonnegative_weight, plain.weight, rtol=1e-5, atol=1e-7)
+    with pytest.raises(RuntimeError, match="trained with positivity='softplus_3'"):
+        ConvexLinear(50, 20, positivity="softplus_10").load_state_dict(layer.state_dict())
+    ConvexLinear(50, 20, positivity=softplus(3.0)).load_state_dict(layer.state_dict())
+    with pytest.raises(ValueError, match="beta must be a number in"):
+        softplus(0.0)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Linear(9, 7), nn.Conv3d(2, 4, 3, groups=2), nn.GRUCell(3, 2), nn.Bilinear(2, 3, 4)],
+    ids=lambda layer: type(layer).__name__,
+)
+@pytest.mark.parametrize("name", sorted(POSITIVITY.keys() - {"projection"}))
+def test_any_weight_can_be_parametrised_assigned_and_trained(layer, name):
+    layer = copy.deepcopy(layer)
+    weight = "weight_ih" if isinstance(layer, nn.GRUCell) else "weight"
+    before = getattr(layer, weight).detach().clone()
+    register_parametrization(layer, weight, NonNegative(name))
+    zero = POSITIVITY[name].forward(POSITIVITY[name].inverse(torch.zeros(())))
+    torch.testing.assert_close(
+        getattr(layer, weight), before.clamp_min(0) + zero, rtol=1e-5, atol=1e-6
+    )
+    given = torch.rand(before.shape, generator=generator()) + 0.1
+    setattr(layer, weight, given)
+    torch.testing.assert_close(getattr(layer, weight), given, rtol=1e-5, atol=0)
+    optimiser = torch.optim.SGD(layer.parameters(), lr=0.5)
+    for _ in range(5):
+        optimiser.zero_grad()
+        getattr(layer, weight).sum().backward()  # whose minimum is where all weights are zero
+        optimiser.step()
+    after = getattr(layer, weight).detach()
+    assert (after >= 0).all()
+    # neg_exp jumps up where a raw value crosses zero
+    assert name == "neg_exp" or after.sum() < given.sum()
+    assert NonNegative(name).extra_repr() == f"positivity={name}"
+
+
+def test_a_parametrised_layer_starts_as_a_convex_one():
+    """Through the right inverse, by the initialiser of whole networks."""
+    layers = [ConvexConv2d(3, 5, 3, positivity=positivity) for positivity in ("projection", "exp")]
+    register_parametrization(layers[0], "weight", NonNegative("softplus"))
+    for layer in layers:
+        init_icnn_(layer, generator=generator())
+    torch.testing.assert_close(layers[0].weight, layers[1].nonnegative_weight, rtol=1e-4, atol=1e-7)
+
+
+def test_projection_is_no_parametrization():
+    with pytest.raises(ValueError, match="leaves weights as they are; take another map"):
+        NonNegative("projection")
+    with pytest.raises(ValueError, match="positivity must be one of projection"):
+        NonNegative("magic")

@@ -144,6 +144,76 @@ def test_solved_layers_keep_a_simulated_signal(activation, options):
     assert (errors < 0.025 * variance).all()
 
 
+@pytest.mark.parametrize(
+    ("activation", "signal"),
+    [
+        ("identity", SignalMoments(0.0, 1.0, 0.0)),
+        (torch.square, SignalMoments(0.0, 0.5, 0.0)),
+        (torch.square, SignalMoments(0.7, 2.0, 0.6)),
+        ("softplus", SignalMoments(-1.0, 3.0, 0.3)),
+    ],
+)
+@pytest.mark.parametrize("skip", [0.0, 0.4])
+def test_other_inputs_and_a_skip_connection_lead_to_the_target(activation, signal, skip):
+    rho, variance, mean = 0.4, 1.5, 0.2
+    layer = solve_init(32, activation, rho, variance, 0.3, mean, inputs=signal, skip=skip)
+    after = propagate(signal, layer, 32, activation)
+    close(after.variance + skip * variance, variance, 1e-9)
+    close(after.covariance, rho * variance, 1e-9)
+    assert after.mean == pytest.approx(mean, abs=1e-9)
+    close(layer.bias_var, 0.3 * (1 - rho - skip) * variance, 1e-12)
+    assert_simulation_agrees(signal, layer, 32, activation, "lognormal")
+
+
+def test_layers_after_a_quadratic_first_layer_and_beside_a_skip_connection():
+    """Of real networks: correlated squares share the length of the input, 1 / sqrt(inputs)."""
+    inputs, features, rows, draws, skip = 50, 100, 8, 4000, 0.25
+    first = SignalMoments(0.0, 1.0, inputs**-0.5)
+    layer = solve_init(features, torch.square, inputs=first, skip=skip)
+    unaware = solve_init(features, torch.square)
+    source = torch.Generator().manual_seed(0)
+    x = torch.randn(draws, inputs, 1, generator=source)
+    hidden = torch.randn(draws, features, inputs, generator=source) @ x / inputs**0.5
+    skipped = torch.randn(draws, rows, inputs, generator=source) @ x * (skip / inputs) ** 0.5
+
+    def pre_activations(moments: LayerMoments) -> Tensor:
+        ratio = math.log1p(moments.weight_var / moments.weight_mean**2)
+        weight = torch.empty(draws, rows, features).log_normal_(
+            math.log(moments.weight_mean) - ratio / 2, ratio**0.5, generator=source
+        )
+        return (weight @ hidden.square() + moments.bias_mean + skipped)[..., 0]
+
+    def moments_of(signal: Tensor) -> tuple[float, float, float]:
+        mean = float(signal.mean())
+        centred = signal - mean
+        pairs = centred.sum(1).square() - centred.square().sum(1)
+        return mean, float(centred.square().mean()), float(pairs.mean()) / (rows * (rows - 1))
+
+    mean, variance, covariance = moments_of(pre_activations(layer))
+    assert mean == pytest.approx(0.0, abs=0.05)
+    assert variance == pytest.approx(1.0, abs=0.1)
+    assert covariance == pytest.approx(0.5, abs=0.06)
+    assert abs(moments_of(pre_activations(unaware))[2] - 0.5) > 0.3
+
+
+@pytest.mark.parametrize("activation", ["relu", "softplus", torch.square])
+def test_inputs_as_the_target_and_no_skip_connection_change_nothing(activation):
+    plain = solve_init(70, activation, 0.3, 1.7, 0.2, 0.1)
+    said = solve_init(70, activation, 0.3, 1.7, 0.2, 0.1, SignalMoments(0.1, 1.7, 0.3 * 1.7), 0.0)
+    for name in ("weight_mean", "weight_var", "bias_mean", "bias_var"):
+        close(getattr(said, name), getattr(plain, name), 1e-12)
+
+
+def test_impossible_inputs_and_skip_connections_are_refused():
+    for skip in (-0.1, 0.5, 1.0, math.nan):
+        with pytest.raises(ValueError, match=r"skip must be a number in \[0, 0\.5\)"):
+            solve_init(10, skip=skip)
+    with pytest.raises(ValueError, match="variance of the inputs"):
+        solve_init(10, inputs=SignalMoments(0.0, 0.0, 0.0))
+    with pytest.raises(ValueError, match="correlation"):
+        solve_init(10, inputs=SignalMoments(0.0, 1.0, 1.5))
+
+
 # --- Fixed points ---------------------------------------------------------------------------------
 
 

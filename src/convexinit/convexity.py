@@ -1,0 +1,444 @@
+"""Test whether a function is convex, by its values, its curvature and its weights.
+
+Values can prove that a function is not convex, never that it is: a test that finds nothing has
+looked at finitely many pairs of points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from convexinit.checks import check_integer
+from convexinit.finding import (
+    Convex,
+    Inputs,
+    Snapshot,
+    as_tuple,
+    convex_columns,
+    find_layers,
+)
+from convexinit.init_network import is_stacked
+
+# F.softplus is linear above 20, so that activations of torch are only this accurate in float64.
+_ACCURACY = math.exp(-20)
+_CURVED_POINTS = 32  # at which the curvature is looked at
+_LANCZOS_STEPS = 24
+
+
+@dataclass(frozen=True)
+class NegativeWeights:
+    """Negative weights of one layer that should have none.
+
+    Attributes:
+        layer: its name.
+        count: how many are negative.
+        of: how many there are.
+        smallest: of them.
+    """
+
+    layer: str
+    count: int
+    of: int
+    smallest: float
+
+    def __str__(self) -> str:
+        return f"{self.layer}: {self.count} of {self.of}, the smallest {self.smallest:.3g}"
+
+
+@dataclass(frozen=True)
+class ConvexityReport:
+    """What :func:`is_convex` found; true if no pair of points shows a violation.
+
+    Attributes:
+        pairs: number of pairs that were looked at.
+        gap: of the pair that is worst beside its tolerance, the value at the midpoint less the mean
+            of the values at the ends: above 0 where a function is not convex.
+        tolerance: how much of this gap rounding may explain.
+        pair: both ends if the gap exceeds the tolerance, as arguments of the function with one row;
+            else None.
+        output: the output that shows the gap.
+        curvature: smallest eigenvalue of the Hessian with respect to the convex arguments, over
+            some rows and outputs: exact up to 24 dimensions, beyond them an upper bound by
+            Lanczos' method. 0 for functions that are piecewise linear; None for functions that
+            cannot be differentiated twice. Not part of the verdict, as it has no tolerance; but
+            pairs along its direction are.
+        direction: ``[dimensions]`` of this curvature, of length 1, over all convex arguments.
+        curved_at: the point, as arguments of the function with one row.
+        negative_weights: of layers that should have none, see :func:`negative_weights`; None if
+            layers cannot be found, as in functions that are no networks. Not part of the verdict: a network may be
+            convex in spite of them, on these inputs at least.
+    """
+
+    pairs: int
+    gap: float
+    tolerance: float
+    pair: tuple[Any, Any] | None
+    output: int
+    curvature: float | None
+    direction: Tensor | None
+    curved_at: Any
+    negative_weights: tuple[NegativeWeights, ...] | None
+
+    def __bool__(self) -> bool:
+        return self.pair is None
+
+    def __str__(self) -> str:
+        if self:
+            verdict = f"convex on {self.pairs} pairs of points"
+        else:
+            verdict = (
+                f"not convex: output {self.output} is {self.gap:.3g} higher between two points "
+                f"than on average at them (rounding explains {self.tolerance:.1g})"
+            )
+        curvature = "unknown" if self.curvature is None else f"{self.curvature:.3g}"
+        weights = "; ".join(map(str, self.negative_weights or ())) or (
+            "unknown" if self.negative_weights is None else "none"
+        )
+        return f"{verdict}\nsmallest curvature: {curvature}\nnegative weights: {weights}"
+
+
+def is_convex(
+    network: Callable[..., Tensor],
+    inputs: Inputs,
+    convex: Convex = 0,
+    call: Callable[..., Tensor] | None = None,
+    pairs: int = 500,
+    generator: Generator | None = None,
+) -> ConvexityReport:
+    """Test whether a network is convex in one of its arguments, or in several together.
+
+    The value at the midpoint of two points must not exceed the mean of the values at them. Pairs
+    are rows of the inputs, points close to one row on either side of it (at 0.001 to 0.5 standard
+    deviations), and points along the direction of the most negative curvature. Each output has to
+    be convex.
+
+    Rounding makes no false alarm: it is measured on the function itself, at points moved by so
+    little that only rounding tells them apart. A network in float64 is therefore tested more
+    sharply than one in float32.
+
+    The network is tested in evaluation mode, and left as it was.
+
+    Args:
+        network: a network, or any function of tensors.
+        inputs: its argument, or a tuple of its arguments, each ``[rows, ...]``: typical ones, at
+            least two rows.
+        convex: position of the argument in which the network should be convex, or several, or
+            ``{position: columns}`` for a part of the last dimension, a slice or a list of indices.
+            Everything else keeps the values of its row.
+        call: what should be convex, where ``forward`` returns something else: a function of the
+            network and its arguments, such as ``lambda network, x: network.potential(x)``.
+        pairs: number of pairs of rows, and number of close pairs.
+        generator: source of randomness, on the CPU; one with a fixed seed if None.
+
+    Raises:
+        ValueError: if an argument is out of range, the inputs have fewer than two different rows,
+            the network is a stack, or the function does not return finite values ``[rows]`` or
+            ``[rows, ...]`` (or these first in a tuple).
+
+    Example:
+        >>> from convexinit import MLP
+        >>> network = MLP([3, 20, 20, 1])
+        >>> inputs = torch.randn(100, 3)
+        >>> bool(is_convex(network, inputs))
+        True
+        >>> bool(is_convex(network, inputs, call=lambda network, x: -network(x)))
+        False
+    """
+    check_integer("pairs", pairs)
+    generator = Generator().manual_seed(0) if generator is None else generator
+    function = _Rows(network if call is None else partial(call, network), inputs, convex)
+    if isinstance(network, nn.Module) and any(map(is_stacked, network.modules())):
+        raise ValueError(
+            "a stack of networks cannot be tested; test each of convexinit.stacking.unstack_network"
+        )
+    weights = None
+    if isinstance(network, nn.Module):
+        with suppress(ValueError):  # of networks in which layers cannot be found
+            weights = tuple(negative_weights(network, inputs, convex, call))
+    snapshot = Snapshot(network) if isinstance(network, nn.Module) else None
+    try:
+        if isinstance(network, nn.Module):
+            network.eval()
+        with torch.enable_grad():
+            curvature = _curvature(function, generator)
+        sampled = [_far_pairs(function, pairs, generator), _close_pairs(function, pairs, generator)]
+        if curvature is not None and curvature.value < 0:
+            sampled.append(_pairs_along(function, curvature))
+        first, second, rows = (torch.cat(parts) for parts in zip(*sampled, strict=True))
+        gaps, scales = _gaps(function, first, second, rows)
+        tolerances = _rounding(function, first, second, rows, generator) * scales
+    finally:
+        if snapshot is not None:
+            snapshot.restore()
+    # A gap of 0 beside a tolerance of 0 (of a function that is 0 everywhere) is none.
+    excess = (gaps - tolerances) / scales.clamp_min(torch.finfo(torch.float64).tiny)
+    worst, output = divmod(int(excess.argmax()), excess.shape[1])
+    gap, tolerance = float(gaps[worst, output]), float(tolerances[worst, output])
+    ends = [function.arguments(point[worst : worst + 1], rows[worst : worst + 1])
+            for point in (first, second)]  # fmt: skip
+    return ConvexityReport(
+        pairs=len(gaps),
+        gap=gap,
+        tolerance=tolerance,
+        pair=(ends[0], ends[1]) if gap > tolerance else None,
+        output=output,
+        curvature=None if curvature is None else curvature.value,
+        direction=None if curvature is None else curvature.direction,
+        curved_at=None
+        if curvature is None
+        else function.arguments(curvature.point[None], curvature.row),
+        negative_weights=weights,
+    )
+
+
+def negative_weights(
+    network: nn.Module,
+    inputs: Inputs,
+    convex: Convex = 0,
+    call: Callable[..., Tensor] | None = None,
+) -> Iterator[NegativeWeights]:
+    """Negative weights of layers that should have none; layers without any are left out.
+
+    That is of linear operations whose input is not affine in the convex arguments
+    (:mod:`convexinit.finding`), whatever the class of the layer.
+
+    Args:
+        network: see :func:`is_convex`.
+        inputs: see :func:`is_convex`.
+        convex: see :func:`is_convex`.
+        call: see :func:`is_convex`.
+
+    Raises:
+        ValueError: if layers cannot be found.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1, bias=False))
+        >>> _ = nn.init.constant_(network[2].weight, -1.0)
+        >>> print(*negative_weights(network, torch.randn(8, 2)))
+        2: 4 of 4, the smallest -1
+    """
+    for layer in find_layers(network, inputs, convex, call):
+        if layer.role == "constrained" and layer.call.product is not None:
+            weight = layer.call.product.weight.detach()
+            count = int(weight.lt(0).sum())
+            if count:
+                yield NegativeWeights(layer.name, count, weight.numel(), float(weight.min()))
+
+
+class _Rows:
+    """A function of the convex arguments, flattened to one vector a row.
+
+    Attributes:
+        points: ``[rows, dimensions]``, the convex arguments.
+        spread: ``[dimensions]``, standard deviations of the points; where there is none, that over
+            all dimensions.
+    """
+
+    def __init__(self, function: Callable[..., Any], inputs: Inputs, convex: Convex) -> None:
+        self.function, self.alone = function, isinstance(inputs, Tensor)
+        self.inputs = as_tuple(inputs)
+        self.convex = convex_columns(convex, self.inputs)
+        flat = [
+            self.inputs[index].detach()[..., columns].flatten(1)
+            for index, columns in self.convex.items()
+        ]
+        self.sizes = [part.shape[1] for part in flat]
+        self.points = torch.cat(flat, 1)
+        spread = self.points.double().std(0)
+        if not spread.any():
+            raise ValueError("the inputs do not vary in the arguments named by convex")
+        self.spread = torch.where(spread > 0, spread, spread.square().mean().sqrt())
+
+    def arguments(self, points: Tensor, rows: Tensor) -> Any:
+        """Arguments of the function in the form of the inputs.
+
+        Args:
+            points: ``[m, dimensions]``, of the convex arguments.
+            rows: ``[m]``, rows of the inputs that the other arguments are taken from.
+        """
+        arguments = [argument[rows] for argument in self.inputs]
+        parts = points.split(self.sizes, 1)
+        for (index, columns), part in zip(self.convex.items(), parts, strict=True):
+            target = arguments[index][..., columns]
+            arguments[index][..., columns] = part.to(target.dtype).reshape(target.shape)
+        return arguments[0] if self.alone else tuple(arguments)
+
+    def __call__(self, points: Tensor, rows: Tensor) -> Tensor:
+        """Float64 values ``[m, outputs]``, see :meth:`arguments`."""
+        # As many rows at once as the function was given, which it has the memory for.
+        size = max(len(self.points), 256)
+        parts = [
+            self._values(points[start : start + size], rows[start : start + size])
+            for start in range(0, len(points), size)
+        ]
+        return torch.cat(parts)
+
+    def _values(self, points: Tensor, rows: Tensor) -> Tensor:
+        arguments = self.arguments(points, rows)
+        values = self.function(arguments) if self.alone else self.function(*arguments)
+        if isinstance(values, (tuple, list)) and values:
+            values = values[0]
+        if not isinstance(values, Tensor) or values.ndim == 0 or len(values) != len(points):
+            got = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(
+                f"the network must return one value, or vector, a row; got {got} for {len(points)} "
+                "rows; call=... names the function that should be convex"
+            )
+        if not values.isfinite().all():
+            raise ValueError("the network returns values that are not finite on these inputs")
+        return values.double().reshape(len(values), -1)
+
+
+Pairs = tuple[Tensor, Tensor, Tensor]  # both ends [pairs, dimensions], and rows [pairs]
+
+
+def _far_pairs(function: _Rows, count: int, generator: Generator) -> Pairs:
+    """Two rows, with the other arguments of the first."""
+    rows = torch.randint(len(function.points), (2, count), generator=generator)
+    return function.points[rows[0]], function.points[rows[1]], rows[0]
+
+
+def _close_pairs(function: _Rows, count: int, generator: Generator) -> Pairs:
+    """Points on either side of a row."""
+    rows = torch.randint(len(function.points), (count,), generator=generator)
+    exponents = torch.rand(count, 1, generator=generator, dtype=torch.float64)
+    step = 0.5 * 0.002**exponents * _gaussian(function, count, generator)
+    return *_either_side(function.points[rows], step), rows
+
+
+def _pairs_along(function: _Rows, curvature: _Curvature) -> Pairs:
+    """Points on either side of one along a direction, at distances down to 0.001 deviations."""
+    lengths = 2.0 ** -torch.arange(10, dtype=torch.float64, device=function.spread.device)
+    step = lengths[:, None] * function.spread.square().mean().sqrt() * curvature.direction
+    return *_either_side(curvature.point.expand_as(step), step), curvature.row.expand(len(step))
+
+
+def _gaussian(function: _Rows, count: int, generator: Generator) -> Tensor:
+    """``[count, dimensions]`` steps with the spread of the inputs."""
+    size = (count, function.points.shape[1])
+    noise = torch.randn(size, generator=generator, dtype=torch.float64)
+    return noise.to(function.spread.device) * function.spread
+
+
+def _either_side(points: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    points, dtype = points.double(), points.dtype
+    return (points - step).to(dtype), (points + step).to(dtype)
+
+
+def _gaps(function: _Rows, first: Tensor, second: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Value at the midpoint less the mean of the values at the ends, and how large values are.
+
+    Returns:
+        Both ``[pairs, outputs]``.
+    """
+    middle = ((first.double() + second.double()) / 2).to(first.dtype)
+    ends = function(first, rows), function(second, rows)
+    between = function(middle, rows)
+    typical = between.abs().median(0).values
+    scales = ends[0].abs() + ends[1].abs() + between.abs() + typical
+    return between - (ends[0] + ends[1]) / 2, scales
+
+
+def _rounding(
+    function: _Rows, first: Tensor, second: Tensor, rows: Tensor, generator: Generator
+) -> float:
+    """Largest gap that rounding makes, relative to the values.
+
+    It is four times the largest of as many gaps between points so close that convexity hardly
+    shows, around the points that the pairs are made of.
+    """
+    centres = torch.stack([first, second, (first + second) / 2])
+    choice = torch.randint(3, (len(rows),), generator=generator)
+    centres = centres[choice, torch.arange(len(rows))]
+    precision = torch.finfo(centres.dtype).eps
+    # From the last digit on, to where a curvature of 1 moves values by less than the last digit.
+    exponents = 1 - torch.rand(len(rows), 1, generator=generator, dtype=torch.float64) / 3
+    step = precision ** exponents.to(centres.device) * (
+        _gaussian(function, len(rows), generator) + centres.abs()
+    )
+    gaps, scales = _gaps(function, *_either_side(centres, step), rows)
+    largest = (gaps / scales.clamp_min(torch.finfo(torch.float64).tiny)).max()
+    return 4 * max(float(largest), precision, _ACCURACY)
+
+
+@dataclass(frozen=True)
+class _Curvature:
+    """Smallest curvature: its value, ``[dimensions]`` direction and point, and ``[1]`` row."""
+
+    value: float
+    direction: Tensor
+    point: Tensor
+    row: Tensor
+
+
+def _curvature(function: _Rows, generator: Generator) -> _Curvature | None:
+    """Smallest curvature over some rows and outputs.
+
+    By the method of Rayleigh and Ritz on Krylov spaces, orthogonalised in full. None for functions
+    that cannot be differentiated twice.
+    """
+    rows = torch.randperm(len(function.points), generator=generator)[:_CURVED_POINTS]
+    points = function.points[rows].detach().requires_grad_()
+    try:
+        values = function(points, rows)
+        outputs = torch.randint(values.shape[1], (len(rows),), generator=generator)
+        chosen = values[torch.arange(len(rows)), outputs].sum()
+        (slope,) = torch.autograd.grad(chosen, points, create_graph=True)
+        product = _hessian_product(slope, points)
+        size = points.shape[1]
+        basis: list[Tensor] = []
+        images: list[Tensor] = []
+        vector = torch.zeros_like(points, dtype=torch.float64)
+        for _ in range(min(size, _LANCZOS_STEPS)):
+            noise = torch.randn(points.shape, generator=generator, dtype=torch.float64)
+            noise = _orthogonal_to(basis, noise.to(points.device))
+            vector = _orthogonal_to(basis, vector)
+            # In an invariant space there is nothing left; go on somewhere else.
+            lost = vector.norm(dim=1) <= 1e-6
+            vector = nn.functional.normalize(torch.where(lost[:, None], noise, vector), dim=1)
+            basis.append(vector)
+            images.append(product(vector))
+            vector = nn.functional.normalize(images[-1], dim=1)
+    except RuntimeError:  # of torch, where something has no derivative
+        return None
+    spanned, mapped = torch.stack(basis, 1), torch.stack(images, 1)
+    projected = spanned @ mapped.mT
+    eigenvalues, eigenvectors = torch.linalg.eigh((projected + projected.mT) / 2)
+    worst = int(eigenvalues.detach()[:, 0].argmin())
+    direction = eigenvectors[worst, :, 0] @ spanned[worst]
+    return _Curvature(
+        float(eigenvalues[worst, 0]),
+        nn.functional.normalize(direction, dim=0),
+        points.detach()[worst],
+        rows[worst : worst + 1],
+    )
+
+
+def _hessian_product(slope: Tensor, points: Tensor) -> Callable[[Tensor], Tensor]:
+    """Products of the Hessian of each row with a vector, from its gradient."""
+
+    def product(vectors: Tensor) -> Tensor:
+        if not slope.requires_grad:  # constant, as of linear functions
+            return torch.zeros_like(vectors)
+        (image,) = torch.autograd.grad(
+            slope, points, vectors.to(slope.dtype), retain_graph=True, allow_unused=True
+        )
+        return torch.zeros_like(vectors) if image is None else image.double()
+
+    return product
+
+
+def _orthogonal_to(basis: list[Tensor], vectors: Tensor) -> Tensor:
+    """Remove from ``[rows, dimensions]`` what a basis spans; twice, because of rounding."""
+    for _ in range(2):
+        for vector in basis:
+            vectors = vectors - (vectors * vector).sum(1, keepdim=True) * vector
+    return vectors

@@ -1,0 +1,421 @@
+"""Whether the signal of a network is healthy, layer by layer, on its own inputs."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convexinit.finding import (
+    Convex,
+    Found,
+    FoundLayer,
+    Inputs,
+    Options,
+    PreActivation,
+    Snapshot,
+    as_tuple,
+    convex_columns,
+    find_prepared,
+    forward,
+    run,
+)
+from convexinit.init_network import is_stacked
+from convexinit.tracing import Dependence, PassEnded, Watch
+
+# From which factor a layer on the signal is said to explode or to vanish.
+_FACTOR = 3.0
+# Below which share of the variance the convex path is said to carry a constant.
+_SHARE = 0.05
+_ALIKE = 0.95  # correlation above which units are said to be alike
+_DEAD = 0.5  # share of dead units that is mentioned
+
+
+@dataclass(frozen=True)
+class LayerSignal:
+    """Pre-activations of one layer: what its operations add up to, before the activation.
+
+    Numbers that do not exist (shares in a first layer, correlations of one unit, gradients that
+    cannot be computed) are nan.
+
+    Attributes:
+        layer: name.
+        operation: name of the function of torch, such as "linear".
+        map: how the weights are kept non-negative, by name; "" for free layers.
+        gain: factor between what the map gives and what the pre-activation gets.
+        bias: name of the parameter that can centre the pre-activations; "" if there is none.
+        mean: over rows, positions and units.
+        std: root of the variance over rows and positions, averaged over the units.
+        correlation: of two units, averaged over all pairs of units that vary.
+        convex: share of the variance that comes through the convex path, from 0 to 1.
+        skip: share of everything else: skip connections and what other arguments add.
+        dead: share of units, from 0 to 1, that no gradient reaches on any row.
+        gradient: norm of the gradient over that of the weight (of their raw values). The gradient
+            is that of a sum of outputs with random signs, divided by the number of rows; compare
+            layers with each other.
+        verdict: what is wrong, in words; "" for nothing.
+    """
+
+    layer: str
+    operation: str
+    map: str = ""
+    gain: float = math.nan
+    bias: str = ""
+    mean: float = math.nan
+    std: float = math.nan
+    correlation: float = math.nan
+    convex: float = math.nan
+    skip: float = math.nan
+    dead: float = math.nan
+    gradient: float = math.nan
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
+class SignalReport:
+    """What :func:`check_signal` measured: readable as text.
+
+    Attributes:
+        rows: one a layer, in the order of the forward pass.
+    """
+
+    rows: tuple[LayerSignal, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether there is nothing wrong with any layer."""
+        return not any(row.verdict for row in self.rows)
+
+    def __str__(self) -> str:
+        names = [field.name for field in fields(LayerSignal)]
+        table = [names, *([_shown(getattr(row, name)) for name in names] for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+            for line in table
+        )
+
+    def to_frame(self) -> Any:
+        """The rows as a ``pandas.DataFrame``, which needs pandas."""
+        names = [field.name for field in fields(LayerSignal)]
+        frame = _imported("pandas", "to_frame()").DataFrame
+        return frame([[getattr(row, name) for name in names] for row in self.rows], columns=names)
+
+    def plot(self) -> Any:
+        """A ``matplotlib`` figure of all layers, which needs matplotlib.
+
+        From left to right: mean with a band of one standard deviation; correlation, share of the
+        convex path and of dead units; gradient over weight.
+        """
+        pyplot = _imported("matplotlib.pyplot", "plot()")
+        layers = [row.layer for row in self.rows]
+        figure, (signal, shares, gradients) = pyplot.subplots(
+            1, 3, figsize=(12, 3.5), layout="constrained"
+        )
+        means, stds = ([getattr(row, name) for row in self.rows] for name in ("mean", "std"))
+        signal.plot(layers, means, marker="o", label="mean")
+        bounds = [[m + sign * s for m, s in zip(means, stds, strict=True)] for sign in (-1, 1)]
+        signal.fill_between(layers, *bounds, alpha=0.3, label="standard deviation")
+        # Linear around zero, so that signals that explode and others fit beside each other.
+        signal.set_yscale("symlog", linthresh=1.0)
+        signal.set_title("pre-activations")
+        for name, label in (
+            ("correlation", "correlation"), ("convex", "convex path"), ("dead", "dead units")
+        ):  # fmt: skip
+            shares.plot(layers, [getattr(row, name) for row in self.rows], marker="o", label=label)
+        shares.set_ylim(-0.05, 1.05)
+        shares.set_title("shares")
+        gradients.plot(layers, [row.gradient for row in self.rows], marker="o", label="gradient")
+        if any(row.gradient > 0 for row in self.rows):
+            gradients.set_yscale("log")
+        gradients.set_title("gradient / weight")
+        for axes in (signal, shares, gradients):
+            axes.tick_params(axis="x", rotation=45)
+            axes.legend()
+        return figure
+
+
+def check_signal(
+    network: nn.Module,
+    inputs: Inputs,
+    convex: Convex = 0,
+    call: Callable[..., Tensor] | None = None,
+    layers: Options | None = None,
+) -> SignalReport:
+    """Measure the signal in every layer of a network, anybody's, and say what is wrong with it.
+
+    The layers are found by tracing (:func:`convexinit.finding.find_layers`). One forward and one
+    backward pass on the inputs then measure what :class:`LayerSignal` describes, in evaluation
+    mode. The network is as before afterwards.
+
+    What the verdicts mean:
+
+    - "explodes, 44 times a layer": the standard deviation is more than 3 times that of the layer
+      before. "vanishes": less than a third (said of hidden layers alone).
+    - "not centred": the mean is larger than the standard deviation; the parameter that could
+      centre it is named (of all that exist, the most suitable one).
+    - "convex path carries a constant": less than 5% of the variance comes through it.
+    - "units are alike": correlated by more than 0.95.
+    - "dead": no gradient reaches more than half of the units.
+    - "does not vary", "not finite", and what keeps a layer from being initialised.
+
+    Args:
+        network: any network.
+        inputs: tensor, or tuple of tensors, that it can be called with: typical ones, at least two
+            rows.
+        convex: see :func:`convexinit.init_icnn_`.
+        call: see :func:`convexinit.init_icnn_`.
+        layers: see :func:`convexinit.init_icnn_`.
+
+    Raises:
+        ValueError: if the network is a stack, has no linear operation with a parameter that depends
+            on the inputs, does other things in every pass, or the inputs do not fit.
+
+    Example:
+        >>> from convexinit import MLP, init_icnn_
+        >>> network = init_icnn_(MLP([8, 64, 64, 1], "softplus"), activation="softplus")
+        >>> report = check_signal(network, torch.randn(128, 8))
+        >>> [row.layer for row in report.rows]
+        ['layers.0', 'layers.1', 'layers.2']
+    """
+    if any(map(is_stacked, network.modules())):
+        raise ValueError(
+            "a stack of networks cannot be checked; check each of convexinit.stacking."
+            "unstack_network"
+        )
+    arguments = as_tuple(inputs)
+    columns = convex_columns(convex, arguments)
+    snapshot = Snapshot(network)
+    device = arguments[0].device
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            network.eval()
+            forward(network, arguments, call)  # what waits for its first batch gets it
+            found = find_prepared(network, arguments, columns, call, layers or {}, {})
+            if not found.layers:
+                raise ValueError(
+                    "no linear operation with a parameter depends on the inputs, so that there is "
+                    "no layer to check; call=... names the function to look at"
+                )
+            watch, output = _measured(network, arguments, columns, call, found)
+            dead, gradients = _differentiated(watch, output, found)
+            rows = tuple(_rows(found, watch, dead, gradients))
+    finally:
+        snapshot.restore()
+    return SignalReport(rows)
+
+
+class _Measuring(Watch):
+    """A pass that keeps what layers compute, and lets pre-activations be differentiated by.
+
+    Attributes:
+        results: of operations and of pre-activations, by the index of their call.
+        shifts: zeros that were added to pre-activations, by index.
+    """
+
+    def __init__(self, inputs: list[tuple[Tensor, Dependence]], found: Found) -> None:
+        super().__init__(inputs)
+        self._ends = {one.call.index for one in found.pre_activations}
+        self._names = {layer.call.index: layer.call.name for layer in found.layers}
+        self._names |= {one.call.index: one.call.name for one in found.pre_activations}
+        self.results: dict[int, Tensor] = {}
+        self.shifts: dict[int, Tensor] = {}
+
+    def run(self, function: Callable[..., Any], args: Any, kwargs: Any, level: Dependence) -> Any:
+        """Make the call, and keep its result if it belongs to a layer."""
+        output = function(*args, **kwargs)
+        index = self.count
+        # Calls that give no tensor, such as that of a shape, are not counted.
+        if not level or index not in self._names or not isinstance(output, Tensor):
+            return output
+        if getattr(function, "__name__", "") != self._names[index]:
+            raise ValueError(
+                "the network did other things with all inputs than with a few of them, so that its "
+                "layers cannot be told apart; give inputs that take one way through it"
+            )
+        self.results[index] = output.detach().clone()  # as it may be changed in place
+        in_place = any(output is argument for argument in args)
+        if index in self._ends and torch.is_grad_enabled() and not in_place:
+            self.shifts[index] = torch.zeros_like(output, requires_grad=True)
+            output = output + self.shifts[index]
+        return output
+
+
+def _measured(
+    network: nn.Module,
+    arguments: tuple[Tensor, ...],
+    columns: Mapping[int, Any],
+    call: Callable[..., Tensor] | None,
+    found: Found,
+) -> tuple[_Measuring, Any]:
+    """A pass over all inputs, and the output of the network; None if there is none."""
+    # A network that differentiates itself needs inputs that it can differentiate by.
+    inputs = [
+        argument.detach()
+        .clone()
+        .requires_grad_(argument.is_floating_point() and found.returns_gradient)
+        for argument in arguments
+    ]
+    levels = [
+        (tensor, Dependence.AFFINE if index in columns else Dependence.CONTEXT)
+        for index, tensor in enumerate(inputs)
+    ]
+    watch, output = _Measuring(levels, found), None
+    with torch.enable_grad(), suppress(PassEnded), watch:
+        output = run(network, inputs, call)
+    if not watch.results.keys() >= {one.call.index for one in found.pre_activations}:
+        raise ValueError("the network made fewer calls with all inputs than with a few of them")
+    return watch, output
+
+
+def _differentiated(
+    watch: _Measuring, output: Any, found: Found
+) -> tuple[dict[int, Tensor], dict[int, float]]:
+    """Gradients by pre-activations, by index, and norms over those of the weights, by layer."""
+    if isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    if not isinstance(output, Tensor) or not output.requires_grad:
+        return {}, {}
+    source = torch.Generator().manual_seed(0)
+    signs = torch.randint(2, output.shape, generator=source) * 2.0 - 1.0
+    raws = {id(layer): layer.raw for layer in found.layers if layer.raw is not None}
+    gradients = torch.autograd.grad(
+        output,
+        [*watch.shifts.values(), *raws.values()],
+        signs.to(output) / max(1, len(output) if output.ndim else 1),
+        allow_unused=True,
+    )
+    by_signal, by_raw = gradients[: len(watch.shifts)], gradients[len(watch.shifts) :]
+    reached = {
+        index: gradient
+        for index, gradient in zip(watch.shifts, by_signal, strict=True)
+        if gradient is not None
+    }
+    ratios = {
+        key: float(gradient.double().norm() / raw.detach().double().norm())
+        for (key, raw), gradient in zip(raws.items(), by_raw, strict=True)
+        if gradient is not None
+    }
+    return reached, ratios
+
+
+def _rows(
+    found: Found, watch: _Measuring, reached: dict[int, Tensor], gradients: dict[int, float]
+) -> Iterator[LayerSignal]:
+    """One row for every pre-activation, and for every layer that cannot be initialised."""
+    before = math.nan
+    problems = [layer for layer in found.layers if layer.problem and layer.role != "context"]
+    everything: list[PreActivation | FoundLayer] = [*found.pre_activations, *problems]
+    for one in sorted(everything, key=lambda one: one.call.index):
+        if isinstance(one, FoundLayer):
+            yield LayerSignal(one.name, one.operation, verdict=one.problem)
+            continue
+        row = _row(one, watch, reached, gradients, before)
+        before = row.std
+        yield row
+
+
+def _row(
+    one: PreActivation,
+    watch: _Measuring,
+    reached: dict[int, Tensor],
+    gradients: dict[int, float],
+    before: float,
+) -> LayerSignal:
+    first = (one.constrained + one.free)[0]
+    product, shape = first.call.product, watch.results[first.call.index].shape
+    assert product is not None
+
+    def by_unit(tensor: Tensor) -> Tensor:
+        return product.by_unit(tensor.reshape(shape)).double()
+
+    signal = by_unit(watch.results[one.call.index])
+    convex = torch.zeros_like(signal)
+    for layer in one.constrained:
+        gains = torch.nan if layer.gains is None else layer.gains
+        convex += by_unit(watch.results[layer.call.index]) * gains
+    variance, others = _variance(convex), _variance(signal - convex)
+    exists = one.constrained and variance + others > 0
+    share = round(variance / (variance + others), 6) if exists else math.nan
+    gradient = reached.get(one.call.index)
+    gain = 1.0 if first.gains is None else float(first.gains.mean())
+    row = LayerSignal(
+        layer=one.name,
+        operation=first.operation,
+        map=first.map.name if one.constrained and first.map else "",
+        gain=gain * (first.map.gain if first.map else 1.0),
+        bias=one.biases[0].name if one.biases else "",
+        mean=float(signal.mean()),
+        std=math.sqrt(_variance(signal)),
+        correlation=_correlation(signal),
+        convex=share,
+        skip=1 - share,
+        dead=math.nan
+        if gradient is None
+        else float((by_unit(gradient) == 0).all(0).double().mean()),
+        gradient=gradients.get(id(first), math.nan),
+    )
+    precision = torch.finfo(watch.results[one.call.index].dtype).eps
+    verdict = "; ".join(_verdicts(row, before, one.output, precision))
+    return LayerSignal(**{**vars(row), "verdict": verdict})
+
+
+def _verdicts(row: LayerSignal, before: float, output: bool, precision: float) -> Iterator[str]:
+    if not math.isfinite(row.mean) or not math.isfinite(row.std):
+        yield "not finite"
+        return
+    if row.std <= precision * abs(row.mean):
+        yield "does not vary"
+        return
+    growth = row.std / before if before else math.nan
+    if growth > _FACTOR:
+        yield f"explodes, {growth:.3g} times a layer"
+    elif growth < 1 / _FACTOR and not output:
+        yield f"vanishes, by {1 / growth:.3g} a layer"
+    if abs(row.mean) > row.std:
+        remedy = f"`{row.bias}` could do it" if row.bias else "no parameter shifts all units alike"
+        yield f"not centred; {remedy}"
+    if row.convex < _SHARE:
+        yield "convex path carries a constant"
+    if row.correlation > _ALIKE:
+        yield f"units are alike (correlation {row.correlation:.3f})"
+    if row.dead > _DEAD:
+        yield f"{row.dead:.0%} of the units are dead"
+
+
+def _variance(signal: Tensor) -> float:
+    """Variance over the rows (and positions) of ``[rows, units]``, averaged over the units."""
+    return float((signal - signal.mean(0)).square().mean())
+
+
+def _correlation(signal: Tensor) -> float:
+    """Of two units of ``[rows, units]``, averaged over all pairs of units that vary."""
+    centred = signal - signal.mean(0)
+    norms = centred.norm(dim=0)
+    varying = centred[:, norms > 0] / norms[norms > 0]
+    units = varying.shape[1]
+    if units < 2:
+        return math.nan
+    return float((varying.sum(1).square().sum() - units) / (units * (units - 1)))
+
+
+def _shown(value: Any) -> str:
+    """A cell of the table."""
+    if isinstance(value, str):
+        return value or "-"
+    return "-" if math.isnan(value) else f"{value:.3g}"
+
+
+def _imported(name: str, user: str) -> Any:
+    """A package that the library does not need otherwise."""
+    package = name.partition(".")[0]
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(f"{user} needs {package}; pip install {package}") from error

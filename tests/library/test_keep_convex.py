@@ -1,0 +1,148 @@
+"""Projection after every step of an optimiser."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from convexinit import CNN, MLP, keep_convex, project_
+from convexinit.stacking import stack_networks
+from support.networks import convex_weights, generator, randomised, unchanged
+
+
+def step(network, optimisers, inputs):
+    def loss():
+        for optimiser in optimisers:
+            optimiser.zero_grad()
+        value = (network(inputs) + inputs.sum()).square().mean()
+        value.backward()
+        return value
+
+    loss()
+    for optimiser in optimisers:
+        optimiser.step(*[loss] * isinstance(optimiser, torch.optim.LBFGS))
+
+
+def batch(*shape):
+    return torch.randn(*shape, generator=generator())
+
+
+NETWORKS = {
+    "MLP": (lambda: MLP([4, 30, 30, 1], skip=True), (16, 4)),
+    "CNN": (lambda: CNN((1, 4, 4), [6, 6], 2), (16, 16)),
+    "stack": (
+        lambda: stack_networks([randomised(MLP([4, 9, 9, 1]), i) for i in (0, 1)]),
+        (2, 16, 4),
+    ),
+}
+
+
+@pytest.mark.parametrize(("build", "shape"), NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("optimiser", [torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop])
+def test_it_trains_as_projection_by_hand_until_it_is_removed(build, shape, optimiser):
+    hand, kept = randomised(build()), randomised(build())
+    by_hand, by_hook = (optimiser(network.parameters(), lr=0.05) for network in (hand, kept))
+    handle = keep_convex(by_hook, kept)
+    for _ in range(4):
+        step(hand, [by_hand], batch(*shape))
+        assert any((weight < 0).any() for weight in convex_weights(hand))
+        project_(hand)
+        step(kept, [by_hook], batch(*shape))
+        for ours, theirs in zip(kept.parameters(), hand.parameters(), strict=True):
+            assert torch.equal(ours, theirs)
+    handle.remove()
+    step(kept, [by_hook], batch(*shape))
+    assert any((weight < 0).any() for weight in convex_weights(kept))
+
+
+def test_it_begins_with_a_projection():
+    network = MLP([4, 9, 1])
+    nn.init.constant_(network.layers[1].weight, -1.0)
+    keep_convex(torch.optim.SGD(network.parameters(), lr=0.1), network)
+    assert (network.layers[1].weight == 0).all()
+
+
+def test_each_of_several_optimisers_projects():
+    network = randomised(MLP([4, 30, 30, 1]))
+    optimisers = [torch.optim.Adam(layer.parameters(), lr=0.1) for layer in network.layers]
+    for optimiser in optimisers:
+        keep_convex(optimiser, network)
+    for _ in range(3):
+        step(network, optimisers, batch(16, 4))
+        assert all((weight >= 0).all() for weight in convex_weights(network))
+    alone = randomised(MLP([4, 30, 30, 1]))
+    last = torch.optim.SGD(alone.layers[2].parameters(), lr=10.0)
+    keep_convex(last, alone)
+    step(alone, [last], batch(16, 4))
+    assert all((weight >= 0).all() for weight in convex_weights(alone))
+
+
+def test_lbfgs_ends_every_step_convex():
+    network = randomised(MLP([4, 30, 30, 1]))
+    optimiser = torch.optim.LBFGS(network.parameters(), lr=0.1)
+    keep_convex(optimiser, network)
+    step(network, [optimiser], batch(16, 4))
+    assert all((weight >= 0).all() for weight in convex_weights(network))
+
+
+@pytest.mark.parametrize("positivity", ["clip", "exp", "softplus"])
+def test_maps_that_need_no_projection_train_as_they_do_without(positivity):
+    plain = randomised(MLP([4, 30, 30, 1], positivity=positivity))
+    kept = copy.deepcopy(plain)
+    optimisers = [torch.optim.Adam(network.parameters(), lr=0.05) for network in (plain, kept)]
+    with unchanged(kept):
+        keep_convex(optimisers[1], kept)
+    assert (kept.layers[1].weight < 0).any()
+    for _ in range(3):
+        step(plain, optimisers[:1], batch(16, 4))
+        step(kept, optimisers[1:], batch(16, 4))
+    for ours, theirs in zip(kept.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert all((weight >= 0).all() for weight in convex_weights(kept))
+
+
+class Foreign(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.free = nn.Linear(4, 20)
+        self.positive = nn.ParameterList([torch.randn(20, 20), torch.randn(1, 20)])
+
+    def forward(self, x):
+        return F.softplus(self.free(x) @ self.positive[0]) @ self.positive[1].T
+
+
+def test_weights_of_layers_of_ones_own_are_kept():
+    network = randomised(Foreign())
+    optimiser = torch.optim.SGD(network.parameters(), lr=1.0)
+    keep_convex(optimiser, network, weights=(weight for weight in network.positive))
+    step(network, [optimiser], batch(16, 4))
+    assert all((weight >= 0).all() for weight in network.positive)
+    assert (network.free.weight < 0).any()
+
+
+def test_weights_under_a_parametrization_are_kept():
+    network = randomised(MLP([4, 30, 30, 1]))
+    parametrizations.weight_norm(network.layers[1])
+    optimiser = torch.optim.Adam(network.parameters(), lr=0.02)
+    keep_convex(optimiser, network)
+    step(network, [optimiser], batch(16, 4))
+    assert (network.layers[1].weight >= 0).all()
+
+
+def test_what_has_no_effect_is_refused():
+    network = Foreign()
+    optimiser = torch.optim.Adam(network.parameters())
+    with pytest.raises(ValueError, match=r"no convex layer to keep convex; .*weights=\[\.\.\.\]"):
+        keep_convex(optimiser, network)
+    with pytest.raises(ValueError, match=r"weights\[1\] is computed from other tensors"):
+        keep_convex(optimiser, network, weights=[network.positive[0], network.positive[1].exp()])
+    with pytest.raises(ValueError, match=r"weights\[0\] must be a tensor"):
+        keep_convex(optimiser, network, weights=["positive.0"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        step(network, [optimiser], batch(16, 4))
+    assert (network.positive[0] < 0).any()
