@@ -55,8 +55,9 @@ def run(settings: Settings, request: Request) -> Outcome:
     units) and ``variance`` (over the rows, mean over the units) of the hidden pre-activations, of
     the network at its start on the test set, have as ``step`` the number of the layer, from 1.
 
-    In the summary, ``cost`` is the time of ``init_icnn_`` in steps of the training that follows, a
-    number a seed, and ``refused`` what it said of networks that it did not initialise.
+    In the summary, ``titles`` are those of the kinds, ``cost`` is the time of ``init_icnn_`` in
+    steps of the training that follows, a number a seed, and ``refused`` what it said of networks
+    that it did not initialise.
     """
     prepare_process()
     rows: list[tuple[int, int, int, str, str, float]] = []
@@ -91,7 +92,11 @@ def run(settings: Settings, request: Request) -> Outcome:
         # A start that diverges is a result: the seeds of this experiment are not lost by it.
         seeds={seed: seed_summary(diverged=False) for seed in request.seeds},
         device=device_name(torch.device("cpu")),
-        notes={"cost": cost, "refused": refused},
+        notes={
+            "titles": {name: KINDS[name].title for name in settings.your_network.kinds},
+            "cost": cost,
+            "refused": refused,
+        },
     )
 
 

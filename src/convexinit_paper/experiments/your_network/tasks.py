@@ -33,6 +33,7 @@ class Task:
         test_loss: relative, see above.
         train_rows: in the training set.
         test_rows: in the test set.
+        batch_size: rows per step of training.
     """
 
     draw: Callable[[int, Generator], tuple[Inputs, Tensor]]
@@ -40,6 +41,7 @@ class Task:
     test_loss: Loss
     train_rows: int = 4096
     test_rows: int = 4096
+    batch_size: int = 256
 
 
 def relative_error(network: Any, inputs: Inputs, target: Tensor) -> Tensor:
@@ -131,5 +133,5 @@ CONTROL = Task(_control, relative_error, relative_error)
 CONDITIONAL = Task(_conditional, relative_error, relative_error)
 TRANSPORT = Task(_clouds, _dual, _map_error)
 PAIRS = Task(_pairs, relative_error, relative_error)
-DENOISING = Task(_images, _denoising, _denoising, train_rows=1200, test_rows=597)
+DENOISING = Task(_images, _denoising, _denoising, train_rows=1200, test_rows=597, batch_size=32)
 STRESSES = Task(_stresses, relative_error, relative_error)

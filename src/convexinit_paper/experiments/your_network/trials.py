@@ -31,7 +31,6 @@ class TrialSettings(Section):
 
     kinds: list[str] = option("of networks, by name")
     steps: int = option("of Adam", at_least(1))
-    batch_size: int = option("rows per step", at_least(2))
     learning_rate: float = option("of Adam", above(0))
     rows: int = option("of the training set that init_icnn_ sees", at_least(2))
 
@@ -135,7 +134,7 @@ def _train(
     times = []
     for _ in range(settings.steps):
         began = time.process_time()
-        rows = torch.randint(len(data.target), (settings.batch_size,), generator=generator)
+        rows = torch.randint(len(data.target), (kind.task.batch_size,), generator=generator)
         optimiser.zero_grad()
         loss = kind.task.loss(network, tuple(x[rows] for x in data.inputs), data.target[rows])
         if not loss.isfinite():
