@@ -82,10 +82,12 @@ def main(folder: Path) -> None:
         network.double()
         values = network(plane.double()).detach().view(161, 161)
         panel.contourf(axis, axis, values.T, 20, cmap="cividis")
-        panel.set(aspect="equal", xlim=(-2, 2))
-        start, end = torch.tensor([[-1.2, -1.2]]).double(), torch.tensor([[1.3, -1.3]]).double()
+        panel.set(aspect="equal", xlim=(-2, 2), ylim=(-2, 2))
+        start, end = torch.tensor([[-1.0, -1.1]]).double(), torch.tensor([[-0.6, 1.2]]).double()
         try:
-            walk = walk_level_set(network, start, end, steps=12, tol=1e-9)
+            walk = walk_level_set(
+                network, start, end, steps=12, tol=1e-9, interior=torch.zeros_like(start)
+            )
         except ValueError as error:
             print(f"  no walk: {error}")
             continue

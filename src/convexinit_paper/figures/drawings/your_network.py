@@ -7,6 +7,7 @@ higher losses and for trainings that diverged.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
