@@ -14,6 +14,7 @@ Example:
 """
 
 from convexinit.convexity import is_convex
+from convexinit.diagnostics import check_signal
 from convexinit.difference import ConvexDifference
 from convexinit.init import lognormal_init_, moments_init_
 from convexinit.init_network import init_icnn_
@@ -31,6 +32,7 @@ __all__ = [
     "ConvexConv2d",
     "ConvexDifference",
     "ConvexLinear",
+    "check_signal",
     "init_icnn_",
     "is_convex",
     "keep_convex",

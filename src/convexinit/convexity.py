@@ -6,9 +6,10 @@ looked at finitely many pairs of points.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,6 +25,7 @@ from convexinit.finding import (
     as_tuple,
     convex_columns,
     find_layers,
+    run,
 )
 from convexinit.init_network import is_stacked
 
@@ -73,8 +75,8 @@ class ConvexityReport:
         direction: ``[dimensions]`` of this curvature, of length 1, over all convex arguments.
         curved_at: the point, as arguments of the function with one row.
         negative_weights: of layers that should have none, see :func:`negative_weights`; None if
-            layers cannot be found, as in functions that are no networks. Not part of the verdict: a network may be
-            convex in spite of them, on these inputs at least.
+            layers cannot be found, as in functions that are no networks. Not part of the verdict:
+            a network may be convex in spite of them, on these inputs at least.
     """
 
     pairs: int
@@ -120,9 +122,12 @@ def is_convex(
     deviations), and points along the direction of the most negative curvature. Each output has to
     be convex.
 
-    Rounding makes no false alarm: it is measured on the function itself, at points moved by so
-    little that only rounding tells them apart. A network in float64 is therefore tested more
-    sharply than one in float32.
+    Rounding should make no false alarm. A copy of the network is tested in float64, whatever its
+    data type: its function, not its rounding. Where that fails (a network that cannot be copied, or
+    names a data type in its code), the network itself is tested. In either case rounding is
+    measured on the function, at points moved by so little that only rounding tells them apart. That
+    it misses where values hardly move beside a large constant inside of the network, which matters
+    without float64 alone.
 
     The network is tested in evaluation mode, and left as it was.
 
@@ -154,7 +159,6 @@ def is_convex(
     """
     check_integer("pairs", pairs)
     generator = Generator().manual_seed(0) if generator is None else generator
-    function = _Rows(network if call is None else partial(call, network), inputs, convex)
     if isinstance(network, nn.Module) and any(map(is_stacked, network.modules())):
         raise ValueError(
             "a stack of networks cannot be tested; test each of convexinit.stacking.unstack_network"
@@ -163,26 +167,21 @@ def is_convex(
     if isinstance(network, nn.Module):
         with suppress(ValueError):  # of networks in which layers cannot be found
             weights = tuple(negative_weights(network, inputs, convex, call))
-    snapshot = Snapshot(network) if isinstance(network, nn.Module) else None
-    try:
-        if isinstance(network, nn.Module):
-            network.eval()
-        with torch.enable_grad():
-            curvature = _curvature(function, generator)
+    with _evaluated(network), torch.enable_grad():
+        function = _Rows(network, call, inputs, convex)
+        curvature = _curvature(function, generator)
         sampled = [_far_pairs(function, pairs, generator), _close_pairs(function, pairs, generator)]
         if curvature is not None and curvature.value < 0:
             sampled.append(_pairs_along(function, curvature))
         first, second, rows = (torch.cat(parts) for parts in zip(*sampled, strict=True))
+        first, second = function.representable(first), function.representable(second)
         gaps, scales = _gaps(function, first, second, rows)
         tolerances = _rounding(function, first, second, rows, generator) * scales
-    finally:
-        if snapshot is not None:
-            snapshot.restore()
     # A gap of 0 beside a tolerance of 0 (of a function that is 0 everywhere) is none.
     excess = (gaps - tolerances) / scales.clamp_min(torch.finfo(torch.float64).tiny)
     worst, output = divmod(int(excess.argmax()), excess.shape[1])
     gap, tolerance = float(gaps[worst, output]), float(tolerances[worst, output])
-    ends = [function.arguments(point[worst : worst + 1], rows[worst : worst + 1])
+    ends = [function.given(point[worst : worst + 1], rows[worst : worst + 1])
             for point in (first, second)]  # fmt: skip
     return ConvexityReport(
         pairs=len(gaps),
@@ -194,7 +193,7 @@ def is_convex(
         direction=None if curvature is None else curvature.direction,
         curved_at=None
         if curvature is None
-        else function.arguments(curvature.point[None], curvature.row),
+        else function.given(curvature.point[None], curvature.row),
         negative_weights=weights,
     )
 
@@ -233,19 +232,39 @@ def negative_weights(
                 yield NegativeWeights(layer.name, count, weight.numel(), float(weight.min()))
 
 
+@contextmanager
+def _evaluated(network: Any) -> Iterator[None]:
+    """Put a network in evaluation mode, and give it back its state afterwards."""
+    if not isinstance(network, nn.Module):
+        yield
+        return
+    snapshot = Snapshot(network)
+    try:
+        network.eval()
+        yield
+    finally:
+        snapshot.restore()
+
+
 class _Rows:
     """A function of the convex arguments, flattened to one vector a row.
 
     Attributes:
+        precision: of the least precise values so far.
         points: ``[rows, dimensions]``, the convex arguments.
         spread: ``[dimensions]``, standard deviations of the points; where there is none, that over
             all dimensions.
     """
 
-    def __init__(self, function: Callable[..., Any], inputs: Inputs, convex: Convex) -> None:
-        self.function, self.alone = function, isinstance(inputs, Tensor)
-        self.inputs = as_tuple(inputs)
+    def __init__(
+        self, network: Any, call: Callable[..., Any] | None, inputs: Inputs, convex: Convex
+    ) -> None:
+        self.alone, self.inputs = isinstance(inputs, Tensor), as_tuple(inputs)
         self.convex = convex_columns(convex, self.inputs)
+        self.dtypes = [argument.dtype for argument in self.inputs]
+        self.precision = 0.0
+        network, self.inputs = _in_float64(network, call, self.inputs)
+        self.function = network if call is None else partial(call, network)
         flat = [
             self.inputs[index].detach()[..., columns].flatten(1)
             for index, columns in self.convex.items()
@@ -257,8 +276,23 @@ class _Rows:
             raise ValueError("the inputs do not vary in the arguments named by convex")
         self.spread = torch.where(spread > 0, spread, spread.square().mean().sqrt())
 
-    def arguments(self, points: Tensor, rows: Tensor) -> Any:
-        """Arguments of the function in the form of the inputs.
+    def given(self, points: Tensor, rows: Tensor) -> Any:
+        """:meth:`arguments` in the data types of the inputs."""
+        arguments = [
+            argument.to(dtype)
+            for argument, dtype in zip(self.arguments(points, rows), self.dtypes, strict=True)
+        ]
+        return arguments[0] if self.alone else tuple(arguments)
+
+    def representable(self, points: Tensor) -> Tensor:
+        """Points rounded to what :meth:`given` can give."""
+        parts = points.split(self.sizes, 1)
+        dtypes = [self.dtypes[index] for index in self.convex]
+        rounded = [p.to(dtype).to(points) for p, dtype in zip(parts, dtypes, strict=True)]
+        return torch.cat(rounded, 1)
+
+    def arguments(self, points: Tensor, rows: Tensor) -> list[Tensor]:
+        """Arguments of the function.
 
         Args:
             points: ``[m, dimensions]``, of the convex arguments.
@@ -269,7 +303,7 @@ class _Rows:
         for (index, columns), part in zip(self.convex.items(), parts, strict=True):
             target = arguments[index][..., columns]
             arguments[index][..., columns] = part.to(target.dtype).reshape(target.shape)
-        return arguments[0] if self.alone else tuple(arguments)
+        return arguments
 
     def __call__(self, points: Tensor, rows: Tensor) -> Tensor:
         """Float64 values ``[m, outputs]``, see :meth:`arguments`."""
@@ -282,8 +316,7 @@ class _Rows:
         return torch.cat(parts)
 
     def _values(self, points: Tensor, rows: Tensor) -> Tensor:
-        arguments = self.arguments(points, rows)
-        values = self.function(arguments) if self.alone else self.function(*arguments)
+        values = self.function(*self.arguments(points, rows))
         if isinstance(values, (tuple, list)) and values:
             values = values[0]
         if not isinstance(values, Tensor) or values.ndim == 0 or len(values) != len(points):
@@ -294,7 +327,21 @@ class _Rows:
             )
         if not values.isfinite().all():
             raise ValueError("the network returns values that are not finite on these inputs")
+        self.precision = max(self.precision, torch.finfo(values.dtype).eps)
         return values.double().reshape(len(values), -1)
+
+
+def _in_float64(
+    network: Any, call: Callable[..., Any] | None, arguments: tuple[Tensor, ...]
+) -> tuple[Any, tuple[Tensor, ...]]:
+    """A copy of a network, and its arguments, in float64; both as they are if it does not work."""
+    precise = tuple(a.double() if a.is_floating_point() else a for a in arguments)
+    try:
+        twin = copy.deepcopy(network).double() if isinstance(network, nn.Module) else network
+        run(twin, [argument[:2].clone() for argument in precise], call)
+    except Exception:  # whatever code of other people raises
+        return network, arguments
+    return twin, precise
 
 
 Pairs = tuple[Tensor, Tensor, Tensor]  # both ends [pairs, dimensions], and rows [pairs]
@@ -340,8 +387,9 @@ def _gaps(function: _Rows, first: Tensor, second: Tensor, rows: Tensor) -> tuple
         Both ``[pairs, outputs]``.
     """
     middle = ((first.double() + second.double()) / 2).to(first.dtype)
-    ends = function(first, rows), function(second, rows)
-    between = function(middle, rows)
+    # Not without gradients: some networks differentiate themselves.
+    ends = function(first, rows).detach(), function(second, rows).detach()
+    between = function(middle, rows).detach()
     typical = between.abs().median(0).values
     scales = ends[0].abs() + ends[1].abs() + between.abs() + typical
     return between - (ends[0] + ends[1]) / 2, scales
@@ -366,7 +414,7 @@ def _rounding(
     )
     gaps, scales = _gaps(function, *_either_side(centres, step), rows)
     largest = (gaps / scales.clamp_min(torch.finfo(torch.float64).tiny)).max()
-    return 4 * max(float(largest), precision, _ACCURACY)
+    return 4 * max(float(largest), function.precision, _ACCURACY)
 
 
 @dataclass(frozen=True)
@@ -405,14 +453,14 @@ def _curvature(function: _Rows, generator: Generator) -> _Curvature | None:
             lost = vector.norm(dim=1) <= 1e-6
             vector = nn.functional.normalize(torch.where(lost[:, None], noise, vector), dim=1)
             basis.append(vector)
-            images.append(product(vector))
+            images.append(product(vector).detach())
             vector = nn.functional.normalize(images[-1], dim=1)
     except RuntimeError:  # of torch, where something has no derivative
         return None
     spanned, mapped = torch.stack(basis, 1), torch.stack(images, 1)
     projected = spanned @ mapped.mT
     eigenvalues, eigenvectors = torch.linalg.eigh((projected + projected.mT) / 2)
-    worst = int(eigenvalues.detach()[:, 0].argmin())
+    worst = int(eigenvalues[:, 0].argmin())
     direction = eigenvectors[worst, :, 0] @ spanned[worst]
     return _Curvature(
         float(eigenvalues[worst, 0]),

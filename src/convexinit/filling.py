@@ -23,6 +23,7 @@ from convexinit.finding import (
     as_tuple,
     convex_columns,
     find_prepared,
+    forward,
     prepare_,
     reset_first_batch_,
     run,
@@ -33,8 +34,13 @@ from convexinit.tracing import Dependence, PassEnded, Product, Watch, as_product
 
 # Passes over all layers: one that draws, the others correct what it could not foresee.
 _PASSES = 5
+_PASSES_WITH_FIRST_BATCH = 2  # after which normalisations stay as they are
 _PRECISE = 0.01  # deviation of mean or variance, in units of the target, that is left as it is
 _TOLERATED = (0.1, 0.2)  # deviations of mean and variance that are not reported
+# What zeros of orthogonal weights that have to be above zero add to the gain of the mean, over all
+# layers.
+_BACKGROUND = 0.1
+_PAIRS = 128  # of rows whose midpoints are looked at
 # Share of the variance of a pre-activation that comes through the convex path at least.
 _CONVEX_SHARE = 0.5
 
@@ -58,6 +64,11 @@ class Target:
     bias_std: float
     draw: Distribution | None
     convex_path: bool
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of every unit over the inputs."""
+        return math.sqrt(self.variance)
 
 
 def fill_network_(
@@ -90,8 +101,10 @@ def fill_network_(
             prepare_(network, arguments, call, starting)
             found = find_prepared(network, arguments, columns, call, layers or {}, starting)
             _check_found(found, target, layers or {})
-            _fill_(network, arguments, columns, call, found, target, starting, generator)
-            messages = _check_convex(network, arguments, columns, call, found)
+            reached = _fill_(network, arguments, columns, call, found, target, starting, generator)
+            messages = _remarks(found, reached, target)
+            if not found.returns_gradient:
+                messages += _not_convex(network, arguments, columns, call)
     except BaseException:
         snapshot.restore()
         torch.set_rng_state(random_state)
@@ -125,7 +138,11 @@ def _check_found(found: Found, target: Target, options: Options) -> None:
             "convex in (convex=), or which function (call=)"
         )
     for one in found.pre_activations:
-        said_none = any("bias" in options.get(layer.name, {}) for layer in one.constrained)
+        said_none = any(
+            "bias" in options.get(name, {})
+            for layer in one.constrained
+            for name in (layer.name, layer.parameter)
+        )
         if one.constrained and not (one.biases or one.output or said_none):
             name = one.constrained[0].name
             problems.append(
@@ -158,21 +175,25 @@ def _fill_(
     target: Target,
     starting: dict[str, nn.Module],
     generator: Generator,
-) -> None:
-    levels = [Dependence.AFFINE if i in columns else Dependence.CONTEXT for i in range(99)]
+) -> dict[PreActivation, tuple[float, float]]:
+    """Fill all layers; by how much mean and variance were off in the last pass."""
+    levels = [
+        Dependence.AFFINE if index in columns else Dependence.CONTEXT
+        for index in range(len(arguments))
+    ]
     for number in range(_PASSES):
         copies = [argument.detach().clone() for argument in arguments]
-        filling = _Filling(
-            list(zip(copies, levels, strict=False)), found, target, generator, drawing=number == 0
-        )
+        traced = list(zip(copies, levels, strict=True))
+        filling = _Filling(traced, found, target, generator, drawing=number == 0)
         with torch.no_grad(), filling, suppress(PassEnded):
             run(network, copies, call)
         filling.check_complete()
-        if starting:
+        if number > 0 and filling.is_precise():
+            break
+        if starting and number < _PASSES_WITH_FIRST_BATCH:
             reset_first_batch_(network)
             prepare_(network, arguments, call, starting)
-        elif number > 0 and filling.deviation < _PRECISE:
-            break
+    return filling.deviations
 
 
 def _write_(layer: FoundLayer, weight: Tensor) -> None:
@@ -246,7 +267,11 @@ class _Filling(Watch):
         self._operands: dict[int, _Operand] = {}
         self._written: set[int] = set()
         self._last = max(self._ends)
-        self.deviation = 0.0
+        self.deviations: dict[PreActivation, tuple[float, float]] = {}
+
+    def is_precise(self) -> bool:
+        """Whether no pre-activation was far from its target."""
+        return all(max(map(abs, pair)) < _PRECISE for pair in self.deviations.values())
 
     def check_complete(self) -> None:
         """Raise ValueError if the network did other things than in the pass that was traced."""
@@ -331,11 +356,10 @@ class _Filling(Watch):
 
     def _is_near(self, one: PreActivation, signal: Tensor) -> bool:
         """Whether a pre-activation has the moments of the target; keeps by how much it has not."""
-        variance = abs(_variance(signal) / self._target.variance - 1)
-        mean = abs(float((signal.mean(0) - self._target.mean - one.noise).mean()))
-        deviation = max(variance, mean if one.biases else 0.0)
-        self.deviation = max(self.deviation, deviation)
-        return deviation < _PRECISE
+        mean = float((signal.mean(0) - self._target.mean - one.noise).mean())
+        variance = _variance(signal) / self._target.variance - 1
+        self.deviations[one] = (mean / self._target.std if one.biases else 0.0, variance)
+        return max(map(abs, self.deviations[one])) < _PRECISE
 
     def _draw(self, operand: _Operand, parts: int) -> Tensor:
         """Weights whose part has the correlation of the target; their scale comes later."""
@@ -343,7 +367,7 @@ class _Filling(Watch):
             operand.weight.shape, dtype=operand.weight.dtype, device=self._generator.device
         )
         if self._target.draw is None:
-            return orthogonal_init_(weight, generator=self._generator).to(operand.weight)
+            return self._orthogonal(operand, weight).to(operand.weight)
         of_sum, summed = operand.sums()
         if not (math.isfinite(of_sum + summed) and min(of_sum, summed) > 0):
             raise ValueError(
@@ -353,6 +377,18 @@ class _Filling(Watch):
         rho, variance = self._target.rho, self._target.variance / parts
         mean, own = math.sqrt(rho * variance / of_sum), (1 - rho) * variance / summed
         return self._target.draw(weight, mean, own, self._generator).to(operand.weight)
+
+    def _orthogonal(self, operand: _Operand, weight: Tensor) -> Tensor:
+        """Non-negative orthogonal weights, in the layout of the operation."""
+        matrix = weight.unsqueeze(0) if weight.ndim == 1 else weight
+        orthogonal_init_(
+            matrix.mT if operand.product.transposed else matrix, 1.0, 1, self._generator
+        )
+        if operand.layer.map and not operand.layer.map.passes_gradient_at_zero:
+            # So little that all of them together hardly move the mean of any layer.
+            fan_in = matrix.shape[-2] if operand.product.transposed else matrix[0].numel()
+            weight.clamp_min_(_BACKGROUND / (fan_in * len(self._ends)))
+        return weight
 
     def _scale_rest(
         self, one: PreActivation, free: list[_Operand], parts: list[Tensor], rest: Tensor
@@ -425,28 +461,63 @@ def _factor(part: Tensor, rest: Tensor, variance: float) -> float:
     return math.sqrt(0.1 * others / own)
 
 
-def _check_convex(
+def _remarks(
+    found: Found, reached: Mapping[PreActivation, tuple[float, float]], target: Target
+) -> list[str]:
+    """Warnings about single layers of a network that is filled."""
+    messages = [
+        f"the input of the layer {layer.name} is multiplied by a gate that depends on other "
+        "inputs; its moments hold on average over the rows that were given"
+        for one in found.pre_activations
+        for layer in one.constrained
+        if layer.gated
+    ]
+    for one in found.pre_activations:
+        mean, variance = reached.get(one, (0.0, 0.0))
+        if one.constrained and one.output and not one.biases:
+            messages.append(
+                f"no parameter can centre the output layer {one.name}; the mean of the output "
+                "stays what the weights make it"
+            )
+        elif abs(mean) > _TOLERATED[0] or abs(variance) > _TOLERATED[1]:
+            messages.append(
+                f"the pre-activation of the layer {one.name} has the mean "
+                f"{target.mean + mean * target.std:.3g} and the variance "
+                f"{(1 + variance) * target.variance:.3g}, as what is added to it varies more than "
+                "the target, or differs from pass to pass"
+            )
+    return messages
+
+
+@torch.no_grad()
+def _not_convex(
     network: nn.Module,
     arguments: tuple[Tensor, ...],
     columns: Mapping[int, Any],
     call: Callable[..., Tensor] | None,
-    found: Found,
 ) -> list[str]:
-    """Warnings about a network that is filled."""
-    messages = []
-    for one in found.pre_activations:
-        for layer in one.constrained:
-            if layer.gated:
-                messages.append(
-                    f"the input of the layer {layer.name} is multiplied by a gate that depends on "
-                    "other inputs; its moments hold on average over the rows that were given"
-                )
-        if one.constrained and one.output and not one.biases:
-            messages.append(
-                f"no parameter can centre the output layer {one.constrained[0].name}; the mean of "
-                "the output stays what the weights make it"
-            )
-    return messages
+    """A warning if a network is above the mean of two rows at their midpoint."""
+    rows = min(len(arguments[0]) // 2, _PAIRS)
+    first = [argument[:rows] for argument in arguments]
+    second, middle = [one.clone() for one in first], [one.clone() for one in first]
+    for index, chosen in columns.items():
+        other = arguments[index][-rows:]
+        second[index][..., chosen] = other[..., chosen]
+        middle[index][..., chosen] = (first[index][..., chosen] + other[..., chosen]) / 2
+    together = tuple(torch.cat(parts) for parts in zip(first, second, middle, strict=True))
+    output = forward(network, together, call)
+    output = (output[0] if isinstance(output, (tuple, list)) else output).detach()
+    a, b, at_middle = output.to(torch.promote_types(output.dtype, torch.float32)).chunk(3)
+    gap = at_middle - (a + b) / 2
+    rounding = torch.finfo(output.dtype).eps ** 0.5 * output.abs().max()
+    if bool((gap <= rounding).all()):
+        return []
+    return [
+        f"the network is not convex in argument {', '.join(map(str, columns))}: at the midpoint of "
+        f"two rows it is up to {float(gap.max()):.3g} above their mean. Look for activations that "
+        "are not convex and increasing and for gates below zero, or say what is convex with "
+        "convex= or call="
+    ]
 
 
 _OTHER_PATH = (

@@ -41,16 +41,9 @@ _ROWS = 8  # in each half of the rows that are traced
 _OPTIONS = ("positivity", "gain", "bias")
 
 
-def _elu_plus_one_inverse(weight: Tensor) -> Tensor:
-    tiny = torch.finfo(weight.dtype).tiny
-    return torch.where(weight >= 1, weight - 1, weight.clamp_min(tiny).log())
-
-
-# Maps that networks use in their own code, beside those of the layers of this library.
+# One more that networks use in their own code, beside those of the layers of this library.
 _MAPS = {
     **POSITIVITY,
-    "elu_plus_one": Positivity("elu_plus_one", lambda raw: F.elu(raw) + 1, _elu_plus_one_inverse),
-    "abs": Positivity("abs", torch.abs, lambda weight: weight),
     "squared_softplus": Positivity(
         "squared_softplus",
         lambda raw: F.softplus(raw).square(),
@@ -86,6 +79,11 @@ class WeightMap:
     layout: tuple[int, ...]
     forward: Callable[[Tensor], Tensor]
     write: Callable[[Tensor], None]
+
+    @property
+    def passes_gradient_at_zero(self) -> bool:
+        """Whether a raw value that stands for a weight of zero gets the gradient of the weight."""
+        return self.name in ("projection", "clip", "neg_exp", "abs")
 
 
 @dataclass(eq=False)
@@ -590,10 +588,10 @@ def find_map(call: Call, weight: Tensor, raw: Tensor) -> WeightMap | None:
         for name, entry in (_MAPS | _as_softplus(forward, draws)).items():
             mapped = entry.forward(draws).permute(layout).reshape(weight.shape)
             gain = float((mapped * result).sum() / mapped.square().sum())
-            if gain > 0 and is_close(result, gain * mapped):
+            if gain > 0 and _agree(result, gain * mapped):
                 # Weights that are normalised have a gain of their own every time.
                 again = entry.forward(2 * draws).permute(layout).reshape(weight.shape)
-                if not is_close(forward(2 * draws), gain * again):
+                if not _agree(forward(2 * draws), gain * again):
                     continue
                 write = _writer(_divided(entry, gain), layout, raw)
                 return WeightMap(name, gain, layout, forward, write)
@@ -601,6 +599,13 @@ def find_map(call: Call, weight: Tensor, raw: Tensor) -> WeightMap | None:
             write = _writer(_inverse_of(forward, layout, raw), layout, raw)
             return WeightMap("numerical", 1.0, layout, forward, write)
     return None
+
+
+def _agree(first: Tensor, second: Tensor) -> bool:
+    """Whether all entries agree, the small ones up to the rounding of large ones."""
+    precision = torch.finfo(first.dtype).eps
+    largest = float(first.abs().max())
+    return torch.allclose(first, second.to(first), precision**0.5, precision * largest)
 
 
 def _as_softplus(forward: Callable[[Tensor], Tensor], like: Tensor) -> dict[str, Positivity]:

@@ -27,7 +27,7 @@ from convexinit.init import (
     moments_init_,
 )
 from convexinit.layers import ConvexLayer, Network
-from convexinit.orthogonal import orthogonal_init_, plan_layers
+from convexinit.orthogonal import orthogonal_layer_, plan_layers
 from convexinit.positivity import Positivity
 from convexinit.theory import solve_init
 
@@ -70,9 +70,10 @@ def init_icnn_(
 
     With ``method="orthogonal"`` every convex layer gets :func:`~convexinit.orthogonal_init_`, and
     the scales and biases of :func:`convexinit.orthogonal.plan_layers`, so that networks of any
-    depth start alike. Give hidden layers smaller steps the more there are
-    (:func:`~convexinit.parameter_groups`). Where a map lets no gradient through to weights of zero
-    (all but projection and neg-exp), zeros start slightly above it.
+    depth start alike. Where layers first widen and then narrow, copies of a unit go to different
+    sums, and every row is scaled by what its unit really is the sum of. Give hidden layers smaller
+    steps the more there are (:func:`~convexinit.parameter_groups`). Where a map lets no gradient
+    through to weights of zero (all but projection and neg-exp), zeros start slightly above it.
 
     Both parts of a :class:`~convexinit.difference.ConvexDifference` are initialised like this, one
     after the other.
@@ -118,6 +119,8 @@ def init_icnn_(
     # Whatever is wrong raises here, before anything is filled.
     check_choice("method", method, dict.fromkeys(("moments", "orthogonal")))
     if inputs is not None:
+        if any(is_stacked(layer) for layer in model.modules()):
+            raise ValueError("initialise networks before they are stacked")
         check_choice("skip", skip, dict.fromkeys(("counted", "only")))
         _refuse_changed(
             {"activation": activation, "bias_rule": bias_rule}, "is measured on the inputs"
@@ -193,14 +196,19 @@ def _init_orthogonal_(
                 weight = lecun_normal_(weight.clone(), generator).mul_(math.sqrt(variance))
                 bias = None if bias is None else torch.full_like(bias, plan.mean)
                 assign_parameters_(first, weight, bias, name)
-            output = math.sqrt(variance / plan.feature_variance)
-            scales = (*plan.scales, output)
-            # The bias of the plan is for features; that of the outputs centres them.
-            shifts = (*plan.biases, -output * plan.feature_means[-1])
+            shares = None
             for (name, layer), scale, shift, mean in zip(
-                convex.items(), scales, shifts, plan.feature_means, strict=True
+                convex.items(), plan.scales, plan.biases, plan.feature_means, strict=True
             ):
-                weight = _orthogonal_weight(layer, scale, len(convex), generator)
+                if shares is not None and len(shares) != _channels_in(layer):
+                    shares = None  # positions of an image became units
+                weight = torch.empty_like(layer.weight)
+                groups = int(getattr(layer, "groups", 1))
+                shares = orthogonal_layer_(weight, scale, groups, shares, generator)
+                if not _passes_gradient_at_zero(layer.positivity):
+                    # So little that all of them together hardly move the mean of any layer.
+                    weight.clamp_min_(_BACKGROUND / (weight[0].numel() * len(convex)))
+                # The shift of the plan is for a feature, the mean of which this unit may multiply.
                 bias = shift + (scale - weight.flatten(1).sum(1)) * mean
                 assign_parameters_(layer, weight, None if layer.bias is None else bias, name)
     return model
@@ -213,27 +221,6 @@ def _group_size(layer: ConvexLayer) -> int:
 
 def _channels_in(layer: ConvexLayer) -> int:
     return layer.weight.shape[1] * int(getattr(layer, "groups", 1))
-
-
-def _orthogonal_weight(
-    layer: ConvexLayer, scale: float, depth: int, generator: Generator | None
-) -> Tensor:
-    """Non-negative orthogonal weights of a layer, in its shape.
-
-    Args:
-        layer: which one.
-        scale: of its weights.
-        depth: number of convex layers of the network.
-        generator: source of randomness.
-    """
-    # Where a layer widens, every input is copied rather than split.
-    copied = math.sqrt(max(1.0, len(layer.weight) / _channels_in(layer)))
-    weight = torch.empty_like(layer.weight)
-    orthogonal_init_(weight, scale * copied, int(getattr(layer, "groups", 1)), generator)
-    if not _passes_gradient_at_zero(layer.positivity):
-        # So little that all of them together hardly move the mean of any layer.
-        weight.clamp_min_(_BACKGROUND / (weight[0].numel() * depth))
-    return weight
 
 
 @torch.inference_mode(False)
@@ -289,8 +276,8 @@ def initialised_layers(model: nn.Module) -> dict[str, nn.Module]:
         if not any(isinstance(layer, ConvexLayer) for layer in layers):
             raise ValueError(
                 "the network has no convex layer to initialise; build it from "
-                "convexinit.ConvexLinear or convexinit.ConvexConv2d, or call "
-                "convexinit.lognormal_init_ on the weight and bias of each non-negative layer"
+                "convexinit.ConvexLinear or convexinit.ConvexConv2d, or give "
+                "convexinit.init_icnn_ a batch of inputs, on which it finds layers of any class"
             )
         for layer in layers:
             if is_lazy(layer.weight) or layer.weight.is_meta:

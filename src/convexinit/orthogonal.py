@@ -11,6 +11,7 @@ with which this function changes least from layer to layer.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,10 +22,13 @@ from convexinit.activations import Activation, checked_activation
 from convexinit.checks import check_integer, check_number
 
 # Means of the first pre-activations that are tried, in standard deviations.
-_MEANS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-# Share of the variance of the last features that those of the first layer must explain.
-_KEPT = 0.5
-_POINTS = 10001  # units that are followed
+_MEANS = (0.0, *(2.0 ** (power / 2) for power in range(-2, 21)))
+# Share of the variance of the last features that those of the first layer must explain, for normal
+# units, and for some with the tails of Laplace's distribution.
+_KEPT, _KEPT_IN_TAILS = 0.5, 0.25
+_POINTS = 10_001  # units that are followed
+_SPARSE = slice(5, None, 10)  # of these, when means are tried
+_TAIL_POINTS = 100_001
 _NEWTON_STEPS = 60
 
 
@@ -68,19 +72,86 @@ def orthogonal_init_(
         raise ValueError(f"a weight needs entries; got shape {tuple(weight.shape)}")
     if len(weight) % groups:
         raise ValueError(f"groups must divide the {len(weight)} outputs, got {groups}")
+    return _fill_(weight, gain, [None] * groups, generator)
+
+
+@torch.no_grad()
+def orthogonal_layer_(
+    weight: Tensor,
+    scale: float,
+    groups: int = 1,
+    shares: Tensor | None = None,
+    generator: Generator | None = None,
+) -> Tensor | None:
+    """Fill ``weight`` as :func:`orthogonal_init_`, with rows that give every output one variance.
+
+    Where a network first widens and then narrows, units are copies of one another: their sum varies
+    more than that of as many independent ones. Copies go to different groups where there are
+    enough, and every row is scaled by what its output really is the sum of.
+
+    Args:
+        weight: as for :func:`orthogonal_init_`.
+        scale: standard deviation of every output in those of an input.
+        groups: as for :func:`orthogonal_init_`.
+        shares: ``[in, sources]``, what every input has of independent sources of variance 1; rows
+            of norm 1. None for independent inputs.
+        generator: source of randomness.
+
+    Returns:
+        ``[out, sources]`` shares of the outputs, None if they are independent.
+
+    Example:
+        >>> shares = orthogonal_layer_(torch.empty(4, 2), 1.0)  # two copies of either input
+        >>> _ = orthogonal_layer_(weight := torch.empty(1, 4), 1.0, shares=shares)
+        >>> [round(entry, 4) for entry in weight.flatten().tolist()]  # of 2 a + 2 b, not of 4 units
+        [0.3536, 0.3536, 0.3536, 0.3536]
+    """
+    channels = groups * weight.shape[1]
+    if shares is None and len(weight) <= channels:
+        _fill_(weight, scale, [None] * groups, generator)
+        return None
+    shares = torch.eye(channels, device="cpu") if shares is None else shares
+    copies = torch.unique(shares, dim=0, return_inverse=True)[1]
+    _fill_(weight, 1.0, copies.chunk(groups), generator)
+    rows, columns, *_ = weight.cpu().nonzero(as_tuple=True)
+    columns = columns + rows // (len(weight) // groups) * weight.shape[1]
+    made = torch.zeros(len(weight), shares.shape[1], device="cpu")
+    values = weight[weight != 0].to(made)
+    made.index_add_(0, rows, values.unsqueeze(1) * shares[columns])
+    norms = made.norm(dim=1)
+    weight *= (scale / norms).to(weight).view(-1, *[1] * (weight.ndim - 1))
+    return made / norms.unsqueeze(1)
+
+
+def _fill_(
+    weight: Tensor, gain: float, copies: Sequence[Tensor | None], generator: Generator | None
+) -> Tensor:
+    """Fill the middle of a kernel; ``copies`` as in :func:`_disjoint`, for every group."""
     taps = weight.zero_()
     for size in weight.shape[2:]:
         taps = taps.select(2, size // 2)  # of the first dimension of the kernel that is left
-    for block in taps.chunk(groups):
-        block.copy_(gain * _disjoint(len(block), block.shape[1], generator))
+    for block, same in zip(taps.chunk(len(copies)), copies, strict=True):
+        block.copy_(gain * _disjoint(len(block), block.shape[1], generator, same))
     return weight
 
 
-def _disjoint(rows: int, columns: int, generator: Generator | None) -> Tensor:
-    """Float64 ``[rows, columns]`` with orthonormal rows, or columns where these are fewer."""
+def _disjoint(
+    rows: int, columns: int, generator: Generator | None, copies: Tensor | None = None
+) -> Tensor:
+    """Float64 ``[rows, columns]`` with orthonormal rows, or columns where these are fewer.
+
+    Args:
+        rows: how many.
+        columns: how many.
+        generator: source of randomness.
+        copies: ``[columns]`` integers, the same for copies, which go to different rows.
+    """
     few, many = sorted((rows, columns))
     device = torch.device("cpu") if generator is None else generator.device
     members, owners = (torch.randperm(n, generator=generator, device=device) for n in (many, few))
+    if copies is not None and columns == many:
+        kinds = torch.randperm(int(copies.max()) + 1, generator=generator, device=device)
+        members = members[kinds[copies.to(device)][members].argsort(stable=True)]
     matrix = torch.zeros(few, many, dtype=torch.float64, device=device)
     matrix[owners[torch.arange(many, device=device) % few], members] = 1.0
     matrix /= matrix.sum(1, keepdim=True).sqrt()
@@ -92,22 +163,38 @@ class LayerPlan:
     """Scales and biases of a network of non-negative orthogonal weights.
 
     The pre-activations of the first layer are ``s = mean + std z`` with ``z`` standard normal. A
-    later hidden layer receives features ``h = phi(s)`` and computes ``scale u + bias``, where ``u``
-    is a feature, or the sum of a group of them with the mean and variance of one.
+    later layer receives features ``h = phi(s)`` and computes ``scale u + bias``, where ``u`` is a
+    feature, or the sum of a group of them with the mean and variance of one. The last layer, of the
+    outputs, makes their mean 0 and their variance that of the first pre-activations.
 
     Attributes:
         mean: of the pre-activations of the first layer.
-        scales: of the weights of every later hidden layer.
+        scales: of the weights of every later layer, the outputs' included.
         biases: of these layers.
-        feature_means: E[phi(s)] of every hidden layer, the first included.
-        feature_variance: Var[phi(s)] of the last hidden layer.
+        feature_means: E[phi(s)] that each of these layers receives.
+        feature_variances: Var[phi(s)] that each of these layers receives.
     """
 
     mean: float
     scales: tuple[float, ...]
     biases: tuple[float, ...]
     feature_means: tuple[float, ...]
-    feature_variance: float
+    feature_variances: tuple[float, ...]
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Factors of the learning rate of the weights of every layer after the first, at most 1.
+
+        If all weights of a unit rise by the same, its pre-activations move by that times the sum of
+        the features, which is measured in their own standard deviations here. Features of ReLU have
+        a mean of 0.7 of these; where it is more than 1, as with features that are far from zero,
+        steps are smaller by as much.
+        """
+        spreads = map(math.sqrt, self.feature_variances)
+        return tuple(
+            min(1.0, scale * spread / max(abs(mean), 1e-300))
+            for scale, spread, mean in zip(self.scales, spreads, self.feature_means, strict=True)
+        )
 
 
 def plan_layers(
@@ -120,82 +207,114 @@ def plan_layers(
     ReLU needs nothing, as it is the identity on what it put out itself. Smooth activations are the
     identity only far from their bend: of several means of the first pre-activations the smallest is
     taken with which, after as many layers, half of the variance of a unit of the first layer is
-    kept (the one that keeps most if none does). A larger mean keeps more and makes the network more
-    linear. Units of a group are taken to be independent.
+    kept, and a quarter if it is distributed as Laplace's and not as a normal variable: real data
+    have such tails, in which activations that bend for ever would grow without bound. A larger mean
+    keeps more and makes the network more linear. Units of a group are taken to be independent.
 
     Args:
         activation: a name or an elementwise callable.
         group_sizes: for every hidden layer after the first, how many inputs each unit sums: 1 where
             layers do not narrow.
-        variance: of the pre-activations of the first layer, greater than 0.
+        variance: of the pre-activations of the first layer and of the outputs, greater than 0.
 
     Raises:
-        ValueError: if an argument is out of range, or features are constant or not finite.
+        ValueError: if an argument is out of range, or no mean keeps as much.
 
     Example:
         >>> plan = plan_layers("relu", [1] * 49)
-        >>> plan.mean, set(plan.scales), set(plan.biases)
+        >>> plan.mean, set(plan.scales[:-1]), set(plan.biases[:-1])
         (0.0, {1.0}, {0.0})
     """
     sizes = [check_integer("group_sizes", size) for size in group_sizes]
     std = math.sqrt(check_number("variance", variance, 0.0))
     phi = checked_activation(activation)
-    quantiles = (torch.arange(_POINTS, dtype=torch.float64, device="cpu") + 0.5) / _POINTS
-    z = torch.special.ndtri(quantiles)
-    best, kept = None, 0.0
-    for mean in _MEANS:
-        alone = _follow(phi, mean * std + std * z, [1] * len(sizes))
-        if alone is not None and (best is None or alone[1] > kept):
-            best, kept = mean * std, alone[1]
-        if kept >= _KEPT:
-            break
-    followed = None if best is None else _follow(phi, best + std * z, sizes)
-    if best is None or followed is None:
-        raise ValueError(
-            "activation must vary and be finite on the pre-activations of a network; it does not "
-            f"for a variance of {variance:g}"
+    z = std * torch.special.ndtri(_levels(_POINTS))
+    few = z[_SPARSE]
+    levels = _levels(_TAIL_POINTS)
+    # Quantiles of Laplace's distribution, of the same variance.
+    tails = -std / 2**0.5 * (levels - 0.5).sign() * (1 - (2 * levels - 1).abs()).log()
+
+    def holds(mean: float) -> bool:
+        plan = _follow(phi, mean * std, few, [1] * len(sizes), std)
+        return (
+            plan is not None
+            and _kept(phi, mean * std + few, plan) >= _KEPT
+            and _kept(phi, mean * std + tails, plan) >= _KEPT_IN_TAILS
         )
-    steps, _, means, feature_variance = followed
-    scales, biases = zip(*steps, strict=True) if steps else ((), ())
-    return LayerPlan(best, scales, biases, means, feature_variance)
+
+    # The larger the mean, the more is kept.
+    place = 0 if holds(0.0) else bisect_left(_MEANS, True, key=holds)
+    plan = None
+    if place < len(_MEANS):
+        plan = _follow(phi, _MEANS[place] * std, z, sizes, std)
+    if plan is None:
+        raise ValueError(
+            f"activation bends so much that {len(sizes) + 1} hidden layers keep too little of "
+            f"their inputs, with a variance of {variance:g}; try a smaller one, or fewer layers"
+        )
+    return plan
+
+
+def _levels(points: int) -> Tensor:
+    return (torch.arange(points, dtype=torch.float64, device="cpu") + 0.5) / points
 
 
 def _follow(
-    phi: Callable[[Tensor], Tensor], first: Tensor, group_sizes: Sequence[int]
-) -> tuple[list[tuple[float, float]], float, tuple[float, ...], float] | None:
+    phi: Callable[[Tensor], Tensor],
+    mean: float,
+    deviations: Tensor,
+    group_sizes: Sequence[int],
+    output_std: float,
+) -> LayerPlan | None:
     """Follow the pre-activations of a population of units from layer to layer.
 
     Args:
         phi: the activation.
-        first: ``[units]`` pre-activations of the first layer, in ascending order.
+        mean: of the pre-activations of the first layer.
+        deviations: ``[units]``, of these pre-activations from their mean.
         group_sizes: see :func:`plan_layers`.
+        output_std: standard deviation of the outputs.
 
     Returns:
-        Scale and bias of every layer after the first; the squared correlation between the features
-        of the first and the last layer; the mean of the features of every layer, and the variance
-        of the last. None where features are constant or not finite.
+        None where features are constant or not finite.
     """
     source = Generator().manual_seed(0)
-    features = start = phi(first)
-    step, steps, means = (1.0, 0.0), [], [float(features.mean())]
-    for size in group_sizes:
-        others = [
-            features[torch.randperm(len(features), generator=source)] for _ in range(size - 1)
-        ]
-        received = sum(others, features) / math.sqrt(size) - (math.sqrt(size) - 1) * means[-1]
-        step = _closest_to_identity(phi, received, *step)
-        features = step[0] * received + step[1]
-        if not features.isfinite().all():
-            return None
-        features = phi(features)
-        steps.append(step)
-        means.append(float(features.mean()))
-    centred, start = features - features.mean(), start - start.mean()
-    variance, start_variance = float(centred.square().mean()), float(start.square().mean())
-    if not 0.0 < variance * start_variance < math.inf:
+    step, steps = (1.0, 0.0), []
+    try:
+        features = phi(mean + deviations)
+        means, variances = [float(features.mean())], [float(features.var(correction=0))]
+        for size in group_sizes:
+            others = [
+                features[torch.randperm(len(features), generator=source)] for _ in range(size - 1)
+            ]
+            received = sum(others, features) / math.sqrt(size) - (math.sqrt(size) - 1) * means[-1]
+            step = _closest_to_identity(phi, received, *step)
+            features = phi(step[0] * received + step[1])
+            steps.append(step)
+            means.append(float(features.mean()))
+            variances.append(float(features.var(correction=0)))
+    except ValueError:  # not finite there
         return None
-    kept = float((centred * start).mean()) ** 2 / (variance * start_variance)
-    return steps, kept, tuple(means), variance
+    if not 0.0 < min(variances) <= max(variances) < math.inf:
+        return None
+    scale = output_std / math.sqrt(variances[-1])
+    scales, biases = zip(*steps, (scale, -scale * means[-1]), strict=True)
+    return LayerPlan(mean, scales, biases, tuple(means), tuple(variances))
+
+
+def _kept(phi: Callable[[Tensor], Tensor], first: Tensor, plan: LayerPlan) -> float:
+    """Squared correlation between what a population is after the first and the last hidden layer.
+
+    It is 0 where that is not finite.
+    """
+    try:
+        start = features = phi(first)
+        for scale, bias in zip(plan.scales[:-1], plan.biases[:-1], strict=True):
+            features = phi(scale * features + bias)
+    except ValueError:
+        return 0.0
+    kept = float(torch.corrcoef(torch.stack([start, features]))[0, 1]) ** 2
+    return kept if math.isfinite(kept) else 0.0
 
 
 def _closest_to_identity(
@@ -204,7 +323,10 @@ def _closest_to_identity(
     """Scale and bias that minimise ``E[(phi(scale u + bias) - u)^2]``, by damped Newton steps."""
 
     def misfit(scale: float, bias: float) -> float:
-        return float((phi(scale * received + bias) - received).square().mean())
+        try:
+            return float((phi(scale * received + bias) - received).square().mean())
+        except ValueError:  # not finite there
+            return math.inf
 
     error, damping = misfit(scale, bias), 1e-9
     for _ in range(_NEWTON_STEPS):
@@ -215,10 +337,10 @@ def _closest_to_identity(
         slope = (phi(inputs + width) - phi(inputs - width)) / (2 * width)
         by_both = torch.stack([slope * received, slope])  # derivatives by scale and bias
         curvature = by_both @ by_both.T / len(received)
-        step = torch.linalg.solve(
+        step = torch.linalg.solve_ex(
             curvature + damping * torch.eye(2, dtype=torch.float64, device="cpu"),
             by_both @ (phi(inputs) - received) / len(received),
-        ).tolist()
+        ).result.tolist()
         # A scale stays above zero.
         trial = max(scale - step[0], scale / 4), bias - step[1]
         trial_error = misfit(*trial)

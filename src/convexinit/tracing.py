@@ -59,6 +59,7 @@ class Product:
         function: ``input, weight -> result`` without the operation's own bias.
         units: dimension of the units in the result, None for one unit without a dimension.
         features: dimension of the units' inputs in ``input``.
+        transposed: whether the weight is stored as ``[in, out]``.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Product:
     function: Callable[[Tensor, Tensor], Tensor]
     units: int | None
     features: int
+    transposed: bool = False
 
     def by_unit(self, result: Tensor) -> Tensor:
         """``[rows and positions, units]`` from anything in the shape of the result."""
@@ -127,7 +129,8 @@ def as_product(
         return None
     if dependence(first) > dependence(second):
         units = None if second.ndim == 1 else -1
-        return Product(name, first, second, lambda x, w: plain(*prefix, x, w), units, -1)
+        stored = not prefix and second.ndim > 1
+        return Product(name, first, second, lambda x, w: plain(*prefix, x, w), units, -1, stored)
     units = -1 if prefix else (None if first.ndim == 1 else -min(2, second.ndim))
     return Product(
         name, second, first, lambda x, w: plain(*prefix, w, x), units, -min(2, second.ndim)

@@ -204,7 +204,7 @@ def _initialise_(
     if settings.init == "orthogonal" and settings.convex:
         init_icnn_(
             network,
-            settings.activation,
+            activation=settings.activation,
             variance=settings.variance,
             method="orthogonal",
             generator=generator,

@@ -118,12 +118,18 @@ def more_files(selections: Sequence[Selection], numbers: pd.DataFrame) -> dict[s
         losses = here.groupby("model")["train_loss"]
         middle, worst = losses.median(), losses.max()
         cells = [
-            f"{middle[model]:.4f} ({worst[model]:.4f})" if model in middle else "not run"
+            f"{_loss(middle[model])} ({_loss(worst[model])})" if model in middle else "not run"
             for model in models
         ]
         rows.append([str(name), str(depth), str(here["epochs"].iloc[0]), *cells])
     header = ["data set", "hidden layers", "epochs", *models]
     return {".md": markdown_table(header, rows), "-signals.csv": initial_signals(selections)}
+
+
+def _loss(value: float) -> str:
+    if math.isinf(value):
+        return "diverged"
+    return f"{value:.4f}" if value < HIGHEST else f"{value:.0e}"
 
 
 def draw(selections: Sequence[Selection], numbers: pd.DataFrame) -> Figure:

@@ -1,0 +1,420 @@
+"""Networks that other people wrote: every kind is found and filled, or refused as a whole."""
+
+import copy
+import math
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from convexinit import CNN, MLP, ConvexDifference, init_icnn_
+from convexinit.finding import find, find_layers
+from convexinit.stacking import stack_networks
+from support.foreign_networks import (
+    FOREIGN,
+    INPUTS,
+    Hypernetwork,
+    MappedLinear,
+    TransportPotential,
+    normal,
+)
+from support.networks import generator
+from support.signals import pre_activations
+
+ROWS, FRESH = 1021, 2039
+
+
+def built(name, depth=None, seed=0):
+    """A network of a kind, its author's draw."""
+    kind = FOREIGN[name]
+    torch.manual_seed(seed)
+    return kind.build(depth or kind.depth)
+
+
+def initialised(name, depth=None, seed=0, **options):
+    """The same after ``init_icnn_``; warnings are tested elsewhere."""
+    kind = FOREIGN[name]
+    network = built(name, depth, seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        init_icnn_(
+            network, kind.inputs(ROWS, seed), generator=generator(seed), **kind.options, **options
+        )
+    return network
+
+
+def convex_arguments(name):
+    convex = FOREIGN[name].options.get("convex", 0)
+    return (convex,) if isinstance(convex, int) else convex
+
+
+def moments(signal):
+    """Mean over everything, and variance over the rows averaged over the units."""
+    return float(signal.mean()), float(signal.var(0).mean())
+
+
+def signals_of(network, name, rows, seed):
+    call = (lambda net, x: net.potential(x)) if name == "gradient" else None
+    return pre_activations(network, FOREIGN[name].inputs(rows, seed), convex_arguments(name), call)
+
+
+# One unit between two layers: convex functions of one number after another are so skewed that no
+# thousand rows know their variance.
+@pytest.mark.parametrize("name", [name for name in FOREIGN if name != "branching"])
+@pytest.mark.parametrize("method", ["moments", "orthogonal"])
+def test_every_kind_starts_at_the_target_on_fresh_inputs(name, method):
+    network = initialised(name, method=method)
+    signals = signals_of(network, name, FRESH, 7)
+    assert len(signals) >= FOREIGN[name].depth - 1
+    for signal in signals:
+        mean, variance = moments(signal)
+        assert abs(mean) < 0.1
+        assert variance == pytest.approx(1.0, rel=0.2)
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_three_times_as_deep_every_kind_starts_at_the_target_on_its_own_inputs(name):
+    network = initialised(name, 3 * FOREIGN[name].depth)
+    # Normalisations before a layer are initialised after it was filled, again and again.
+    tolerance = 0.2 if name == "ActNorm before" else 0.05
+    for signal in signals_of(network, name, ROWS, 0):
+        mean, variance = moments(signal)
+        assert abs(mean) < tolerance
+        assert variance == pytest.approx(1.0, rel=tolerance)
+
+
+@pytest.mark.parametrize("name", ["softplus property", "elu plus one", "critic of lists"])
+def test_the_default_explodes_before(name):
+    """What is repaired: these grow by a factor of ten and more a layer as their authors draw."""
+    first, *_, last = signals_of(built(name, 6), name, ROWS, 0)
+    assert moments(last)[1] > 1e6 * moments(first)[1]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_every_kind_is_convex_afterwards(name):
+    kind = FOREIGN[name]
+    network = initialised(name).double().eval()
+    first, second = ([t.double() for t in kind.inputs(200, seed)] for seed in (3, 4))
+    if name == "gradient":
+        network = network.net
+    for index in set(range(len(first))) - set(convex_arguments(name)):
+        second[index] = first[index]
+    middle = [(a + b) / 2 for a, b in zip(first, second, strict=True)]
+
+    def value(inputs):
+        output = network(*(t.clone() for t in inputs))
+        return (output[0] if isinstance(output, tuple) else output).detach()
+
+    gap = value(middle) - (value(first) + value(second)) / 2
+    assert float(gap.max()) <= 1e-9 * float(value(first).abs().max())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("softplus potential", ("projection", 1.0)),
+        ("softplus property", ("softplus", 1.0)),
+        ("softplus over fan_in", ("softplus", 1 / 48)),
+        ("softplus over root", ("softplus", 48**-0.5)),
+        ("elu plus one", ("elu", 1.0)),
+        ("squared softplus", ("squared_softplus", 1 / 12)),
+        ("relu in forward", ("clip", 1.0)),
+        ("exp in forward", ("exp", 1.0)),
+        ("absolute value", ("abs", 1.0)),
+        ("softplus with temperature", ("softplus with temperature 5", 1.0)),
+        ("parametrize without inverse", ("numerical", 1.0)),
+        ("parametrize by rows", ("right_inverse", 1.0)),
+        ("clamped critic", ("projection", 1.0)),
+    ],
+)
+def test_maps_and_gains_are_found(name, expected):
+    kind = FOREIGN[name]
+    layers = find_layers(built(name), kind.inputs(64, 0), kind.options.get("convex", 0))
+    constrained = [layer for layer in layers if layer.role == "constrained"]
+    assert len(constrained) == kind.depth
+    for layer in constrained:
+        assert layer.map.name == expected[0]
+        assert layer.map.gain == pytest.approx(expected[1], rel=1e-5)
+
+
+def test_roles_biases_and_squares_are_found():
+    found = find(built("softplus potential"), normal(64, INPUTS, seed=0))
+    names = [[layer.name for layer in one.constrained + one.free] for one in found.pre_activations]
+    assert names == [["wx.0"], ["wz.0", "wx.1"], ["wz.1", "wx.2"], ["wz.2", "wx.3"]]
+    assert [one.biases[0].name for one in found.pre_activations] == [
+        f"wx.{k}.bias" for k in range(4)
+    ]
+    assert [one.output for one in found.pre_activations] == [False, False, False, True]
+    found = find(built("quadratic skips"), normal(64, INPUTS, seed=0))
+    assert [one.squared[0].parameter for one in found.pre_activations[:-1]] == [
+        f"quadratic_layers.{k}.factor" for k in range(3)
+    ]
+    layers = find_layers(
+        built("partially convex, relu"), FOREIGN["partially convex, relu"].inputs(64, 0), 1
+    )
+    roles = {layer.name: layer.role for layer in layers}
+    assert {roles[f"wz.{k}"] for k in range(2)} == {"constrained"}
+    assert {roles[f"wy.{k}"] for k in range(3)} == {"free"}
+    assert {roles[name] for name in ("context.0", "wu.0", "wyu.1", "wzu.0")} == {"context"}
+
+
+def state_of(network):
+    return (
+        copy.deepcopy(network.state_dict()),
+        [module.training for module in network.modules()],
+        [parameter.requires_grad for parameter in network.parameters()],
+        [{k for k in vars(module) if not k.startswith("_")} for module in network.modules()],
+        torch.get_rng_state(),
+    )
+
+
+def same(first, second):
+    return all(torch.equal(first[0][name], second[0][name]) for name in first[0] | second[0]) and (
+        first[1:4] == second[1:4] and torch.equal(first[4], second[4])
+    )
+
+
+class Unbiased(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(i, 8, bias=i == INPUTS) for i in (INPUTS, 8, 8))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = F.softplus(layer(x))
+        return x
+
+
+class LowRank(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(INPUTS, 8)
+        self.left, self.right = (nn.Parameter(torch.randn(s)) for s in ((1, 2), (2, 8)))
+
+    def forward(self, x):
+        return F.linear(F.softplus(self.first(x)), F.softplus(self.left @ self.right))
+
+
+class Unregistered(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.hidden = nn.Linear(INPUTS, 8), [nn.Parameter(torch.rand(1, 8))]
+
+    def forward(self, x):
+        return F.linear(F.softplus(self.first(x)), self.hidden[0])
+
+
+class Mean(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = TransportPotential(2)
+
+    def forward(self, x):
+        return self.net(x).mean()
+
+
+X = normal(64, INPUTS, seed=0)
+CONTEXT = FOREIGN["partially convex, relu"].inputs(64, 0)
+
+
+@pytest.mark.parametrize(
+    ("build", "inputs", "options", "message"),
+    [
+        (lambda: Hypernetwork(2), CONTEXT, {"convex": 1}, "hypernetwork"),
+        (Unbiased, X, {}, r"layers\.1: no parameter shifts"),
+        (LowRank, X, {}, r"right: its weight is computed .*cannot be inverted"),
+        (Unregistered, X, {}, "no parameter of the network"),
+        (Mean, X, {}, "one value or vector for each row.*call="),
+        (lambda: nn.Linear(INPUTS, 1), X, {}, "no convex layer"),
+        (lambda: TransportPotential(2), X[:1].expand(9, -1), {}, "inputs do not vary"),
+        (lambda: TransportPotential(2), X * math.nan, {}, "inputs must be finite"),
+        (lambda: TransportPotential(2), X[:1], {}, "at least two"),
+        (lambda: TransportPotential(2), X[:, :2], {}, "cannot be called"),
+        (lambda: TransportPotential(2), "relu", {}, "tensor or a tuple of tensors"),
+        (lambda: TransportPotential(2), X, {"convex": 1}, "convex must name"),
+        (lambda: TransportPotential(2), X, {"layers": {"wy": {}}}, "'wy', which is none of wx.0"),
+        (lambda: TransportPotential(2), X, {"layers": {"wz.0": {"bias": "wx.2.bias"}}}, "wz.0"),
+        (lambda: TransportPotential(2), X, {"layers": {"wz.0": {"scale": 2}}}, "positivity, gain"),
+        (lambda: TransportPotential(2), X, {"skip": "none"}, "skip must be"),
+        (lambda: TransportPotential(2), X, {"activation": "elu"}, "activation is measured"),
+        (lambda: stack_networks([MLP([INPUTS, 4, 1])] * 2), X, {}, "before they are stacked"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_leaves_everything_as_it_was(build, inputs, options, message):
+    torch.manual_seed(0)
+    network = build()
+    for parameter in list(network.parameters())[:1]:
+        parameter.requires_grad_(False)
+    before, draws = state_of(network), generator()
+    with pytest.raises(ValueError, match=message):
+        init_icnn_(network, inputs, generator=draws, **options)
+    assert same(before, state_of(network))
+    assert torch.equal(draws.get_state(), generator().get_state())
+
+
+def test_success_changes_parameters_alone():
+    network = built("strided convolutions").train()
+    network.stem.weight.requires_grad_(False)
+    before = state_of(network)
+    init_icnn_(network, FOREIGN["strided convolutions"].inputs(64, 0), generator=generator())
+    after = state_of(network)
+    assert after[1:4] == before[1:4]
+    assert torch.equal(after[4], before[4])  # a generator of its own was given
+    for name, buffer in network.named_buffers():
+        assert torch.equal(buffer, before[0][name])
+
+
+def test_same_generator_same_network_and_another_draw_without():
+    first, second = (initialised("squared start").state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    draws = []
+    for _ in range(2):
+        network = built("softplus property")
+        torch.manual_seed(3)
+        for _ in range(2):
+            init_icnn_(network, X)
+            draws.append(network[2].raw.detach().clone())
+    assert torch.equal(draws[0], draws[2])
+    assert not torch.equal(draws[0], draws[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["softplus potential", "elu plus one", "parametrize with inverse"])
+def test_other_data_types(name, dtype):
+    network = built(name).to(dtype)
+    inputs = normal(ROWS, INPUTS, seed=0).to(dtype)
+    init_icnn_(network, inputs, generator=generator())
+    assert {parameter.dtype for parameter in network.parameters()} == {dtype}
+    for signal in pre_activations(network, (inputs,)):
+        assert moments(signal) == (pytest.approx(0, abs=0.1), pytest.approx(1, rel=0.1))
+
+
+def test_warnings_name_the_layer():
+    with pytest.warns(UserWarning, match=r"layer wz\.0 is multiplied by a gate"):
+        init_icnn_(built("partially convex, relu"), CONTEXT, convex=1)
+    with pytest.warns(UserWarning, match="no parameter can centre the output layer out"):
+        init_icnn_(built("squared start"), X)
+    with pytest.warns(UserWarning, match="not convex in argument 0"):
+        init_icnn_(TransportPotential(2, torch.sin), X)
+
+
+def test_context_stays_as_it_is():
+    network = built("partially convex, softplus")
+    before = copy.deepcopy(network.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        init_icnn_(network, CONTEXT, convex=1)
+    changed = {
+        name for name, value in network.state_dict().items() if (value != before[name]).any()
+    }
+    assert {name.split(".")[0] for name in changed} <= {"wz", "wy", "wu"}
+    assert {name for name in changed if name.startswith("wu")} <= {f"wu.{k}.bias" for k in range(3)}
+
+
+def test_a_muted_convex_path_stays_muted():
+    before = built("muted").state_dict()
+    network = initialised("muted")
+    after = network.state_dict()
+    for name in (name for name in before if name.startswith("wz")):
+        assert torch.equal(before[name], after[name])
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_normalisation_is_initialised_again(seen):
+    network = built("ActNorm after")
+    if seen:
+        network.train()(100 * X)
+    init_icnn_(network, normal(ROWS, INPUTS, seed=0), generator=generator())
+    assert all(int(norm.initialized) == 1 for norm in network.norm)
+    for signal in pre_activations(network, FOREIGN["ActNorm after"].inputs(FRESH, 7)):
+        assert moments(signal) == (pytest.approx(0, abs=0.1), pytest.approx(1, rel=0.2))
+
+
+def test_what_the_user_says():
+    network = built("linear start")
+    nn.init.normal_(network.blocks[0].weight)  # so that nothing shows that it is constrained
+    init_icnn_(network, X, layers={"blocks.0": {"positivity": "projection"}})
+    assert (network.blocks[0].weight >= 0).all()
+    network = Unbiased()
+    init_icnn_(network, X, layers={f"layers.{k}": {"bias": None} for k in (1, 2)})
+    assert moments(pre_activations(network, (X,))[1])[1] == pytest.approx(1, rel=0.05)
+
+
+def test_columns_of_an_argument():
+    """Convex in the action alone: what reads the state is context and stays."""
+
+    class Critic(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encode, self.first = nn.Linear(4, 8), nn.Linear(2, 8)
+            self.mix, self.out = nn.Linear(8, 8), nn.Linear(8, 1)
+
+        def forward(self, x):
+            state, action = x[:, :4], x[:, 4:]
+            context = torch.tanh(self.encode(state))
+            return self.out(F.softplus(self.first(action) + self.mix(context)))
+
+    layers = find_layers(Critic(), X, {0: slice(4, None)})
+    assert {layer.name: layer.role for layer in layers} == {
+        "encode": "context", "first": "free", "mix": "context", "out": "constrained"
+    }  # fmt: skip
+
+
+def test_networks_of_this_library_too():
+    for network, size in ((MLP([6, 30, 30, 2], skip=True), 6), (CNN((1, 6, 6), [8, 8], 2), 36)):
+        inputs = normal(ROWS, size, seed=0)
+        init_icnn_(network, inputs, generator=generator())
+        for signal in network.pre_activations(inputs)[:-1]:
+            assert moments(signal.movedim(1, -1).flatten(0, -2)) == (
+                pytest.approx(0, abs=0.05), pytest.approx(1, rel=0.05)
+            )  # fmt: skip
+    network = init_icnn_(ConvexDifference(MLP([6, 9, 1]), MLP([6, 9, 1])), X)
+    assert isinstance(network, ConvexDifference)
+
+
+def test_few_passes():
+    """A step is three passes or so; ten of them are the limit that the documents name."""
+    network, passes = built("softplus potential", 9), []
+    network.register_forward_pre_hook(lambda *_: passes.append(1))
+    init_icnn_(network, normal(ROWS, INPUTS, seed=0))
+    assert len(passes) <= 6
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    temperature=st.floats(0.2, 8), power=st.sampled_from([1.0, 1.5, 2.0]),
+    gain=st.floats(1e-3, 10), shift=st.floats(-2, 2), transposed=st.booleans(),
+)  # fmt: skip
+def test_any_map_that_grows_is_inverted(temperature, power, gain, shift, transposed):
+    def weight_of(raw):
+        weight = gain * F.softplus(raw + shift, beta=temperature) ** power
+        return weight.T if transposed else weight
+
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(5, 5), nn.Softplus(), MappedLinear(5, 5, weight_of))
+    layer = find_layers(network, torch.randn(16, 5))[-1]
+    asked = torch.empty(5, 5).log_normal_(-2, 1.5, generator=generator())
+    layer.map.write(asked)
+    assert torch.allclose(network[2].weight, asked, rtol=1e-3)
+
+
+def test_a_network_that_does_not_train_does_afterwards():
+    inputs = normal(512, INPUTS, seed=0)
+    target = inputs.abs().sum(1, keepdim=True)
+    target = (target - target.mean()) / target.std()
+    losses = []
+    for initialise in (lambda net: net, lambda net: init_icnn_(net, inputs, generator=generator())):
+        network = initialise(built("softplus property", 6))
+        optimiser = torch.optim.Adam(network.parameters(), lr=2e-3)
+        for _ in range(150):
+            optimiser.zero_grad()
+            loss = (network(inputs) - target).square().mean()
+            loss.backward()
+            optimiser.step()
+        losses.append(float(loss))
+    assert losses[0] > 1e3
+    assert losses[1] < 0.5
