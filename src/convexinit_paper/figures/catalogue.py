@@ -15,7 +15,13 @@ from matplotlib.figure import Figure as Drawing
 from convexinit_paper.figures import panels, style
 from convexinit_paper.figures.claims import table as claims
 from convexinit_paper.figures.claims import targets
-from convexinit_paper.figures.drawings import depths, generalisation, signals, walks
+from convexinit_paper.figures.drawings import (
+    depths,
+    generalisation,
+    signals,
+    walks,
+    your_network,
+)
 from convexinit_paper.figures.drawings.training_loss import LossCurves
 from convexinit_paper.figures.select import Panel, Selection, select
 from convexinit_paper.figures.tables import (
@@ -184,6 +190,15 @@ CATALOGUE = (
         panels.MANY_DEPTHS,
         draw=depths.draw,
         more_files=depths.more_files,
+    ),
+    Figure(
+        "your-network",
+        "Test loss of networks in the habits of many authors, trained from their own start, from "
+        "the paper's moments written by hand, and from init_icnn_; every seed a point.",
+        your_network.table,
+        [panels.YOUR_NETWORK],
+        draw=your_network.draw,
+        markdown=your_network.markdown,
     ),
     Figure(
         "figure-6",

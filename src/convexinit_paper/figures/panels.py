@@ -124,6 +124,10 @@ SIGNALS, ALL_SIGNALS = (
     )
 )
 
+# --- Networks that other people wrote ------------------------------------------------------------
+
+YOUR_NETWORK = Panel("your_network", "networks of others", variants("your_network"))
+
 # --- Generalisation: Figures 3 and 11, and the search behind them --------------------------------
 
 

@@ -1,0 +1,28 @@
+"""The scripts of examples/ run on any machine, and their pictures show something."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from support.data import ROOT
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", EXAMPLES, ids=[script.stem for script in EXAMPLES])
+def test_an_example_prints_what_it_reached_and_draws_it(script, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("DISPLAY", None)
+    done = subprocess.run(
+        [sys.executable, script, tmp_path], capture_output=True, text=True, check=True,
+        env=environment,
+    )  # fmt: skip
+    for start in ("default start", "init_icnn_"):
+        assert re.search(rf"^{start}: .*\d before training, .*\d.* after", done.stdout, re.M)
+    picture = Image.open(tmp_path / f"{script.stem}.png").convert("RGB")
+    assert len(picture.getcolors(picture.width * picture.height)) > 20
