@@ -64,8 +64,9 @@ def test_links_lead_to_files(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_python_examples_run(page):
+    names = {}  # of a page, which is read from top to bottom
     for example in blocks(page, "python"):
-        exec(compile(example, str(page), "exec"), {})
+        exec(compile(example, str(page), "exec"), names)
     assert doctest.testfile(str(page), module_relative=False, encoding="utf-8").failed == 0
 
 
