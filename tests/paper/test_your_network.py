@@ -15,7 +15,7 @@ from convexinit_paper.experiments.your_network.trials import (
     pre_activations,
     try_start,
 )
-from convexinit_paper.figures.drawings.your_network import DEFAULT, OURS, TARGETS
+from convexinit_paper.figures.drawings.your_network import DEFAULT, OURS, TARGETS, markdown
 from convexinit_paper.request.options import ConfigError
 from convexinit_paper.store.runs import COLUMNS
 from support.drawn import drawn, table_of
@@ -134,7 +134,9 @@ def test_the_table_judges_by_the_targets_and_the_figure_shows_every_seed(tmp_pat
         (6, "default"): [(0.0, 1.0), (3.0, 16.0)],
     }
     store(root, losses, signals, [9.0, 10.0, 12.0])
-    shallow, deep = table_of(root, "your-network").to_dict("records")
+    table = table_of(root, "your-network")
+    assert markdown(table).count("| 10.0 | missed: cost |") == 2
+    shallow, deep = table.to_dict("records")
     assert (shallow["kind"], shallow["deep"], deep["deep"]) == ("a critic", False, True)
     assert (shallow[DEFAULT], shallow[OURS], deep[DEFAULT]) == (1.1, 1.25, math.inf)
     assert (shallow["growth"], deep["growth"]) == (2.0, 4.0)

@@ -49,8 +49,8 @@ def table(selections: Sequence[Selection]) -> pd.DataFrame:
         by which the standard deviation of pre-activations grows from layer to layer at the
         author's start (geometric mean, median over the seeds); after ``init_icnn_``
         ``largest_mean``, the mean of a layer that is farthest from 0, and ``lowest_variance`` and
-        ``highest_variance``, over layers and seeds; ``cost`` of ``init_icnn_`` in training steps
-        (median); and a verdict for each of :data:`TARGETS`, "met", "missed" or, where it does not
+        ``highest_variance``, over layers and seeds; ``cost_steps`` of ``init_icnn_`` in training
+        steps (median); and a verdict for each of :data:`TARGETS`, "met", "missed" or, where it does not
         apply, empty.
     """
     return pd.DataFrame(
@@ -90,7 +90,7 @@ def _rows(run: Run) -> list[dict[str, Any]]:
         row["largest_mean"] = ours["mean"].abs().max()
         row["lowest_variance"] = ours["variance"].min()
         row["highest_variance"] = ours["variance"].max()
-        row["cost"] = pd.Series(run.summary["cost"].get(f"{kind}/{depth}", [])).median()
+        row["cost_steps"] = pd.Series(run.summary["cost"].get(f"{kind}/{depth}", [])).median()
         rows.append(row | _verdicts(row, len(here["seed"].unique()) == len(of_start[OURS])))
     return rows
 
@@ -122,7 +122,7 @@ def _verdicts(row: dict[str, Any], works: bool) -> dict[str, str]:
         "not worse": row[OURS] <= row[DEFAULT]
         or row[OURS] - row[DEFAULT] <= row["default_max"] - row["default_min"],
         "factor of two": 2 * row[OURS] <= row[DEFAULT],
-        "cost": row["cost"] < CHEAP,
+        "cost": row["cost_steps"] < CHEAP,
     }
     verdicts = {name: MET if holds else MISSED for name, holds in met.items()}
     return verdicts if asked else verdicts | {"factor of two": NOT_ASKED}
@@ -150,7 +150,7 @@ def markdown(numbers: pd.DataFrame) -> str:
             cells += [
                 f"{row['largest_mean']:.2f}",
                 f"{row['lowest_variance']:.2f} to {row['highest_variance']:.2f}",
-                f"{row['cost']:.1f}",
+                f"{row['cost_steps']:.1f}",
                 f"missed: {', '.join(missed)}" if missed else "met",
             ]
         rows.append(cells)
