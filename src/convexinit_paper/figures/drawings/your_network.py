@@ -50,8 +50,8 @@ def table(selections: Sequence[Selection]) -> pd.DataFrame:
         author's start (geometric mean, median over the seeds); after ``init_icnn_``
         ``largest_mean``, the mean of a layer that is farthest from 0, and ``lowest_variance`` and
         ``highest_variance``, over layers and seeds; ``cost_steps`` of ``init_icnn_`` in training
-        steps (median); and a verdict for each of :data:`TARGETS`, "met", "missed" or, where it does not
-        apply, empty.
+        steps (median); and a verdict for each of :data:`TARGETS`, "met", "missed" or, where it
+        does not apply, empty.
     """
     return pd.DataFrame(
         [row for selection in selections for run in selection.runs.values() for row in _rows(run)]
