@@ -37,7 +37,8 @@ def rows(split, metric, epochs, steps=0, seeds=1):
 
 
 def test_whatever_is_drawn_is_recorded():
-    assert experiments_with_losses() == {"mnist", "cifar10", "cifar10_jpeg", "cifar100", "digits"}
+    images = {"mnist", "cifar10", "cifar10_jpeg", "cifar100", "digits"}
+    assert experiments_with_losses() == {*images, "depth"}
 
 
 def test_what_figure_2_draws_is_kept(recording):

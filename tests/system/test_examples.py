@@ -23,6 +23,6 @@ def test_an_example_prints_what_it_reached_and_draws_it(script, tmp_path):
         env=environment,
     )  # fmt: skip
     for start in ("default start", "init_icnn_"):
-        assert re.search(rf"^{start}: .*\d before training, .*\d.* after", done.stdout, re.M)
+        assert re.search(rf"^{start}: .*\d.* before training, .*\d.* after", done.stdout, re.M)
     picture = Image.open(tmp_path / f"{script.stem}.png").convert("RGB")
     assert len(picture.getcolors(picture.width * picture.height)) > 20

@@ -18,8 +18,8 @@ from convexinit_paper.data.files import DataError
 from convexinit_paper.data.image_folder import image_content
 from convexinit_paper.store.identity import Config
 
-# Codecs that need no digest: that of the weights of CDDD is known, and ECFP has no weights.
-CODECS_KNOWN_BY_NAME = ("cddd", "ecfp")
+# A codec that needs no digest, as that of its weights is known.
+CODECS_KNOWN_BY_NAME = ("cddd",)
 
 
 def with_contents(config: Config) -> Config:
