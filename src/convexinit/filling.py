@@ -29,7 +29,7 @@ from convexinit.finding import (
     run,
 )
 from convexinit.init import Distribution
-from convexinit.orthogonal import orthogonal_init_
+from convexinit.orthogonal import orthogonal_init_, raise_zeros_
 from convexinit.tracing import Dependence, PassEnded, Product, Watch, as_product, replace
 
 # Passes over all layers: one that draws, the others correct what it could not foresee.
@@ -37,9 +37,6 @@ _PASSES = 5
 _PASSES_WITH_FIRST_BATCH = 2  # after which normalisations stay as they are
 _PRECISE = 0.01  # deviation of mean or variance, in units of the target, that is left as it is
 _TOLERATED = (0.1, 0.2)  # deviations of mean and variance that are not reported
-# What zeros of orthogonal weights that have to be above zero add to the gain of the mean, over all
-# layers.
-_BACKGROUND = 0.1
 _PAIRS = 128  # of rows whose midpoints are looked at
 # Share of the variance of a pre-activation that comes through the convex path at least.
 _CONVEX_SHARE = 0.5
@@ -385,9 +382,8 @@ class _Filling(Watch):
             matrix.mT if operand.product.transposed else matrix, 1.0, 1, self._generator
         )
         if operand.layer.map and not operand.layer.map.passes_gradient_at_zero:
-            # So little that all of them together hardly move the mean of any layer.
             fan_in = matrix.shape[-2] if operand.product.transposed else matrix[0].numel()
-            weight.clamp_min_(_BACKGROUND / (fan_in * len(self._ends)))
+            raise_zeros_(weight, fan_in, len(self._ends))
         return weight
 
     def _scale_rest(

@@ -27,14 +27,11 @@ from convexinit.init import (
     moments_init_,
 )
 from convexinit.layers import ConvexLayer, Network
-from convexinit.orthogonal import orthogonal_layer_, plan_layers
+from convexinit.orthogonal import orthogonal_layer_, plan_layers, raise_zeros_
 from convexinit.positivity import Positivity
 from convexinit.theory import solve_init
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-# What zeros of orthogonal weights that have to be above zero add to the gain of the mean, over all
-# layers.
-_BACKGROUND = 0.1
 
 
 @torch.no_grad()
@@ -206,8 +203,7 @@ def _init_orthogonal_(
                 groups = int(getattr(layer, "groups", 1))
                 shares = orthogonal_layer_(weight, scale, groups, shares, generator)
                 if not _passes_gradient_at_zero(layer.positivity):
-                    # So little that all of them together hardly move the mean of any layer.
-                    weight.clamp_min_(_BACKGROUND / (weight[0].numel() * len(convex)))
+                    raise_zeros_(weight, weight[0].numel(), len(convex))
                 # The shift of the plan is for a feature, the mean of which this unit may multiply.
                 bias = shift + (scale - weight.flatten(1).sum(1)) * mean
                 assign_parameters_(layer, weight, None if layer.bias is None else bias, name)

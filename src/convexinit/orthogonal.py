@@ -30,6 +30,8 @@ _POINTS = 10_001  # units that are followed
 _SPARSE = slice(5, None, 10)  # of these, when means are tried
 _TAIL_POINTS = 100_001
 _NEWTON_STEPS = 60
+# What zeros that have to be above zero add to the gain of the mean, over all layers.
+_BACKGROUND = 0.1
 
 
 @torch.no_grad()
@@ -121,6 +123,19 @@ def orthogonal_layer_(
     norms = made.norm(dim=1)
     weight *= (scale / norms).to(weight).view(-1, *[1] * (weight.ndim - 1))
     return made / norms.unsqueeze(1)
+
+
+def raise_zeros_(weight: Tensor, fan_in: int, layers: int) -> Tensor:
+    """Raise zeros so little that those of all layers together hardly move the mean of any.
+
+    For maps that let no gradient through to weights of zero.
+
+    Args:
+        weight: non-negative, filled in place.
+        fan_in: number of inputs that an output sums.
+        layers: number of layers with such weights.
+    """
+    return weight.clamp_min_(_BACKGROUND / (fan_in * layers))
 
 
 def _fill_(
