@@ -205,6 +205,11 @@ def test_the_revision_is_not_of_a_repository_that_the_environment_names(
     assert ask() == revision
 
 
+def test_packages_that_are_not_installed_are_left_out(monkeypatch):
+    monkeypatch.setattr(provenance, "PACKAGES", ("torch", "no-such-package"))
+    assert list(provenance.provenance()["packages"]) == ["torch"]
+
+
 def test_worktrees_and_submodules_have_their_own_revision(source, tmp_path, monkeypatch):
     root, outer = source.parents[1], tmp_path / "outer"
     git(root, "init")

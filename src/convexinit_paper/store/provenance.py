@@ -14,11 +14,17 @@ PACKAGES = ("convexinit", "torch", "numpy", "pandas", "hydra-core", "scikit-lear
 
 
 def provenance() -> dict[str, Any]:
-    """System, Python, versions of packages and revision of the code, for the summary of a run."""
+    """System, Python, versions of packages and revision of the code, for the summary of a run.
+
+    A package that is not installed, as RDKit need not be to train on images, is left out.
+    """
+    installed = {package.name for package in importlib.metadata.distributions()}
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": {
+            name: importlib.metadata.version(name) for name in PACKAGES if name in installed
+        },
         "git_revision": git_revision(),
     }
 
