@@ -483,10 +483,10 @@ def test_verdicts_on_stored_runs(root, loss, verdict):
     with_losses(root, "icnn_init", loss)
     assert verdicts(root, LEARNS) == {
         "MNIST": (verdict, f"ICNN + init: {loss}; non-convex: 0.02"),
-        "CIFAR-10": ("not run", ""),
-        "CIFAR-100": ("not run", ""),
+        "CIFAR-10": ("not run", "time"),
+        "CIFAR-100": ("not run", "data"),
     }
-    assert verdicts(root, "The initialisation lets")["MNIST"] == ("not run", "without ICNN")
+    assert verdicts(root, "The initialisation lets")["MNIST"] == ("not run", "time: without ICNN")
 
 
 @pytest.mark.parametrize(
@@ -496,7 +496,7 @@ def test_verdicts_on_stored_runs(root, loss, verdict):
 def test_short_runs_say_nothing(root, extent, reason):
     for model in MODELS:
         with_losses(root, model, 0.02, **extent)
-    assert verdicts(root, LEARNS)["MNIST"] == ("not run", reason)
+    assert verdicts(root, LEARNS)["MNIST"] == ("not run", f"time: {reason}")
 
 
 def test_other_depths_have_verdicts_of_their_own(root):
@@ -506,7 +506,16 @@ def test_other_depths_have_verdicts_of_their_own(root):
     assert verdicts(root, LEARNS)["MNIST"][0] == "reproduced"
     other = verdicts(root, "At other depths")
     assert other["MNIST, 7 hidden layers"][0] == "not reproduced"
-    assert other["MNIST, 3 hidden layers"] == ("not run", "")
+    assert other["MNIST, 3 hidden layers"] == ("not run", "time")
+
+
+def test_variants_that_a_claim_is_not_about_have_no_say_in_its_runs(root):
+    for model in MODELS:
+        with_losses(root, model, 0.02, trainer__precision="bfloat16")
+    with_losses(root, "nonconvex", 0.02, seeds=6)
+    with_losses(root, "icnn_init", 2.3, seeds=6)
+    assert verdicts(root, LEARNS)["MNIST"][0] == "not reproduced"
+    assert verdicts(root, "Skip connections are not")["MNIST"][0] == "reproduced"
 
 
 def test_the_files(root, tmp_path, capsys):
@@ -516,7 +525,11 @@ def test_the_files(root, tmp_path, capsys):
     main(["claims", "--runs", str(root / "runs"), "--out", str(tmp_path / "out")])
     text = (tmp_path / "out" / "claims.md").read_text()
     assert "| MNIST | 5, tf32 | **reproduced** | ICNN + init: 0.02; non-convex: 0.02 |" in text
-    assert "|  |  |  | CIFAR-10; CIFAR-100 |  | not run |  |" in text
+    assert (
+        "|  |  |  | CIFAR-10 |  | not run | time |\n|  |  |  | CIFAR-100 |  | not run | data |"
+        in text
+    )
+    assert "|  |  |  | Tox21, CDDD |  | not run | weights |" in text
     assert "**not reproduced**" in text
     assert all(line.count(" | ") == 6 for line in text.splitlines() if line.startswith("|  |"))
     numbers = pd.read_csv(tmp_path / "out" / "claims.csv")
@@ -531,6 +544,13 @@ def test_a_search_of_another_grid_is_named(grid, shown):
     runs = {name: with_accuracies([0.1] + 25 * [0.9]) for name in MODELS}
     common = {"seeds": list(range(5)), "trainer.epochs": 25, "trainer.precision": "float32"}
     found = Selection(panel, runs, {**common, "search.grid": grid}, [])
-    numbers = table([found if other is panel else Selection(other, {}, {}, []) for other in PANELS])
+    numbers = table(
+        [
+            found
+            if (other.experiment, other.title) == (panel.experiment, panel.title)
+            else Selection(other, {}, {}, [])
+            for other in PANELS
+        ]
+    )
     assert numbers["grid"].dropna().unique().tolist() == [grid]
     assert f"| MNIST | {shown} | **reproduced** |" in FIGURES["claims"].markdown(numbers)

@@ -53,6 +53,12 @@ class Panel:
     chosen: Collection[str] = ()
     instead: Panel | None = None
 
+    def of(self, names: Collection[str]) -> Panel:
+        """The same panel with some of its variants alone."""
+        chosen = {name: value for name, value in self.variants.items() if name in names}
+        instead = self.instead and self.instead.of(names)
+        return replace(self, variants=chosen, instead=instead)
+
     def model(self, variant: str) -> str:
         """The model variant of ``conf/`` behind a name in this panel."""
         return self.variants[variant].get("model", variant)

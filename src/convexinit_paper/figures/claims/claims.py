@@ -117,6 +117,11 @@ class Claim:
     epochs: int | None = EPOCHS
     seeds: int = FEWEST_SEEDS
 
+    @property
+    def evidence(self) -> list[Panel]:
+        """Its panels, with the variants alone whose runs decide it."""
+        return [panel.of(self.check.needs) for panel in self.panels]
+
 
 # Section 5.1, training dynamics, and appendix C.
 TRAINING = (

@@ -81,7 +81,7 @@ TARGETS: tuple[Claim, ...] = (
         EPOCHS,
     ),
 )
-PANELS = [panel for target in TARGETS for panel in target.panels]
+PANELS = [panel for target in TARGETS for panel in target.evidence]
 
 
 def judged(selections: Sequence[Selection]) -> pd.DataFrame:
