@@ -16,7 +16,9 @@ from convexinit_paper.store.files import complete_file
 # Widths in inches of a single-column paper such as NeurIPS: the text, and a figure of one panel.
 TEXT_WIDTH = 5.5
 PANEL_WIDTH = 3.4
-TITLE_LINE = 0.13  # inches
+# Heights in inches.
+TITLE_LINE = 0.13
+LEGEND_LINE = 0.16
 
 # Colours that remain distinct for colour-blind readers (Okabe and Ito 2008, "Color Universal
 # Design").

@@ -37,7 +37,6 @@ GUESSING = math.log(10)  # loss of ten classes, in nats
 HIGHEST = 20.0  # loss that is drawn; triangles at the border stand for higher ones
 SPREAD = 0.7  # width that the variants of one depth share, in units of the axis
 HEIGHT = 3.6  # inches, without legend and remarks
-LEGEND_LINE = 0.16
 LEGEND_COLUMNS = 3
 
 
@@ -147,7 +146,8 @@ def draw(selections: Sequence[Selection], numbers: pd.DataFrame) -> Figure:
         if any(variant in selection.runs for selection in shown)
     ]
     remarks = remarks_on(selections, shown)
-    footer = height_of(remarks) + LEGEND_LINE * math.ceil(len(variants) / LEGEND_COLUMNS) + 0.06
+    legend_lines = math.ceil(len(variants) / LEGEND_COLUMNS)
+    footer = height_of(remarks) + style.LEGEND_LINE * legend_lines + 0.06
     height = HEIGHT + footer
     figure = Figure(figsize=(style.TEXT_WIDTH, height))
     margins = {"top": 1 - 0.25 / height, "bottom": (footer + 0.36) / height}

@@ -9,6 +9,7 @@ not run is named there, too, with its command.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -99,7 +100,10 @@ def draw(selections: Sequence[Selection], numbers: pd.DataFrame) -> Figure:
     columns = len(selections)
     width = style.TEXT_WIDTH if columns > 1 else style.PANEL_WIDTH
     remarks = remarks_on(selections, selections, int(LENGTH * width / style.TEXT_WIDTH))
-    footer = (0.25 if columns > 1 else 0.4) + height_of(remarks)
+    panel = selections[0].panel
+    present = [name for name in panel.variants if (numbers["model"] == name).any()]
+    lines = math.ceil(len(present) / (4 if columns > 1 else 2))
+    footer = style.LEGEND_LINE * lines + 0.09 + height_of(remarks)
     titles = [f"{selection.panel.title} {_extent(selection)}".strip() for selection in selections]
     in_two_lines = max(map(len, titles)) > MOST_CHARACTERS
     if in_two_lines:
@@ -122,7 +126,6 @@ def draw(selections: Sequence[Selection], numbers: pd.DataFrame) -> Figure:
             "wspace": 0.64 / (width / columns - 0.64),
         },
     )
-    panel = selections[0].panel
     colours = {variant: style.COLOURS[panel.model(variant)] for variant in panel.variants}
     for column, selection in enumerate(selections):
         upper, lower = grid[:, column]
@@ -135,11 +138,10 @@ def draw(selections: Sequence[Selection], numbers: pd.DataFrame) -> Figure:
         for axes, (metric, label) in zip((upper, lower), METRICS.items(), strict=True):
             axes.set_ylabel(label, labelpad=2)
             _draw_curves(axes, here[here["metric"] == metric], metric, colours)
-    shown = [name for name in panel.variants if (numbers["model"] == name).any()]
-    handles = [Line2D([], [], color=colours[name], label=title_of(name)) for name in shown]
+    handles = [Line2D([], [], color=colours[name], label=title_of(name)) for name in present]
     figure.legend(
         handles=handles, loc="lower center", bbox_to_anchor=(0.5, height_of(remarks) / height),
-        ncols=4 if columns > 1 else 2,
+        ncols=math.ceil(len(present) / lines),
     )  # fmt: skip
     draw_remarks(figure, remarks)
     return figure

@@ -28,11 +28,10 @@ from convexinit_paper.figures.select import Selection
 from convexinit_paper.figures.variants import title_of
 
 PAPER_EPOCHS = 10
-# In inches: a row of panels, a character of their titles, a line of the legend, and the room of one
-# entry in the legend without and per character.
+# In inches: a row of panels, a character of their titles, and the room of one entry in the legend
+# without and per character.
 PANEL_HEIGHT = 2.07
 TITLE_CHARACTER_WIDTH = 0.0076  # at a size of one point
-LEGEND_LINE = 0.16
 ENTRY_WIDTH = 0.5
 CHARACTER_WIDTH = 0.052
 # Sizes of titles in points by the number of columns. Panels in three columns are too small for an
@@ -126,7 +125,7 @@ class LossCurves:
         legend_columns = min(len(handles), int(style.TEXT_WIDTH / entry))
         legend_lines = math.ceil(len(handles) / legend_columns) if columns > 1 else 0
         remarks_height = height_of(remarks)
-        footer = remarks_height + LEGEND_LINE * legend_lines + 0.06
+        footer = remarks_height + style.LEGEND_LINE * legend_lines + 0.06
         pitch = panels_width / columns
         title_size = TITLE_SIZES[columns]
         room = int((pitch - 0.24) / (TITLE_CHARACTER_WIDTH * title_size))
