@@ -46,7 +46,7 @@ def init_icnn_(
     distribution: Distribution | str = "lognormal",
     bias_rule: BiasRule | str = "sampled",
     generator: Generator | None = None,
-    method: str = "moments",
+    method: str | None = None,
     convex: Convex = 0,
     call: Callable[..., Tensor] | None = None,
     layers: Options | None = None,
@@ -87,7 +87,8 @@ def init_icnn_(
         bias_rule: see :func:`~convexinit.moments_init_`.
         generator: source of randomness.
         method: "moments" or "orthogonal", which takes ``activation`` and ``variance`` alone, and
-            with ``inputs`` also ``mean`` and ``bias_noise``.
+            with ``inputs`` also ``mean`` and ``bias_noise``. None for the one that trained more
+            networks when it was measured: "orthogonal", and "moments" with ``inputs``.
         inputs: a batch of data, as the network takes it: a tensor, or a tuple of tensors. Then
             ``activation`` and ``bias_rule`` are of no use, as what they say is measured.
         convex: which of the inputs the network is convex in: an index, several, or a dictionary
@@ -114,14 +115,15 @@ def init_icnn_(
         >>> network = init_icnn_(network, activation="softplus")
     """
     # Whatever is wrong raises here, before anything is filled.
+    if method is None:
+        method = "orthogonal" if inputs is None else "moments"
     check_choice("method", method, dict.fromkeys(("moments", "orthogonal")))
     if inputs is not None:
         if any(is_stacked(layer) for layer in model.modules()):
             raise ValueError("initialise networks before they are stacked")
         check_choice("skip", skip, dict.fromkeys(("counted", "only")))
-        _refuse_changed(
-            {"activation": activation, "bias_rule": bias_rule}, "is measured on the inputs"
-        )
+        measured = {"activation": activation, "bias_rule": bias_rule}
+        _refuse_changed(measured, "is measured on the inputs; leave it out")
         rho = check_number("rho", rho, 0.0, 1.0)
         variance, mean = check_number("variance", variance, 0.0), check_number("mean", mean)
         bias_noise = check_number("bias_noise", bias_noise, 0.0, 1.0, ends="[)")
@@ -138,7 +140,7 @@ def init_icnn_(
             "rho": rho, "bias_noise": bias_noise, "mean": mean, "distribution": distribution,
             "bias_rule": bias_rule,
         }  # fmt: skip
-        _refuse_changed(chosen, 'belongs to method="moments"')
+        _refuse_changed(chosen, 'belongs to method="moments"; give that too, or leave it out')
         return _init_orthogonal_(model, activation, variance, generator)
     distribution = check_function("distribution", distribution, DISTRIBUTIONS)
     bias_rule = check_function("bias_rule", bias_rule, BIAS_RULES)
@@ -165,7 +167,7 @@ def _refuse_changed(arguments: dict[str, Any], reason: str) -> None:
     defaults = _defaults()
     changed = [name for name, value in arguments.items() if value != defaults[name].default]
     if changed:
-        raise ValueError(f"{changed[0]} {reason}; leave it out")
+        raise ValueError(f"{changed[0]} {reason}")
 
 
 @functools.cache
@@ -176,16 +178,16 @@ def _defaults() -> Mapping[str, inspect.Parameter]:
 def _init_orthogonal_(
     model: Network, activation: Activation, variance: float, generator: Generator | None
 ) -> Network:
-    parts = [initialised_layers(part) for part in parts_of(model)]
-    of_parts = [
-        {name: layer for name, layer in part.items() if isinstance(layer, ConvexLayer)}
-        for part in parts
-    ]
-    plans = [
-        plan_layers(activation, [_group_size(layer) for layer in [*convex.values()][:-1]], variance)
-        for convex in of_parts
-    ]
     with unchanged_on_error(model):
+        parts = [initialised_layers(part) for part in parts_of(model)]
+        of_parts = [
+            {name: layer for name, layer in part.items() if isinstance(layer, ConvexLayer)}
+            for part in parts
+        ]
+        plans = [
+            plan_layers(activation, list(map(_group_size, [*convex.values()][:-1])), variance)
+            for convex in of_parts
+        ]
         for part, convex, plan in zip(parts, of_parts, plans, strict=True):
             (name, first), *_ = part.items()
             if name not in convex:

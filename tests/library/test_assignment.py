@@ -120,7 +120,7 @@ def batch():
 def test_invertible_parametrizations_get_the_weights_of_plain_layers(name, positivity, index):
     models = [network(way, positivity, index) for way in (INVERTIBLE[name], lambda layer: layer)]
     for initialise in (
-        lambda model: init_icnn_(model, bias_noise=0.1, generator=generator()),
+        lambda model: init_icnn_(model, bias_noise=0.1, method="moments", generator=generator()),
         lambda model: lsuv_init_(model, batch()),
     ):
         for model in models:
@@ -208,7 +208,7 @@ def test_a_failure_in_the_middle_leaves_the_network_unchanged():
 
     model = network(parametrizations.weight_norm)
     with unchanged(model), pytest.raises(RuntimeError, match="out of numbers"):
-        init_icnn_(model, distribution=fails_later)
+        init_icnn_(model, distribution=fails_later, method="moments")
 
 
 MOMENTS = solve_init(3)

@@ -39,7 +39,7 @@ def test_one_layer_is_as_far_off_as_its_closed_form_says(kernel, same):
     for _ in range(draws):
         layer = ConvexConv2d(CHANNELS, 8, kernel, padding=kernel // 2)
         # The fourth moment of log-normal weights would need far more draws.
-        init_icnn_(layer, rho=RHO, distribution="gamma", generator=source)
+        init_icnn_(layer, rho=RHO, distribution="gamma", method="moments", generator=source)
         share = torch.randn(images, 1, positions, positions, generator=source)
         own = torch.randn(images, CHANNELS, positions, positions, generator=source)
         signal = (RHO**0.5 * share + (1 - RHO) ** 0.5 * own).expand(-1, -1, SIZE, SIZE)
@@ -77,7 +77,11 @@ def network_moments(kernel, padding_mode, smooth, draws=40, layers=4):
             for index in range(layers + 1)
         ]  # fmt: skip
         network = init_icnn_(
-            nn.Sequential(*convolutions), bias_noise=0.5, distribution="gamma", generator=source
+            nn.Sequential(*convolutions),
+            bias_noise=0.5,
+            distribution="gamma",
+            method="moments",
+            generator=source,
         )
         images = torch.randn(64, 3, SIZE + 4 * smooth, SIZE + 4 * smooth, generator=source)
         signal = blurred(images) if smooth else images

@@ -1,5 +1,6 @@
 """Initialisation of whole networks: which layers, with which moments, and what is refused."""
 
+import copy
 import math
 
 import pytest
@@ -31,7 +32,7 @@ def foreign():
 )
 @pytest.mark.parametrize("rho", [0.3, 0.5])
 def test_every_layer_is_initialised_with_its_own_fan_in(network, first_fan_in, fan_ins, rho):
-    assert init_icnn_(network, rho=rho, generator=generator()) is network
+    assert init_icnn_(network, rho=rho, method="moments", generator=generator()) is network
     first, *later = [layer for layer in network.modules() if hasattr(layer, "weight")]
     for layer, fan_in in zip(later, fan_ins, strict=True):
         expected = solve_init(fan_in, rho=rho)
@@ -46,11 +47,31 @@ def test_every_layer_is_initialised_with_its_own_fan_in(network, first_fan_in, f
 
 @pytest.mark.parametrize("positivity", sorted(POSITIVITY))
 def test_the_initialisation_is_carried_through_the_positivity_map(positivity):
-    plain = init_icnn_(MLP([5, 50, 40]), generator=generator(3))
-    mapped = init_icnn_(MLP([5, 50, 40], positivity=positivity), generator=generator(3))
+    plain, mapped = (
+        init_icnn_(MLP([5, 50, 40], positivity=name), method="moments", generator=generator(3))
+        for name in ("projection", positivity)
+    )
     assert torch.allclose(
         mapped.layers[1].nonnegative_weight, plain.layers[1].weight, rtol=1e-4, atol=1e-7
     )
+
+
+def test_what_is_not_asked_for_is_what_measurements_favour():
+    """Orthogonal weights; the paper's moments in networks of any class, measured on inputs."""
+
+    start, inputs = MLP([5, 30, 30, 2]), torch.randn(64, 5, generator=generator())
+
+    def weights(*inputs, **options):
+        network = init_icnn_(copy.deepcopy(start), *inputs, generator=generator(), **options)
+        return torch.cat([parameter.flatten() for parameter in network.parameters()])
+
+    assert torch.equal(weights(), weights(method="orthogonal"))
+    assert torch.equal(weights(inputs), weights(inputs, method="moments"))
+
+
+def test_options_of_the_other_method_are_refused():
+    with pytest.raises(ValueError, match='rho belongs to method="moments"; give that too'):
+        init_icnn_(MLP([3, 5, 1]), rho=0.3)
 
 
 def test_same_generator_state_gives_the_same_network():
@@ -91,7 +112,7 @@ def test_only_the_first_layer_and_convex_layers_are_touched():
 def test_a_refused_argument_leaves_the_network_unchanged(arguments, message):
     network = MLP([3, 5, 1])
     with unchanged(network), pytest.raises(ValueError, match=message):
-        init_icnn_(network, **arguments)
+        init_icnn_(network, method="moments", **arguments)
 
 
 @pytest.mark.parametrize(

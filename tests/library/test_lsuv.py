@@ -162,7 +162,7 @@ def test_default_weights_end_fully_correlated_and_principled_ones_do_not():
     # Without LSUV the units are as correlated: only the scale was repaired.
     assert correlations(he_network(MLP(widths)))[-1] > 0.95
 
-    network = lsuv_init_(init_icnn_(MLP(widths), generator=generator()), inputs)
+    network = lsuv_init_(init_icnn_(MLP(widths), method="moments", generator=generator()), inputs)
     assert 0.25 < correlations(network)[1] < 0.75  # around the target of 1/2
 
 
@@ -178,7 +178,7 @@ def test_a_second_pass_changes_nothing():
 
 def test_random_biases_keep_their_share():
     """Biases scale with the weights, so that a layer's random bias is not lost."""
-    network = init_icnn_(MLP([8, 50, 40]), bias_noise=0.5, generator=generator())
+    network = init_icnn_(MLP([8, 50, 40]), bias_noise=0.5, method="moments", generator=generator())
     before = network.layers[1].bias.clone()
     lsuv_init_(network, batch(8))
     after = network.layers[1].bias

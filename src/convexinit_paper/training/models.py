@@ -198,6 +198,7 @@ def _initialise_(
             distribution=settings.distribution,
             bias_rule=settings.bias_rule,
             generator=generator,
+            method="moments",
         )
     layers = cast("list[Linear]", list(network.layers))
     first, *later = layers
