@@ -26,6 +26,7 @@ from convexinit_paper.figures.drawings.training_loss import LossCurves
 from convexinit_paper.figures.select import Panel, Selection, select
 from convexinit_paper.figures.tables import (
     autoencoder,
+    failures,
     grid_search,
     level_sets,
     precision,
@@ -215,6 +216,13 @@ CATALOGUE = (
         [*(panel for figure in LOSSES for panel in figure.paper), *panels.TOO_DEEP],
         [panel for figure in LOSSES for panel in figure.demo],
         markdown=training_summary.markdown,
+    ),
+    Figure(
+        "failures",
+        "How many seeds of each initialisation never learn.",
+        failures.table,
+        panels.FAILURES,
+        markdown=failures.markdown,
     ),
     Figure(
         "precision",

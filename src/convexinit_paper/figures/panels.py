@@ -121,6 +121,16 @@ MANY_DEPTHS = [
     of_depth("mnist", 5, AT_ANY_DEPTH),
     *(as_deep("mnist", depth, AT_ANY_DEPTH, **{"model.width": 784}) for depth in (20, 50)),
 ]
+ACTIVATIONS = [
+    replace(panel, title=f"{panel.title}, {name}")
+    for name in ("leaky_relu", "elu", "softplus", "squared_relu")
+    for depth in (5, 20)
+    for panel in [
+        as_deep("digits", depth, variants("icnn_orthogonal"), **{"model.activation": name})
+    ]
+]
+STARTS = ("icnn_init", RANDOM_BIAS, "icnn_orthogonal")
+FAILURES = [panel.of(STARTS) for panel in (*MANY_DEPTHS, of_depth("cifar10", 5, AT_ANY_DEPTH))]
 STEPS = [as_deep("digits", depth, variants(*STEP_SIZES.values())) for depth in (20, 50)]
 
 # --- Signals in untrained networks: Figures 1 and 6 ----------------------------------------------

@@ -29,6 +29,7 @@ _learns = partial(
 )
 TARGETS: tuple[Claim, ...] = (
     _learns(DIGITS, DIGITS_EPOCHS),
+    _learns(panels.ACTIVATIONS, DIGITS_EPOCHS),
     _learns(MNIST[:1]),
     _learns(MNIST[1:], DEEP_EPOCHS),
     Claim(
