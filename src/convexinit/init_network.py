@@ -32,6 +32,7 @@ from convexinit.positivity import Positivity
 from convexinit.theory import solve_init
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_OF_MOMENTS = 'belongs to method="moments"; give that too, or leave it out'
 
 
 @torch.no_grad()
@@ -46,7 +47,7 @@ def init_icnn_(
     distribution: Distribution | str = "lognormal",
     bias_rule: BiasRule | str = "sampled",
     generator: Generator | None = None,
-    method: str | None = None,
+    method: str = "orthogonal",
     convex: Convex = 0,
     call: Callable[..., Tensor] | None = None,
     layers: Options | None = None,
@@ -87,8 +88,7 @@ def init_icnn_(
         bias_rule: see :func:`~convexinit.moments_init_`.
         generator: source of randomness.
         method: "moments" or "orthogonal", which takes ``activation`` and ``variance`` alone, and
-            with ``inputs`` also ``mean`` and ``bias_noise``. None for the one that trained more
-            networks when it was measured: "orthogonal", and "moments" with ``inputs``.
+            with ``inputs`` also ``mean`` and ``bias_noise``.
         inputs: a batch of data, as the network takes it: a tensor, or a tuple of tensors. Then
             ``activation`` and ``bias_rule`` are of no use, as what they say is measured.
         convex: which of the inputs the network is convex in: an index, several, or a dictionary
@@ -115,8 +115,6 @@ def init_icnn_(
         >>> network = init_icnn_(network, activation="softplus")
     """
     # Whatever is wrong raises here, before anything is filled.
-    if method is None:
-        method = "orthogonal" if inputs is None else "moments"
     check_choice("method", method, dict.fromkeys(("moments", "orthogonal")))
     if inputs is not None:
         if any(is_stacked(layer) for layer in model.modules()):
@@ -124,6 +122,8 @@ def init_icnn_(
         check_choice("skip", skip, dict.fromkeys(("counted", "only")))
         measured = {"activation": activation, "bias_rule": bias_rule}
         _refuse_changed(measured, "is measured on the inputs; leave it out")
+        if method == "orthogonal":
+            _refuse_changed({"rho": rho, "distribution": distribution}, _OF_MOMENTS)
         rho = check_number("rho", rho, 0.0, 1.0)
         variance, mean = check_number("variance", variance, 0.0), check_number("mean", mean)
         bias_noise = check_number("bias_noise", bias_noise, 0.0, 1.0, ends="[)")
@@ -140,7 +140,7 @@ def init_icnn_(
             "rho": rho, "bias_noise": bias_noise, "mean": mean, "distribution": distribution,
             "bias_rule": bias_rule,
         }  # fmt: skip
-        _refuse_changed(chosen, 'belongs to method="moments"; give that too, or leave it out')
+        _refuse_changed(chosen, _OF_MOMENTS)
         return _init_orthogonal_(model, activation, variance, generator)
     distribution = check_function("distribution", distribution, DISTRIBUTIONS)
     bias_rule = check_function("bias_rule", bias_rule, BIAS_RULES)

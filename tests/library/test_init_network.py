@@ -1,6 +1,5 @@
 """Initialisation of whole networks: which layers, with which moments, and what is refused."""
 
-import copy
 import math
 
 import pytest
@@ -56,22 +55,11 @@ def test_the_initialisation_is_carried_through_the_positivity_map(positivity):
     )
 
 
-def test_what_is_not_asked_for_is_what_measurements_favour():
-    """Orthogonal weights; the paper's moments in networks of any class, measured on inputs."""
-
-    start, inputs = MLP([5, 30, 30, 2]), torch.randn(64, 5, generator=generator())
-
-    def weights(*inputs, **options):
-        network = init_icnn_(copy.deepcopy(start), *inputs, generator=generator(), **options)
-        return torch.cat([parameter.flatten() for parameter in network.parameters()])
-
-    assert torch.equal(weights(), weights(method="orthogonal"))
-    assert torch.equal(weights(inputs), weights(inputs, method="moments"))
-
-
-def test_options_of_the_other_method_are_refused():
-    with pytest.raises(ValueError, match='rho belongs to method="moments"; give that too'):
-        init_icnn_(MLP([3, 5, 1]), rho=0.3)
+@pytest.mark.parametrize("inputs", [None, torch.randn(9, 3, generator=generator())])
+@pytest.mark.parametrize("options", [{"rho": 0.3}, {"distribution": "gamma"}])
+def test_options_of_the_other_method_are_refused(inputs, options):
+    with pytest.raises(ValueError, match=r'(rho|distribution) belongs to method="moments"; give'):
+        init_icnn_(MLP([3, 5, 1]), inputs, **options)
 
 
 def test_same_generator_state_gives_the_same_network():
