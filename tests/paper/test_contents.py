@@ -31,7 +31,6 @@ from support.runs import write as write_run
 IMAGES = ("dataset=image_folder", "dataset.path=pets", "seeds=1", "trainer.epochs=1")
 OTHER = {"train/ant/0.png": png(pixels(77))}
 
-
 usual = cache(composed)
 
 

@@ -56,8 +56,8 @@ def test_alert_labels(alerts):
 
     patterns = [Chem.MolFromSmarts(smarts) for smarts in ALERTS.values()]
     matches = [
-        [Chem.MolFromSmiles(text).HasSubstructMatch(pattern) for pattern in patterns]
-        for text in smiles
+        [molecule.HasSubstructMatch(pattern) for pattern in patterns]
+        for molecule in map(Chem.MolFromSmiles, smiles)
     ]
     known = ~np.isnan(labels)
     np.testing.assert_array_equal(labels[known], np.array(matches)[known])
