@@ -52,17 +52,18 @@ def test_stacked_gradients_agree_with_finite_differences_and_keep_the_layout():
 @pytest.mark.parametrize("distribution", sorted(DISTRIBUTIONS))
 def test_layers_of_any_dtype_start_with_the_weights_of_float32(dtype, positivity, distribution):
     def initialised(dtype):
-        layer = ConvexLinear(1000, 1000, positivity=positivity, dtype=dtype)
+        layer = ConvexLinear(1000, 500, positivity=positivity, dtype=dtype)
         assert layer.weight.isfinite().all()
         return init_icnn_(layer, distribution=distribution, method="moments", generator=generator())
 
-    layer, reference = initialised(dtype), initialised(torch.float32)
+    layer = initialised(dtype)
     assert layer.weight.isfinite().all()
     weight, expected = layer.nonnegative_weight.detach().double(), solve_init(1000)
     assert (weight >= 0).all()
     standard_error = math.sqrt(expected.weight_var / weight.numel())
     assert float(weight.mean()) == pytest.approx(expected.weight_mean, abs=5 * standard_error)
     if dtype != torch.float64:  # of which other numbers are drawn
+        reference = initialised(torch.float32)
         given = reference.nonnegative_weight.detach().double()
         assert float(weight.mean()) == pytest.approx(float(given.mean()), rel=0.005)
         assert float(weight.var()) == pytest.approx(float(given.var()), rel=0.02)

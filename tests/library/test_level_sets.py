@@ -1,6 +1,7 @@
 """Walks along level sets: on the level, independent by row, towards the target, clear refusals."""
 
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -40,6 +41,7 @@ def network(inputs, activation, skip, seed=0, dtype=torch.float64):
     return lambda x: net(x).squeeze(1)
 
 
+@cache
 def convex_functions(inputs, dtype=torch.float64):
     planes = normal(20, inputs, seed=8, dtype=dtype), normal(20, seed=9, dtype=dtype)
     functions = {

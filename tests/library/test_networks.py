@@ -1,6 +1,7 @@
 """Networks: convex before and after training, alone and stacked, and what they compute."""
 
 import copy
+import itertools
 import math
 import warnings
 
@@ -234,26 +235,31 @@ LOADED = {
 def test_a_state_is_loaded_into_networks_of_its_own_map_alone(build, source, tmp_path):
     saved = randomised(build(source))
     torch.save(saved.state_dict(), tmp_path / "weights.pt")
-    for state in (
+    states = (
         saved.state_dict(),
         torch.load(tmp_path / "weights.pt", weights_only=True),
         copy.deepcopy(saved.state_dict()),
-    ):
-        for positivity in POSITIVITY:
-            for options in ({}, {"strict": False}, {"assign": True}):
-                network = randomised(build(positivity), 1)
-                if positivity == source:
-                    network.load_state_dict(copy.deepcopy(state), **options)
-                    for name, value in saved.state_dict().items():
-                        assert torch.equal(network.state_dict()[name], value)
-                    continue
-                before = [weight.clone() for weight in convex_weights(network)]
-                message = rf"positivity='{source}', but here positivity is '{positivity}'"
-                with pytest.raises(RuntimeError, match=message) as caught:
-                    network.load_state_dict(copy.deepcopy(state), **options)
-                assert len(str(caught.value).splitlines()) <= 10
-                for weight, kept in zip(convex_weights(network), before, strict=True):
-                    assert torch.equal(weight, kept)
+    )
+    ways = list(itertools.product(states, ({}, {"strict": False}, {"assign": True})))
+    for state, options in ways:
+        network = randomised(build(source), 1)
+        network.load_state_dict(copy.deepcopy(state), **options)
+        for name, value in saved.state_dict().items():
+            assert torch.equal(network.state_dict()[name], value)
+    # Into every other map in one of the ways, and in each way from one of the maps.
+    names = sorted(POSITIVITY)
+    for number, positivity in enumerate(names, names.index(source)):
+        if positivity == source:
+            continue
+        state, options = ways[number % len(ways)]
+        network = randomised(build(positivity), 1)
+        before = [weight.clone() for weight in convex_weights(network)]
+        message = rf"positivity='{source}', but here positivity is '{positivity}'"
+        with pytest.raises(RuntimeError, match=message) as caught:
+            network.load_state_dict(copy.deepcopy(state), **options)
+        assert len(str(caught.value).splitlines()) <= 10
+        for weight, kept in zip(convex_weights(network), before, strict=True):
+            assert torch.equal(weight, kept)
 
 
 def test_states_keep_the_keys_and_tensors_of_torch():

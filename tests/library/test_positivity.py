@@ -39,7 +39,7 @@ def smallest(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("positivity", POSITIVITY.values(), ids=POSITIVITY)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(data=st.data())
 def test_all_weights_of_a_dtype_have_finite_raw_values_that_give_them_back(positivity, dtype, data):
     low = smallest(dtype)

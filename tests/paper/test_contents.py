@@ -2,15 +2,17 @@
 
 import os
 import shutil
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from convexinit.molecules import load_codec
 from convexinit_paper.data import contents, corpus, registry
 from convexinit_paper.data.contents import check_contents, with_contents
 from convexinit_paper.data.files import DataError, file_digest
-from convexinit_paper.data.sources.structural_alerts import load_structural_alerts
+from convexinit_paper.data.multitask import MoleculeSet, MultitaskData
 from convexinit_paper.experiments import identified, request_of, run_experiment
 from convexinit_paper.figures import panels
 from convexinit_paper.figures.select import select
@@ -29,10 +31,13 @@ from support.runs import write as write_run
 IMAGES = ("dataset=image_folder", "dataset.path=pets", "seeds=1", "trainer.epochs=1")
 OTHER = {"train/ant/0.png": png(pixels(77))}
 
+usual = cache(composed)
+
 
 def folder_of(data_dir: Path, *options: str) -> str:
     """Where the run on these images is stored, whatever they are."""
-    return identified(request_of(composed(*IMAGES, f"data_dir={data_dir}", *options))).folder.name
+    config = {**usual(*IMAGES, *options), "data_dir": str(data_dir)}
+    return identified(request_of(config)).folder.name
 
 
 @pytest.fixture
@@ -245,13 +250,15 @@ def test_a_search_chooses_among_cells_of_the_same_images(pets, tmp_path):
 @pytest.fixture
 def smiles(tmp_path, monkeypatch) -> Path:
     """A data folder with molecules for the autoencoder, without Tox21."""
-    monkeypatch.setattr(corpus, "load_multitask", lambda name, folder: load_structural_alerts())
+    part = MoleculeSet(["CCO"], ["T-1"], np.zeros((1, 1), np.float32))
+    tox21 = MultitaskData("Tox21", ("task",), part, part, part, {})
+    monkeypatch.setattr(corpus, "load_multitask", lambda name, folder: tox21)
     return write({"smiles/a.smi": b"CCO\nCCN\n", "smiles/b.smi": b"CCC one\n"}, tmp_path)
 
 
 def content_of_corpus(data_dir: Path) -> str | None:
-    config = composed("experiment=autoencoder", "model=autoencoder", f"data_dir={data_dir}")
-    return with_contents(config)["corpus"].get("content")
+    config = usual("experiment=autoencoder", "model=autoencoder")
+    return with_contents({**config, "data_dir": str(data_dir)})["corpus"].get("content")
 
 
 def test_the_autoencoder_is_known_by_its_molecules(smiles, monkeypatch):
@@ -276,8 +283,8 @@ def test_tox21_is_known_by_name_in_the_form_of_known_digests_alone(tmp_path, mon
 
     def content(files: dict[str, bytes], place: str) -> str | None:
         data_dir = write(files, tmp_path / place)
-        config = composed("experiment=tox21", "codec=ecfp", f"data_dir={data_dir}")
-        return with_contents(config)["dataset"].get("content")
+        config = usual("experiment=tox21", "codec=ecfp")
+        return with_contents({**config, "data_dir": str(data_dir)})["dataset"].get("content")
 
     assert content(small.unpacked, "assays") is None
     first, *others = small.files

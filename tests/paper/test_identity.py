@@ -5,8 +5,6 @@ from convexinit_paper.store.runs import read_runs
 from support.data import ROOT
 from support.runs import config_of
 
-RECORDED = read_runs(ROOT / "results/recorded")
-
 
 def test_places_and_logging_do_not_change_where_a_run_is_found(tmp_path):
     config = config_of(tmp_path)
@@ -29,7 +27,8 @@ def test_the_order_of_options_does_not_matter(tmp_path):
 
 def test_a_recorded_run_is_known_by_its_options():
     """Else runs that users have stored would not be found any more."""
-    assert len(RECORDED) > 100
-    for run in RECORDED:
+    recorded = read_runs(ROOT / "results/recorded")
+    assert len(recorded) > 100
+    for run in recorded:
         known = run_folder({**run.config, "results_dir": ""})
         assert known.parts[-2:] == run.folder.parts[-2:]

@@ -11,9 +11,6 @@ from convexinit_paper.store.identity import run_folder
 from convexinit_paper.store.runs import read_runs
 from support.data import ROOT
 
-RECORDED = read_runs(ROOT / "results/recorded")
-LACKING = [run for run in RECORDED if "architecture" not in run.config["model"]]
-
 
 def without(config, *options):
     config = deepcopy(config)
@@ -42,7 +39,8 @@ def test_another_value_is_another_run(change):
 def test_recorded_runs_that_lack_options_are_found_by_todays_requests(tmp_path):
     """Among all recorded runs of their experiment, each finds its own folder."""
     shutil.copytree(ROOT / "results/recorded/mnist", tmp_path / "runs/mnist")
-    runs = [run for run in LACKING if run.config["name"] == "mnist"]
+    recorded = read_runs(ROOT / "results/recorded", "mnist")
+    runs = [run for run in recorded if "architecture" not in run.config["model"]]
     assert len(runs) > 3
     for run in runs:
         now = composed("experiment=mnist", f"model={run.config['model']['name']}")

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import pickle
 import re
+from functools import cache
 from typing import get_type_hints
 
 import pytest
@@ -29,6 +30,7 @@ REQUESTS = [
 ]
 
 
+@cache
 def sections():
     """All kinds of sections, each with its name and usual options."""
     search = composed("experiment=generalisation_final")["search"]

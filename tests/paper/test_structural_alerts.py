@@ -9,7 +9,7 @@ from rdkit import Chem
 
 from convexinit_paper.data.datasets import load_multitask
 from convexinit_paper.data.multitask import MoleculeSet, MultitaskData
-from convexinit_paper.data.sources.structural_alerts import ALERTS, HEAVY_ATOMS
+from convexinit_paper.data.sources.structural_alerts import ALERTS, HEAVY_ATOMS, _enumerated
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +56,8 @@ def test_alert_labels(alerts):
 
     patterns = [Chem.MolFromSmarts(smarts) for smarts in ALERTS.values()]
     matches = [
-        [Chem.MolFromSmiles(text).HasSubstructMatch(pattern) for pattern in patterns]
-        for text in smiles
+        [molecule.HasSubstructMatch(pattern) for pattern in patterns]
+        for molecule in map(Chem.MolFromSmiles, smiles)
     ]
     known = ~np.isnan(labels)
     np.testing.assert_array_equal(labels[known], np.array(matches)[known])
@@ -110,10 +110,19 @@ def test_alerts_never_change(alerts):
     assert digest == "2defe71dc3df86f1113480903839bcc39bc378ea599f9f09e4293c17864b1ee1"
 
 
+def test_what_a_caller_changes_is_as_it_was_at_the_next_loading(alerts):
+    own = load_multitask("structural_alerts", "")
+    own.train.smiles[0], own.train.labels[0] = "C", 7
+    again = load_multitask("structural_alerts", "")
+    assert again.train.smiles == alerts.train.smiles
+    np.testing.assert_array_equal(again.train.labels, alerts.train.labels)
+
+
 @pytest.mark.slow
 def test_alerts_load_quickly():
     times = []
     for _ in range(2):  # shared machines: the better of two
+        _enumerated.cache_clear()
         start = time.process_time()
         load_multitask("structural_alerts", "")
         times.append(time.process_time() - start)

@@ -75,6 +75,18 @@ class Panel:
         fixed = {name: value for name, value in options.items() if name not in self.chosen}
         return Wanted(self.experiment, self.model(variant), fixed, defaults)
 
+    def wanted_among(self, runs: Iterable[Run]) -> dict[str, Wanted]:
+        """What the runs of those variants are like that any run is of.
+
+        Without the others, whose options would be composed for nothing: that takes 0.1 s each.
+        """
+        kinds = {(run.config["name"], run.config["model"]["name"]) for run in runs}
+        return {
+            variant: self.wanted(variant)
+            for variant in self.variants
+            if (self.experiment, self.model(variant)) in kinds
+        }
+
 
 @cache
 def _options_of(experiment: str, variant: str, choices: tuple[str, ...]) -> dict[str, Any]:
@@ -182,7 +194,7 @@ def select(panel: Panel, runs: Sequence[Run]) -> Selection:
     Raises:
         RunError: if two sets of runs fit equally well.
     """
-    wanted = {variant: panel.wanted(variant) for variant in panel.variants}
+    wanted = panel.wanted_among(runs)
     ranked = run_sets(wanted, runs, panel.chosen)
     for one in ranked:
         for rivals in one.runs.values():

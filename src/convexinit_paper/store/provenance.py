@@ -18,15 +18,22 @@ def provenance() -> dict[str, Any]:
 
     A package that is not installed, as RDKit need not be to train on images, is left out.
     """
-    installed = {package.name for package in importlib.metadata.distributions()}
+    versions = {name: _version(name) for name in PACKAGES}
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "packages": {
-            name: importlib.metadata.version(name) for name in PACKAGES if name in installed
-        },
+        "packages": {name: version for name, version in versions.items() if version is not None},
         "git_revision": git_revision(),
     }
+
+
+@cache
+def _version(package: str) -> str | None:
+    """Version of a package, None if it is not installed; asked once in a process."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 @cache

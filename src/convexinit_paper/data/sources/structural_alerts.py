@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -92,6 +93,30 @@ def load_structural_alerts() -> MultitaskData:
         2,000 distinct molecules with canonical SMILES, split at random, once and for all.
         5% of the labels, chosen at random, are missing.
     """
+    texts, table = _enumerated()
+    smiles, labels = list(texts), table.copy()
+    ids = [f"SA-{number:04d}" for number in range(1, len(smiles) + 1)]
+    # The molecules are in random order already: the splits are slices.
+    bounds = np.cumsum([0, *SIZES])
+    train, validation, test = [
+        MoleculeSet(smiles[i:j], ids[i:j], labels[i:j]) for i, j in pairwise(bounds)
+    ]
+    return MultitaskData(
+        title=f"{TITLE.capitalize()} (stand-in for Tox21)",
+        tasks=tuple(ALERTS),
+        train=train,
+        validation=validation,
+        test=test,
+        notes={
+            "source": "molecules enumerated by convexinit; labels are SMARTS matches",
+            "missing_labels": int(np.isnan(labels).sum()),
+        },
+    )
+
+
+@cache
+def _enumerated() -> tuple[tuple[str, ...], np.ndarray]:
+    """The molecules and their labels ``[molecules, alerts]``: a second of work, done once."""
     from rdkit import Chem
 
     generator = random.Random(SEED)
@@ -107,26 +132,10 @@ def load_structural_alerts() -> MultitaskData:
         known.add(text)
         texts.append(text)
         labels.append([float(molecule.HasSubstructMatch(alert)) for alert in alerts])
-    ids = [f"SA-{number:04d}" for number in range(1, len(texts) + 1)]
     table = np.array(labels, dtype=np.float32)
     missing = [[generator.random() < MISSING for _ in ALERTS] for _ in texts]
     table[np.array(missing)] = np.nan
-    # The molecules are in random order already: the splits are slices.
-    bounds = np.cumsum([0, *SIZES])
-    train, validation, test = [
-        MoleculeSet(texts[i:j], ids[i:j], table[i:j]) for i, j in pairwise(bounds)
-    ]
-    return MultitaskData(
-        title=f"{TITLE.capitalize()} (stand-in for Tox21)",
-        tasks=tuple(ALERTS),
-        train=train,
-        validation=validation,
-        test=test,
-        notes={
-            "source": "molecules enumerated by convexinit; labels are SMARTS matches",
-            "missing_labels": int(np.isnan(table).sum()),
-        },
-    )
+    return tuple(texts), table
 
 
 def _draw(generator: random.Random) -> str:

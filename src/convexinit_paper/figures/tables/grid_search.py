@@ -13,7 +13,13 @@ from convexinit_paper.figures.select import Panel, Selection
 from convexinit_paper.figures.text import markdown_table
 from convexinit_paper.figures.variants import title_of
 from convexinit_paper.store.runs import Run
-from convexinit_paper.sweeps.grid_search import Search, cells_table, search, varied_options
+from convexinit_paper.sweeps.grid_search import (
+    Search,
+    cells_table,
+    grid_cells,
+    search,
+    varied_options,
+)
 
 OPTIONS = [name.split(".")[-1] for name in varied_options()]
 
@@ -66,7 +72,13 @@ def searches(panels: Sequence[Panel], runs: Sequence[Run]) -> list[Searches]:
 def searched(panel: Panel, runs: Sequence[Run]) -> Searches:
     """The searches of the variants in one panel."""
     grid = panel.groups["grid"]
-    found = {name: search(grid, panel.wanted(name), runs) for name in panel.variants}
+    wanted = panel.wanted_among(runs)
+    found = {
+        name: search(grid, wanted[name], runs)
+        if name in wanted
+        else Search(grid, len(grid_cells(grid)), [])
+        for name in panel.variants
+    }
     best = {name: cells.best.run for name, cells in found.items() if cells.best is not None}
     common: dict[str, Any] = {}
     if best:
