@@ -381,7 +381,7 @@ class _Filling(Watch):
         orthogonal_init_(
             matrix.mT if operand.product.transposed else matrix, 1.0, 1, self._generator
         )
-        if operand.layer.map and not operand.layer.map.passes_gradient_at_zero:
+        if not operand.layer.passes_gradient_at_zero:
             fan_in = matrix.shape[-2] if operand.product.transposed else matrix[0].numel()
             raise_zeros_(weight, fan_in, len(self._ends))
         return weight

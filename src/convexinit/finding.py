@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from convexinit.assignment import is_close
 from convexinit.checks import check_choice
-from convexinit.positivity import POSITIVITY, Positivity
+from convexinit.positivity import POSITIVITY, Positivity, has_slope
 from convexinit.tracing import (
     MULTIPLICATIONS,
     Call,
@@ -72,6 +72,7 @@ class WeightMap:
         layout: order of the parameter's dimensions in the weight.
         forward: the weight from raw values, in the shape of the parameter.
         write: makes a weight the one that the network uses, up to rounding.
+        positivity: the map by itself, without gain; None if only the network computes it.
     """
 
     name: str
@@ -79,11 +80,7 @@ class WeightMap:
     layout: tuple[int, ...]
     forward: Callable[[Tensor], Tensor]
     write: Callable[[Tensor], None]
-
-    @property
-    def passes_gradient_at_zero(self) -> bool:
-        """Whether a raw value that stands for a weight of zero gets the gradient of the weight."""
-        return self.name in ("projection", "clip", "neg_exp", "abs")
+    positivity: Positivity | None = None
 
 
 @dataclass(eq=False)
@@ -134,6 +131,18 @@ class FoundLayer:
     gains: Tensor | None = None
     gated: bool = False
     problem: str = ""
+
+    @property
+    def passes_gradient_at_zero(self) -> bool:
+        """Whether a raw value that stands for a weight of zero gets the gradient of the weight.
+
+        By the function of the network: of maps that are the same elsewhere, such as ``relu(raw)``
+        and ``raw.clamp(min=0)``, one may have a slope at zero and the other none.
+        """
+        if self.map is None or self.raw is None or self.map.positivity is None:
+            return False
+        raw = self.map.positivity.inverse(torch.zeros_like(self.raw))
+        return has_slope(self.map.forward, raw, self.map.gain)
 
 
 @dataclass(eq=False)
@@ -572,7 +581,8 @@ def find_map(call: Call, weight: Tensor, raw: Tensor) -> WeightMap | None:
 
     if weight is raw:
         layout = tuple(range(raw.ndim))
-        return WeightMap("projection", 1.0, layout, forward, _writer(_same, layout, raw))
+        entry = _MAPS["projection"]
+        return WeightMap(entry.name, 1.0, layout, forward, _writer(_same, layout, raw), entry)
     draws = _draws(raw, 1.5)
     try:
         if not is_close(forward(raw.detach()), weight.detach()):
@@ -594,7 +604,7 @@ def find_map(call: Call, weight: Tensor, raw: Tensor) -> WeightMap | None:
                 if not _agree(forward(2 * draws), gain * again):
                     continue
                 write = _writer(_divided(entry, gain), layout, raw)
-                return WeightMap(name, gain, layout, forward, write)
+                return WeightMap(name, gain, layout, forward, write, entry)
         if _is_elementwise(forward, draws, result, layout):
             write = _writer(_inverse_of(forward, layout, raw), layout, raw)
             return WeightMap("numerical", 1.0, layout, forward, write)
@@ -752,7 +762,7 @@ def _say_map(layer: FoundLayer, entry: Positivity, gain: float) -> None:
         return (gain * entry.forward(values)).permute(layout).reshape(product.weight.shape)
 
     write = _writer(_divided(entry, gain), layout, raw)
-    layer.map = WeightMap(entry.name, gain, layout, forward, write)
+    layer.map = WeightMap(entry.name, gain, layout, forward, write, entry)
     layer.role, layer.problem = "constrained", ""
 
 

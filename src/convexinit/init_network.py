@@ -28,7 +28,6 @@ from convexinit.init import (
 )
 from convexinit.layers import ConvexLayer, Network
 from convexinit.orthogonal import orthogonal_layer_, plan_layers, raise_zeros_
-from convexinit.positivity import Positivity
 from convexinit.theory import solve_init
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -202,7 +201,7 @@ def _init_orthogonal_(
                 weight = torch.empty_like(layer.weight)
                 groups = int(getattr(layer, "groups", 1))
                 shares = orthogonal_layer_(weight, scale, groups, shares, generator)
-                if not _passes_gradient_at_zero(layer.positivity):
+                if not layer.positivity.passes_gradient_at_zero:
                     raise_zeros_(weight, weight[0].numel(), len(convex))
                 # The shift of the plan is for a feature, the mean of which this unit may multiply.
                 bias = shift + (scale - weight.flatten(1).sum(1)) * mean
@@ -217,15 +216,6 @@ def _group_size(layer: ConvexLayer) -> int:
 
 def _channels_in(layer: ConvexLayer) -> int:
     return layer.weight.shape[1] * int(getattr(layer, "groups", 1))
-
-
-@torch.inference_mode(False)
-@torch.enable_grad()
-def _passes_gradient_at_zero(positivity: Positivity) -> bool:
-    """Whether a raw value that stands for a weight of zero gets the gradient of the weight."""
-    raw = positivity.inverse(torch.zeros(1)).requires_grad_()
-    (slope,) = torch.autograd.grad(positivity.forward(raw).sum(), raw)
-    return bool(slope > 0.5)
 
 
 def parameters_of(layer: nn.Module) -> tuple[Tensor, Tensor | None]:

@@ -283,7 +283,6 @@ class Call:
         visit(self, tensor)
         return list(found.values())
 
-    @torch.no_grad()
     def recompute(self, tensor: Tensor, leaf: Tensor, value: Tensor) -> Tensor:
         """An operand, had a tensor that it was computed from another value."""
         if tensor is leaf and id(tensor) not in self.made_by:

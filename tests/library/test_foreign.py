@@ -87,6 +87,33 @@ def test_three_times_as_deep_every_kind_starts_at_the_target_on_its_own_inputs(n
         assert variance == pytest.approx(1.0, rel=tolerance)
 
 
+@pytest.mark.parametrize(
+    ("weight_of", "reached"),
+    [
+        (torch.relu, False),
+        (torch.abs, False),
+        (torch.square, False),
+        (lambda raw: torch.relu(raw) / 7, False),
+        (lambda raw: raw.clamp(min=0), True),  # as torch differentiates it
+        (lambda raw: torch.where(raw < 0, raw.exp(), raw), True),
+        (lambda raw: raw / 7, True),
+    ],
+)  # fmt: skip
+def test_orthogonal_zeros_are_raised_where_the_function_of_the_network_has_no_slope(
+    weight_of, reached
+):
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Linear(INPUTS, 20), nn.Softplus(),
+        MappedLinear(20, 20, weight_of), nn.Softplus(), MappedLinear(20, 1, weight_of),
+    )  # fmt: skip
+    inputs = normal(ROWS, INPUTS, seed=0)
+    init_icnn_(network, inputs, method="orthogonal", generator=generator())
+    assert (network[2].weight == 0).any() == reached
+    network(inputs).sum().backward()
+    assert (network[2].raw.grad != 0).all()
+
+
 @pytest.mark.parametrize("name", ["softplus property", "elu plus one", "critic of lists"])
 def test_the_default_explodes_before(name):
     """What is repaired: these grow by a factor of ten and more a layer as their authors draw."""
