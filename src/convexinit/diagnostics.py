@@ -12,20 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convexinit.finding import (
-    Convex,
-    Found,
-    FoundLayer,
-    Inputs,
-    Options,
-    PreActivation,
-    Snapshot,
-    as_tuple,
-    convex_columns,
-    find_prepared,
-    forward,
-    run,
-)
+from convexinit.evaluation import Convex, Inputs, as_tuple, convex_columns, evaluated, run
+from convexinit.finding import Found, FoundLayer, Options, PreActivation, find_prepared
 from convexinit.init_network import is_stacked
 from convexinit.tracing import Dependence, PassEnded, Watch
 
@@ -191,23 +179,16 @@ def check_signal(
         )
     arguments = as_tuple(inputs)
     columns = convex_columns(convex, arguments)
-    snapshot = Snapshot(network)
-    device = arguments[0].device
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            network.eval()
-            forward(network, arguments, call)  # what waits for its first batch gets it
-            found = find_prepared(network, arguments, columns, call, layers or {}, {})
-            if not found.layers:
-                raise ValueError(
-                    "no linear operation with a parameter depends on the inputs, so that there is "
-                    "no layer to check; call=... names the function to look at"
-                )
-            watch, output = _measured(network, arguments, columns, call, found)
-            dead, gradients = _differentiated(watch, output, found)
-            rows = tuple(_rows(found, watch, dead, gradients))
-    finally:
-        snapshot.restore()
+    with evaluated(network, arguments, call) as evaluation:
+        found = find_prepared(network, arguments, columns, call, layers or {}, evaluation.starting)
+        if not found.layers:
+            raise ValueError(
+                "no linear operation with a parameter depends on the inputs, so that there is "
+                "no layer to check; call=... names the function to look at"
+            )
+        watch, output = _measured(network, arguments, columns, call, found)
+        dead, gradients = _differentiated(watch, output, found)
+        rows = tuple(_rows(found, watch, dead, gradients))
     return SignalReport(rows)
 
 

@@ -12,22 +12,17 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from convexinit.finding import (
+from convexinit.evaluation import (
     Convex,
-    Found,
-    FoundLayer,
+    Evaluation,
     Inputs,
-    Options,
-    PreActivation,
-    Snapshot,
     as_tuple,
     convex_columns,
-    find_prepared,
+    evaluated,
     forward,
-    prepare_,
-    reset_first_batch_,
     run,
 )
+from convexinit.finding import Found, FoundLayer, Options, PreActivation, find_prepared
 from convexinit.init import Distribution
 from convexinit.orthogonal import orthogonal_init_, raise_zeros_
 from convexinit.tracing import Dependence, PassEnded, Product, Watch, as_product, replace
@@ -86,29 +81,28 @@ def fill_network_(
     arguments = as_tuple(inputs)
     columns = convex_columns(convex, arguments)
     _check_values(arguments, columns)
-    snapshot = Snapshot(network)
     random_state = torch.get_rng_state()
     state = None if generator is None else generator.get_state()
     if generator is None:
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-    device = arguments[0].device
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            starting = reset_first_batch_(network)
-            prepare_(network, arguments, call, starting)
-            found = find_prepared(network, arguments, columns, call, layers or {}, starting)
+        with evaluated(network, arguments, call, again=True) as evaluation:
+            found = find_prepared(
+                network, arguments, columns, call, layers or {}, evaluation.starting
+            )
             _check_found(found, target, layers or {})
-            reached = _fill_(network, arguments, columns, call, found, target, starting, generator)
+            reached = _fill_(
+                network, arguments, columns, call, found, target, evaluation, generator
+            )
             messages = _remarks(found, reached, target)
             if not found.returns_gradient:
                 messages += _not_convex(network, arguments, columns, call)
+            evaluation.keeps = True
     except BaseException:
-        snapshot.restore()
         torch.set_rng_state(random_state)
         if state is not None:
             generator.set_state(state)
         raise
-    snapshot.restore(network.parameters(), starting.values())
     for message in messages:
         warnings.warn(message, stacklevel=4)
 
@@ -170,7 +164,7 @@ def _fill_(
     call: Callable[..., Tensor] | None,
     found: Found,
     target: Target,
-    starting: dict[str, nn.Module],
+    evaluation: Evaluation,
     generator: Generator,
 ) -> dict[PreActivation, tuple[float, float]]:
     """Fill all layers; by how much mean and variance were off in the last pass."""
@@ -187,9 +181,8 @@ def _fill_(
         filling.check_complete()
         if number > 0 and filling.is_precise():
             break
-        if starting and number < _PASSES_WITH_FIRST_BATCH:
-            reset_first_batch_(network)
-            prepare_(network, arguments, call, starting)
+        if evaluation.starting and number < _PASSES_WITH_FIRST_BATCH:
+            evaluation.start(again=True)
     return filling.deviations
 
 

@@ -16,8 +16,9 @@ from convexinit.activations import Activation
 from convexinit.assignment import assign_, is_close, unchanged_on_error
 from convexinit.checks import check_choice, check_function, check_number
 from convexinit.difference import parts_of
+from convexinit.evaluation import Convex, Inputs
 from convexinit.filling import Target, fill_network_
-from convexinit.finding import Convex, Inputs, Options
+from convexinit.finding import Options
 from convexinit.init import (
     BIAS_RULES,
     DISTRIBUTIONS,

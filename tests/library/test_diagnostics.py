@@ -189,6 +189,19 @@ def test_networks_of_other_people_are_measured_and_left_alone(name):
     assert all(0 <= row.convex <= 1 and row.convex + row.skip == 1 for row in constrained)
 
 
+def test_normalisations_get_their_first_batch_unless_they_have_seen_it():
+    kind = FOREIGN["ActNorm after"]
+    torch.manual_seed(0)
+    network, (inputs,) = kind.build(kind.depth), kind.inputs(200, 0)
+    for row in check_signal(network, inputs).rows[:-1]:
+        assert (row.mean, row.std) == (pytest.approx(0, abs=1e-3), pytest.approx(1, abs=0.01))
+    assert not any(norm.initialized for norm in network.norm)
+    network(100 * inputs)  # it has seen other rows, on which it was trained, say
+    with unchanged(network):
+        rows = check_signal(network, inputs).rows
+    assert rows[0].std == pytest.approx(0.01, rel=0.1)
+
+
 @pytest.mark.parametrize(
     "name", ["softplus property", "elu plus one", "exp in forward", "softplus over root"]
 )

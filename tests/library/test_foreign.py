@@ -152,7 +152,7 @@ def test_every_kind_is_convex_afterwards(name):
         ("relu in forward", ("clip", 1.0)),
         ("exp in forward", ("exp", 1.0)),
         ("absolute value", ("abs", 1.0)),
-        ("softplus with temperature", ("softplus with temperature 5", 1.0)),
+        ("softplus with temperature", ("softplus_5", 1.0)),
         ("parametrize without inverse", ("numerical", 1.0)),
         ("parametrize by rows", ("right_inverse", 1.0)),
         ("clamped critic", ("projection", 1.0)),
