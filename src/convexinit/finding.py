@@ -79,6 +79,8 @@ class FoundLayer:
         parameter: its name, "" if there is none.
         map: how the weight is computed from it; None if that was not found.
         gains: ``[units]`` factors from the result of the operation to the pre-activation.
+        curved: whether the input is not affine in the convex arguments, so that negative weights
+            may end convexity.
         gated: whether the input is multiplied by a gate that depends on other inputs.
         problem: what keeps it from being initialised, "" for nothing.
     """
@@ -91,8 +93,15 @@ class FoundLayer:
     parameter: str = ""
     map: WeightMap | None = None
     gains: Tensor | None = None
+    curved: bool = False
     gated: bool = False
     problem: str = ""
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether the weight is a parameter as it is or scaled, which an author has to project."""
+        entry = None if self.map is None else self.map.positivity
+        return entry is not None and entry.projects
 
     @property
     def passes_gradient_at_zero(self) -> bool:
@@ -225,6 +234,9 @@ def find_prepared(
         for one in trace.calls
     ]
     layers = [layer for layer in found if layer]
+    for layer in layers:
+        product = layer.call.product
+        layer.curved = product is None or trace.dependence(product.input) == Dependence.CURVED
     _apply_options(layers, options, dict(network.named_parameters()))
     pre_activations = _pre_activations(network, trace, layers, starting, options)
     return Found(layers, pre_activations, trace.returns_gradient, output, 2 * rows)
