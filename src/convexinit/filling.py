@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from convexinit.difference import ConvexDifference, parts_of
 from convexinit.evaluation import (
     Convex,
     Evaluation,
@@ -81,22 +82,25 @@ def fill_network_(
     arguments = as_tuple(inputs)
     columns = convex_columns(convex, arguments)
     _check_values(arguments, columns)
+    functions = [call] if call else _convex_functions(network, layers)
     random_state = torch.get_rng_state()
     state = None if generator is None else generator.get_state()
     if generator is None:
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
     try:
         with evaluated(network, arguments, call, again=True) as evaluation:
-            found = find_prepared(
-                network, arguments, columns, call, layers or {}, evaluation.starting
-            )
-            _check_found(found, target, layers or {})
-            reached = _fill_(
-                network, arguments, columns, call, found, target, evaluation, generator
-            )
-            messages = _remarks(found, reached, target)
-            if not found.returns_gradient:
-                messages += _not_convex(network, arguments, columns, call)
+            messages = []
+            for function in functions:
+                found = find_prepared(
+                    network, arguments, columns, function, layers or {}, evaluation.starting
+                )
+                _check_found(found, target, layers or {})
+                reached = _fill_(
+                    network, arguments, columns, function, found, target, evaluation, generator
+                )
+                messages += _remarks(found, reached, target)
+                if not found.returns_gradient:
+                    messages += _not_convex(network, arguments, columns, function)
             evaluation.keeps = True
     except BaseException:
         torch.set_rng_state(random_state)
@@ -105,6 +109,20 @@ def fill_network_(
         raise
     for message in messages:
         warnings.warn(message, stacklevel=4)
+
+
+def _convex_functions(
+    network: nn.Module, layers: Options | None
+) -> list[Callable[..., Tensor] | None]:
+    """``call`` for what is convex by itself: both parts of a difference, else the network."""
+    if not isinstance(network, ConvexDifference):
+        return [None]
+    if layers:
+        raise ValueError(
+            "layers= cannot be given for both parts of a difference at once; initialise each by "
+            "itself: init_icnn_(network.minuend, inputs, layers=...)"
+        )
+    return [lambda _, *inputs, part=part: part(*inputs) for part in parts_of(network)]
 
 
 def _check_values(arguments: tuple[Tensor, ...], columns: Mapping[int, Any]) -> None:
@@ -454,13 +472,13 @@ def _remarks(
     found: Found, reached: Mapping[PreActivation, tuple[float, float]], target: Target
 ) -> list[str]:
     """Warnings about single layers of a network that is filled."""
-    messages = [
-        f"the input of the layer {layer.name} is multiplied by a gate that depends on other "
-        "inputs; its moments hold on average over the rows that were given"
-        for one in found.pre_activations
-        for layer in one.constrained
-        if layer.gated
-    ]
+    members = [layer for one in found.pre_activations for layer in one.constrained]
+    messages = []
+    if gated := ", ".join(layer.name for layer in members if layer.gated):
+        messages.append(
+            f"what these layers read is multiplied by a gate that depends on other inputs: {gated};"
+            " their moments hold on average over the rows that were given"
+        )
     for one in found.pre_activations:
         mean, variance = reached.get(one, (0.0, 0.0))
         if one.constrained and one.output and not one.biases:

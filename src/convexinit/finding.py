@@ -81,7 +81,7 @@ class FoundLayer:
         gains: ``[units]`` factors from the result of the operation to the pre-activation.
         curved: whether the input is not affine in the convex arguments, so that negative weights
             may end convexity.
-        gated: whether the input is multiplied by a gate that depends on other inputs.
+        gated: whether the input is multiplied by a gate that differs with other inputs.
         problem: what keeps it from being initialised, "" for nothing.
     """
 
@@ -358,12 +358,16 @@ def _layer_name(network: nn.Module, parameter: str) -> str:
 
 
 def _is_gated(trace: Trace, call: Call) -> bool:
+    """Whether a factor of the input depends on other arguments, and differs between rows now."""
     assert call.product is not None
     maker = call.made_by.get(id(call.product.input))
     return (
         maker is not None
         and maker.name in MULTIPLICATIONS
-        and any(trace.dependence(t) == Dependence.CONTEXT for t in tensors_in(maker.args))
+        and any(
+            trace.dependence(t) == Dependence.CONTEXT and t.ndim > 0 and bool((t != t[:1]).any())
+            for t in tensors_in(maker.args)
+        )
     )
 
 

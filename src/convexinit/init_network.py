@@ -73,7 +73,7 @@ def init_icnn_(
     through to weights of zero (all but projection and neg-exp), zeros start slightly above it.
 
     Both parts of a :class:`~convexinit.difference.ConvexDifference` are initialised like this, one
-    after the other.
+    after the other, with ``inputs`` and without.
 
     Args:
         model: network whose first layer is registered first; not a stack of networks.

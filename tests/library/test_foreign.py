@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from convexinit import CNN, MLP, ConvexDifference, init_icnn_
+from convexinit import CNN, MLP, PICNN, ConvexDifference, init_icnn_, is_convex
 from convexinit.finding import find, find_layers
 from convexinit.stacking import stack_networks
 from support.foreign_networks import (
@@ -19,6 +19,7 @@ from support.foreign_networks import (
     INPUTS,
     Hypernetwork,
     MappedLinear,
+    Normalised,
     TransportPotential,
     normal,
 )
@@ -321,7 +322,7 @@ def test_other_data_types(name, dtype):
 
 
 def test_warnings_name_the_layer():
-    with pytest.warns(UserWarning, match=r"layer wz\.0 is multiplied by a gate"):
+    with pytest.warns(UserWarning, match=r"multiplied by a gate .*: wz\.0, wz\.1;"):
         init_icnn_(built("partially convex, relu"), CONTEXT, convex=1)
     with pytest.warns(UserWarning, match="no parameter can centre the output layer out"):
         init_icnn_(built("squared start"), X)
@@ -399,8 +400,54 @@ def test_networks_of_this_library_too():
             assert moments(signal.movedim(1, -1).flatten(0, -2)) == (
                 pytest.approx(0, abs=0.05), pytest.approx(1, rel=0.05)
             )  # fmt: skip
-    network = init_icnn_(ConvexDifference(MLP([6, 9, 1]), MLP([6, 9, 1])), X)
-    assert isinstance(network, ConvexDifference)
+
+
+@pytest.mark.parametrize("method", ["moments", "orthogonal"])
+@pytest.mark.parametrize("positivity", ["projection", "softplus", "clip"])
+def test_partially_convex_networks_of_this_library_too(method, positivity):
+    torch.manual_seed(0)
+    network = PICNN([INPUTS, 40, 40, 40, 1], 3, "softplus", positivity)
+    inputs = normal(ROWS, INPUTS, seed=0), normal(ROWS, 3, seed=1)
+    context = copy.deepcopy(network.context_layers.state_dict() | network.gates.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # gates start at 1 whatever the context
+        init_icnn_(network, inputs, method=method, generator=generator())
+    for signal in network.pre_activations(normal(FRESH, INPUTS, seed=7), normal(FRESH, 3, seed=8)):
+        assert moments(signal) == (pytest.approx(0, abs=0.1), pytest.approx(1, rel=0.2))
+    assert is_convex(network, inputs)
+    after = network.context_layers.state_dict() | network.gates.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in context.items())
+
+
+def test_both_parts_of_a_difference_are_filled_by_themselves():
+    network = ConvexDifference(
+        ConvexDifference(MLP([INPUTS, 30, 30, 1]), built("softplus property")), Normalised(3)
+    )
+    inputs = normal(ROWS, INPUTS, seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_icnn_(network, inputs, generator=generator())
+    for part in (network.minuend.minuend, network.minuend.subtrahend, network.subtrahend):
+        for signal in pre_activations(part, (inputs,)):
+            assert moments(signal) == (pytest.approx(0, abs=0.05), pytest.approx(1, rel=0.05))
+        assert moments(part(inputs)) == (pytest.approx(0, abs=0.05), pytest.approx(1, rel=0.05))
+
+
+@pytest.mark.parametrize(
+    ("second", "options", "message"),
+    [
+        (lambda: nn.Linear(INPUTS, 8), {}, "no convex layer"),
+        (Unbiased, {}, r"subtrahend\.layers\.1: no parameter shifts"),
+        (lambda: MLP([INPUTS, 9, 1]), {"layers": {"layers.1": {"bias": None}}}, "network.minuend"),
+    ],
+)  # fmt: skip
+def test_a_difference_of_which_a_part_cannot_be_filled_stays_as_it_is(second, options, message):
+    network = ConvexDifference(MLP([INPUTS, 9, 8]), second())
+    before, draws = state_of(network), generator()
+    with pytest.raises(ValueError, match=message):
+        init_icnn_(network, X, generator=draws, **options)
+    assert same(before, state_of(network))
+    assert torch.equal(draws.get_state(), generator().get_state())
 
 
 def test_few_passes():
