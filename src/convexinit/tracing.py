@@ -200,7 +200,7 @@ class Watch(TorchFunctionMode):
         level = max(map(self.dependence, operands), default=Dependence.CONSTANT)
         name = getattr(function, "__name__", "")
         if level and name in _GRADIENTS:
-            self.on_gradient()
+            self.on_gradient(operands[0])
         output = self.run(function, args, kwargs, level)
         if not level:
             return output
@@ -215,7 +215,7 @@ class Watch(TorchFunctionMode):
             self.count += 1
         return output
 
-    def on_gradient(self) -> None:
+    def on_gradient(self, differentiated: Tensor) -> None:
         """Differentiation inside of the network: what follows are no layers."""
         raise PassEnded
 
@@ -324,7 +324,7 @@ class Trace(Watch):
         self._draws = torch.Generator().manual_seed(0)
         self._pairs: dict[tuple[torch.Size, int], tuple[Tensor, Tensor]] = {}
 
-    def on_gradient(self) -> None:
+    def on_gradient(self, differentiated: Tensor) -> None:
         """See :meth:`Watch.on_gradient`."""
         self.returns_gradient = True
         raise PassEnded

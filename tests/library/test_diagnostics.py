@@ -184,9 +184,40 @@ def test_networks_of_other_people_are_measured_and_left_alone(name):
     for row in report.rows:
         assert math.isfinite(row.mean)
         assert row.std > 0
-        # One that differentiates itself does nothing that could be differentiated by its layers.
-        assert row.gradient > 0 or name == "gradient"
+        assert row.gradient > 0
     assert all(0 <= row.convex <= 1 and row.convex + row.skip == 1 for row in constrained)
+
+
+def test_gradients_of_a_network_that_returns_one_are_of_what_it_differentiates():
+    torch.manual_seed(0)
+    network, (inputs,) = FOREIGN["gradient"].build(3), FOREIGN["gradient"].inputs(200, 0)
+    report = check_signal(network, inputs)
+    assert str(report).splitlines()[-1].startswith("the network returns a gradient: dead units")
+    network.potential(inputs).sum().backward()
+    for row in report.rows:
+        weight = network.get_parameter(f"{row.layer}.weight")
+        assert row.gradient == pytest.approx(
+            float(weight.grad.norm() / weight.detach().norm()), rel=1e-4
+        )
+        assert row.dead == 0
+
+
+def test_outputs_that_cannot_be_differentiated_are_measured_and_a_line_says_what_to_do():
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = randomised(MLP([4, 8, 8, 1]))
+
+        def forward(self, x):
+            return {"value": self.net(x)}
+
+    report = check_signal(Wrapped(), batch())
+    assert "the network returns dict that cannot be differentiated" in str(report)
+    assert "call=" in report.note
+    assert all(math.isfinite(row.std) and math.isnan(row.gradient) for row in report.rows)
+    report = check_signal(Wrapped(), batch(), call=lambda network, x: network.net(x))
+    assert report.note == ""
+    assert all(row.gradient > 0 for row in report.rows)
 
 
 def test_normalisations_get_their_first_batch_unless_they_have_seen_it():
@@ -228,6 +259,18 @@ def test_layers_that_cannot_be_initialised_are_in_the_table():
     report = check_signal(Hypernetwork(3), (batch(3, seed=1), batch(6)), convex=1)
     assert "hypernetwork" in str(report)
     assert not report.healthy
+
+
+def test_a_network_without_gradients_has_one_row_a_layer_that_says_so():
+    class Silent(MLP):
+        @torch.no_grad()
+        def forward(self, x):
+            return super().forward(x)
+
+    report = check_signal(Silent([4, 8, 8, 1]), batch())
+    assert [row.layer for row in report.rows] == ["layers.0", "layers.1", "layers.2"]
+    assert all("computed without gradients" in row.verdict for row in report.rows)
+    assert "a tensor that cannot be differentiated" in report.note
 
 
 def test_text_has_one_line_a_layer_and_columns_in_line():
