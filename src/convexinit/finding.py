@@ -293,8 +293,8 @@ def _found_layer(
         if level <= max(weight_level, Dependence.AFFINE):
             return None  # a product of data
         return _hypernetwork(call, product.weight)
-    leaves = call.leaves_of(product.weight)
-    if level == Dependence.CURVED and any(
+    leaves, curved = call.leaves_of(product.weight), level == Dependence.CURVED
+    if curved and any(
         leaf.requires_grad and leaf.is_leaf and id(leaf) not in names for leaf in leaves
     ):
         problem = "its weight is no parameter of the network; register it, as in nn.ParameterList"
@@ -308,8 +308,13 @@ def _found_layer(
     if level == Dependence.CONTEXT:
         layer.role = "context"
         return layer
+    owner = parameter.rpartition(".")[0]
+    layer.problem = _hook_problem(network.get_submodule(owner))
+    if layer.problem:
+        layer.name, layer.role = owner or parameter, "constrained" if curved else "free"
+        return layer
     layer.map = find_map(call, product.weight, raw) or inverted_map(network, call, parameter)
-    if level == Dependence.CURVED or is_kept_positive(layer.map, raw):
+    if curved or is_kept_positive(layer.map, raw):
         layer.role = "constrained"
         layer.gated = _is_gated(trace, call)
         if layer.map is None:
@@ -319,6 +324,22 @@ def _found_layer(
                 "give its parametrization a right_inverse"
             )
     return layer
+
+
+def _hook_problem(module: nn.Module) -> str:
+    """What keeps a module from being initialised whose weight a hook of torch computes."""
+    hooks = {type(hook).__name__ for hook in module._forward_pre_hooks.values()}
+    if "WeightNorm" in hooks:
+        return (
+            "torch.nn.utils.weight_norm computes its weight in a hook, to which nothing can be "
+            "written; use torch.nn.utils.parametrizations.weight_norm"
+        )
+    if "SpectralNorm" in hooks:
+        return (
+            "torch.nn.utils.spectral_norm fixes the scale of its weight, so that it cannot be "
+            "initialised; remove it (torch.nn.utils.remove_spectral_norm)"
+        )
+    return ""
 
 
 def _described(call: Call) -> str:

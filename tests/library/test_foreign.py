@@ -236,6 +236,17 @@ class Unregistered(nn.Module):
         return F.linear(F.softplus(self.first(x)), self.hidden[0])
 
 
+def hooked(function, place):
+    """A layer whose weight a hook computes."""
+    network = nn.Sequential(
+        nn.Linear(INPUTS, 8), nn.Softplus(), nn.Linear(8, 8), nn.Softplus(), nn.Linear(8, 1)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, and in use
+        function(network[place])
+    return network
+
+
 class Mean(nn.Module):
     def __init__(self):
         super().__init__()
@@ -256,6 +267,9 @@ CONTEXT = FOREIGN["partially convex, relu"].inputs(64, 0)
         (Unbiased, X, {}, r"layers\.1: no parameter shifts"),
         (LowRank, X, {}, r"right: its weight is computed .*cannot be inverted"),
         (Unregistered, X, {}, "no parameter of the network"),
+        (lambda: hooked(nn.utils.weight_norm, 0), X, {}, r" 0: .*parametrizations\.weight_norm"),
+        (lambda: hooked(nn.utils.weight_norm, 2), X, {}, r" 2: .*parametrizations\.weight_norm"),
+        (lambda: hooked(nn.utils.spectral_norm, 2), X, {}, " 2: .*remove_spectral_norm"),
         (Mean, X, {}, "one value or vector for each row.*call="),
         (lambda: nn.Linear(INPUTS, 1), X, {}, "no convex layer"),
         (lambda: TransportPotential(2), X[:1].expand(9, -1), {}, "inputs do not vary"),
