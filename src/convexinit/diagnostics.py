@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from convexinit.evaluation import Convex, Inputs, as_tuple, convex_columns, evaluated, run
 from convexinit.finding import Found, FoundLayer, Options, PreActivation, find_prepared
 from convexinit.init_network import is_stacked
-from convexinit.tracing import Dependence, PassEnded, Watch
+from convexinit.tracing import Dependence, PassEnded, Watch, changes_in_place
 
 # From which factor a layer on the signal is said to explode or to vanish.
 _FACTOR = 3.0
@@ -233,14 +233,14 @@ class _Measuring(Watch):
         # Calls that give no tensor, such as that of a shape, are not counted.
         if not level or index not in self._names or not isinstance(output, Tensor):
             return output
-        if getattr(function, "__name__", "") != self._names[index]:
+        name = getattr(function, "__name__", "")
+        if name != self._names[index]:
             raise ValueError(
                 "the network did other things with all inputs than with a few of them, so that its "
                 "layers cannot be told apart; give inputs that take one way through it"
             )
         self.results[index] = output.detach().clone()  # as it may be changed in place
-        in_place = any(output is argument for argument in args)
-        if index in self._ends and torch.is_grad_enabled() and not in_place:
+        if index in self._ends and torch.is_grad_enabled() and not changes_in_place(name):
             self.shifts[index] = torch.zeros_like(output, requires_grad=True)
             output = output + self.shifts[index]
         return output

@@ -26,7 +26,15 @@ from convexinit.evaluation import (
 from convexinit.finding import Found, FoundLayer, Options, PreActivation, find_prepared
 from convexinit.init import Distribution
 from convexinit.orthogonal import orthogonal_init_, raise_zeros_
-from convexinit.tracing import Dependence, PassEnded, Product, Watch, as_product, replace
+from convexinit.tracing import (
+    Dependence,
+    PassEnded,
+    Product,
+    Watch,
+    as_product,
+    replace,
+    tensors_in,
+)
 
 # Passes over all layers: one that draws, the others correct what it could not foresee.
 _PASSES = 5
@@ -273,7 +281,7 @@ class _Filling(Watch):
         members = [layer for one in found.pre_activations for layer in one.constrained + one.free]
         self._layers = {layer.call.index: layer for layer in members}
         self._operands: dict[int, _Operand] = {}
-        self._written: set[int] = set()
+        self._used: set[int] = set()  # parameters of earlier pre-activations, which stay
         self._last = max(self._ends)
         self.deviations: dict[PreActivation, tuple[float, float]] = {}
 
@@ -293,7 +301,10 @@ class _Filling(Watch):
             return function(*args, **kwargs)
         product = as_product(function, args, kwargs, self.dependence)
         if product is None or product.name != layer.operation:
-            raise ValueError(_OTHER_PATH)
+            output = function(*args, **kwargs)
+            if tensors_in(output):
+                raise ValueError(_OTHER_PATH)
+            return output  # a size, say, which is not counted
         precise = torch.promote_types(product.input.dtype, torch.float32)
         operand = _Operand(
             layer, product, product.input.detach().to(precise, copy=True),
@@ -315,7 +326,7 @@ class _Filling(Watch):
         return (
             self._target.convex_path
             and layer.role == "constrained"
-            and id(layer.raw) not in self._written
+            and id(layer.raw) not in self._used
         )
 
     def on_call(self, index: int, function: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -326,6 +337,8 @@ class _Filling(Watch):
         if not isinstance(output, Tensor) or getattr(function, "__name__", "") != one.call.name:
             raise ValueError(_OTHER_PATH)
         self._fill(one, output)
+        self._used |= {id(layer.raw) for layer in one.constrained + one.free}
+        self._used |= {id(option.parameter) for option in one.biases[:1]}
         if index == self._last:
             self.count += 1
             raise PassEnded
@@ -341,7 +354,6 @@ class _Filling(Watch):
         signal = product.by_unit(output.detach().reshape(shape))
         signal = signal.to(torch.promote_types(signal.dtype, torch.float32))
         fillable = [operand for operand in constrained if self._is_drawn(operand.layer)]
-        self._written |= {id(operand.layer.raw) for operand in fillable}
         if self._drawing:
             rest = signal
             weights = [self._draw(operand, len(fillable)) for operand in fillable]
@@ -404,7 +416,7 @@ class _Filling(Watch):
         limit = self._target.variance * ((1 - _CONVEX_SHARE) if parts else 1.0)
         if parts and _variance(rest) <= 1.05 * limit:
             return rest
-        scaled = [o for o in free if o.layer.map and id(o.layer.raw) not in self._written]
+        scaled = [o for o in free if o.layer.map and id(o.layer.raw) not in self._used]
         squared = [layer for layer in one.squared if layer.map]
         linear = sum((o.part(o.weight) for o in scaled), torch.zeros_like(rest))
         # What is squared is known as a part of everything else only.
@@ -416,7 +428,6 @@ class _Filling(Watch):
         if abs(scale - 1) < _PRECISE / 2 or (parts and scale > 1):
             return rest
         for operand in scaled:
-            self._written.add(id(operand.layer.raw))
             _write_(operand.layer, scale * operand.weight)
         for layer in squared:
             assert layer.map is not None
@@ -430,7 +441,7 @@ class _Filling(Watch):
         """Set the bias so that the whole pre-activation has the mean of the target."""
         if one.normalised:
             return (signal - signal.mean(0)) / signal.std(0, correction=0).clamp_min(1e-12)
-        if not one.biases:
+        if not one.biases or id(one.biases[0].parameter) in self._used:
             return signal
         option = one.biases[0]
         in_shape = product.from_units(signal, shape)
@@ -462,10 +473,11 @@ def _factor(part: Tensor, rest: Tensor, variance: float) -> float:
     own, common, others = (
         float(product.mean()) for product in (part.square(), part * rest, rest.square())
     )
-    if variance > others:
-        return (-common + math.sqrt(common**2 + own * (variance - others))) / own
-    # The rest cannot be scaled: a little of the signal comes through this part.
-    return math.sqrt(0.1 * others / own)
+    # Where the rest cannot be scaled, a little of the signal comes through this part all the same.
+    least = math.sqrt(0.1 * others / own)
+    if variance <= others:
+        return least
+    return max(least, (-common + math.sqrt(common**2 + own * (variance - others))) / own)
 
 
 def _remarks(

@@ -54,7 +54,6 @@ class BiasOption:
         parameter: itself.
         coefficient: shift of the pre-activation by the parameter, one number or ``[units]``.
         per: "unit", "position" (and unit) or "layer".
-        shared: whether it shifts other pre-activations as well.
         normalises: whether it belongs to a normalisation.
     """
 
@@ -62,7 +61,6 @@ class BiasOption:
     parameter: Tensor
     coefficient: Tensor
     per: str
-    shared: bool = False
     normalises: bool = False
 
 
@@ -568,14 +566,13 @@ def _sort_biases(
     users: Mapping[str, int],
     starting: Mapping[str, nn.Module],
 ) -> None:
-    """Own biases first, of every unit before common ones, those of normalisations last."""
+    """Those with the fewest uses first, of every unit before common ones, normalisations last."""
     for option in one.biases:
         path = option.name.rpartition(".")[0]
         owner = type(network.get_submodule(path)).__name__ if path else ""
-        option.shared = users[option.name] > 1
         option.normalises = path in starting or "norm" in owner.lower()
         one.normalised |= path in starting
-    one.biases.sort(key=lambda o: (o.per == "layer", o.normalises, o.shared))
+    one.biases.sort(key=lambda o: (o.per == "layer", o.normalises, users[o.name]))
 
 
 def _choose_bias(one: PreActivation, options: Options) -> None:

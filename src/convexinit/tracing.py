@@ -165,7 +165,8 @@ def replace(values: Any, new: Callable[[Tensor], Tensor]) -> Any:
     return values
 
 
-def _changes_in_place(name: str) -> bool:
+def changes_in_place(name: str) -> bool:
+    """Whether a function of this name writes to its first operand."""
     return name in {"__setitem__", "__iadd__", "__imul__", "__isub__", "__itruediv__"} or (
         name.endswith("_") and not name.endswith("__")
     )
@@ -205,7 +206,7 @@ class Watch(TorchFunctionMode):
         if not level:
             return output
         changed = _flat(output)
-        if _changes_in_place(name) and operands:
+        if changes_in_place(name) and operands:
             changed += [operands[0], operands[0]._base]
         results = [t for t in changed if isinstance(t, Tensor)]
         for tensor in results:
@@ -290,7 +291,7 @@ class Call:
         maker = self.made_by.get(id(tensor))
         if maker is None:
             return tensor
-        in_place = _changes_in_place(maker.name)
+        in_place = changes_in_place(maker.name)
 
         def renew(operand: Tensor) -> Tensor:
             new = maker.recompute(operand, leaf, value)
@@ -341,11 +342,11 @@ class Trace(Watch):
             cut[id(product.input)] = _tame(product.input)
         renewed = [replace(a, lambda t: cut.get(id(t), t)) for a in (args, kwargs)] if cut else None
         output = function(*renewed[0], **renewed[1]) if renewed else function(*args, **kwargs)
-        if product and level and isinstance(output, Tensor) and not _changes_in_place(call.name):
+        if product and level and isinstance(output, Tensor) and not changes_in_place(call.name):
             call.shift = torch.zeros_like(output, requires_grad=True)
             output = output + call.shift
         made = [t for t in _flat(output) if isinstance(t, Tensor)]
-        if _changes_in_place(call.name) and operands:
+        if changes_in_place(call.name) and operands:
             made += [operands[0]] + ([] if operands[0]._base is None else [operands[0]._base])
         if not made:
             return output

@@ -77,6 +77,14 @@ def test_dead_units_are_those_that_no_gradient_reaches():
     assert f"{rows[1].dead:.0%} of the units are dead" in rows[1].verdict
 
 
+def test_what_follows_a_layer_without_changing_it_hides_no_dead_units():
+    network = nn.Sequential(
+        nn.Linear(4, 8), nn.Dropout(0.1), nn.ReLU(), nn.Linear(8, 1), nn.Dropout(0.1)
+    )
+    nn.init.constant_(network[0].bias, -100.0)
+    assert [row.dead for row in check_signal(network, batch()).rows] == [1, 0]
+
+
 def test_convolutions_are_measured_by_channel():
     network = init_icnn_(CNN((1, 8, 8), [6, 6, 6], 2), generator=generator())
     inputs = batch(64)

@@ -148,6 +148,7 @@ def test_every_kind_is_convex_afterwards(name):
         ("softplus property", ("softplus", 1.0)),
         ("softplus over fan_in", ("softplus", 1 / 48)),
         ("softplus over root", ("softplus", 48**-0.5)),
+        ("divided by its size", ("softplus", 1.0)),
         ("elu plus one", ("elu", 1.0)),
         ("squared softplus", ("squared_softplus", 1 / 12)),
         ("relu in forward", ("clip", 1.0)),
@@ -462,6 +463,33 @@ def test_a_difference_of_which_a_part_cannot_be_filled_stays_as_it_is(second, op
         init_icnn_(network, X, generator=draws, **options)
     assert same(before, state_of(network))
     assert torch.equal(draws.get_state(), generator().get_state())
+
+
+def test_layers_that_are_used_again_are_filled_at_their_first_use():
+    """Weight, bias and skip are the same in all hidden layers."""
+
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.enter, self.hidden = nn.Linear(INPUTS, 32), nn.Linear(32, 32)
+            self.leave = nn.Linear(32, 1)
+            nn.init.uniform_(self.hidden.weight, 0, 1 / 32)
+
+        def forward(self, x):
+            z = F.softplus(self.enter(x))
+            for _ in range(3):
+                z = F.softplus(self.hidden(z) + self.enter(x))
+            return self.leave(z)
+
+    torch.manual_seed(0)
+    network, inputs = Tied(), normal(ROWS, INPUTS, seed=0)
+    with pytest.warns(UserWarning, match="pre-activation of the layer hidden has the mean"):
+        init_icnn_(network, inputs, generator=generator())
+    first, again, *_ = pre_activations(network, (inputs,))
+    assert moments(first) == (pytest.approx(0, abs=0.01), pytest.approx(1, rel=0.01))
+    assert moments(again) == (pytest.approx(0, abs=0.01), pytest.approx(1.1, abs=0.1))
+    assert moments(network(inputs)) == (pytest.approx(0, abs=0.01), pytest.approx(1, rel=0.01))
+    assert float((again - network.enter(inputs)).var(0).mean()) > 0.05  # the convex path
 
 
 def test_few_passes():
