@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 Inputs = Tensor | tuple[Tensor, ...]
 Convex = int | Sequence[int] | Mapping[int, Any]
@@ -178,6 +179,26 @@ class Evaluation:
         self._network.eval()
 
 
+def _check_watchable(network: nn.Module) -> None:
+    for name, parameter in network.named_parameters():
+        if is_lazy(parameter) or parameter.is_meta:
+            raise ValueError(
+                f"{name} does not exist yet; run a batch through a network with lazy layers, or "
+                "move one from the device meta, before"
+            )
+        if parameter.is_inference():
+            raise ValueError(
+                f"{name} was made in inference mode and cannot change; build it out of it"
+            )
+    for module in network.modules():
+        compiled = getattr(module, "_compiled_call_impl", None) or "_orig_mod" in module._modules
+        if compiled or isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                "the network is compiled, so that its calls cannot be seen; give the network that "
+                "was compiled (of torch.compile: network._orig_mod), which has the same parameters"
+            )
+
+
 @contextmanager
 def evaluated(
     network: nn.Module,
@@ -192,11 +213,19 @@ def evaluated(
         arguments: that it can be called with.
         call: see :func:`convexinit.init_icnn_`.
         again: whether modules that have seen their first batch are to see it again.
+
+    Raises:
+        ValueError: if a part of the network is compiled or has parameters that do not exist yet, or
+            it cannot be called.
     """
+    _check_watchable(network)
     snapshot, evaluation = Snapshot(network), Evaluation(network, arguments, call)
     device = arguments[0].device
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with (
+            torch.inference_mode(False),
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+        ):
             evaluation.start(again)
             yield evaluation
     finally:

@@ -285,6 +285,7 @@ def initialised_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 def is_stacked(layer: nn.Module) -> bool:
     """Whether a layer has the weights of many networks (:mod:`convexinit.stacking`)."""
-    if isinstance(layer, CONVOLUTIONS):
-        return layer.weight.ndim != 2 + len(layer.kernel_size)
-    return isinstance(layer, nn.Linear) and layer.weight.ndim != 2
+    if not isinstance(layer, (nn.Linear, *CONVOLUTIONS)) or is_lazy(layer.weight):
+        return False
+    kernel = () if isinstance(layer, nn.Linear) else layer.kernel_size
+    return layer.weight.ndim != 2 + len(kernel)

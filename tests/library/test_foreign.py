@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from convexinit import CNN, MLP, PICNN, ConvexDifference, init_icnn_, is_convex
+from convexinit import (
+    CNN,
+    MLP,
+    PICNN,
+    ConvexDifference,
+    check_signal,
+    init_icnn_,
+    is_convex,
+    keep_convex,
+)
 from convexinit.finding import find, find_layers
 from convexinit.stacking import stack_networks
 from support.foreign_networks import (
@@ -271,6 +280,7 @@ CONTEXT = FOREIGN["partially convex, relu"].inputs(64, 0)
         (lambda: hooked(nn.utils.weight_norm, 0), X, {}, r" 0: .*parametrizations\.weight_norm"),
         (lambda: hooked(nn.utils.weight_norm, 2), X, {}, r" 2: .*parametrizations\.weight_norm"),
         (lambda: hooked(nn.utils.spectral_norm, 2), X, {}, " 2: .*remove_spectral_norm"),
+        (lambda: torch.compile(TransportPotential(2)), X, {}, "is compiled.*network._orig_mod"),
         (Mean, X, {}, "one value or vector for each row.*call="),
         (lambda: nn.Linear(INPUTS, 1), X, {}, "no convex layer"),
         (lambda: TransportPotential(2), X[:1].expand(9, -1), {}, "inputs do not vary"),
@@ -297,6 +307,33 @@ def test_what_is_refused_leaves_everything_as_it_was(build, inputs, options, mes
         init_icnn_(network, inputs, generator=draws, **options)
     assert same(before, state_of(network))
     assert torch.equal(draws.get_state(), generator().get_state())
+
+
+def test_lazy_layers_are_refused_wherever_layers_are_found():
+    network = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 1))
+    optimiser = torch.optim.SGD(network[2].parameters(), lr=0.1)
+    for find_in in (
+        lambda: init_icnn_(network, X),
+        lambda: check_signal(network, X),
+        lambda: keep_convex(optimiser, network, inputs=X),
+    ):
+        with pytest.raises(ValueError, match=r"0\.weight does not exist yet; run a batch"):
+            find_in()
+    network(X)
+    init_icnn_(network, X)
+
+
+def test_inference_mode_is_no_obstacle():
+    network = built("relu in forward")
+    with torch.inference_mode():
+        init_icnn_(network, normal(ROWS, INPUTS, seed=0), method="orthogonal")
+    for signal in pre_activations(network, (normal(ROWS, INPUTS, seed=0),)):
+        assert moments(signal) == (pytest.approx(0, abs=0.01), pytest.approx(1, rel=0.01))
+    network(X).sum().backward()
+    with torch.inference_mode():
+        network = built("relu in forward")
+        with pytest.raises(ValueError, match=r"0\.weight was made in inference mode"):
+            init_icnn_(network, X)
 
 
 def test_success_changes_parameters_alone():
