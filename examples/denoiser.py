@@ -63,7 +63,7 @@ def decibel(restored: Tensor, clean: Tensor) -> float:
 def train(network: Regulariser, images: Tensor) -> None:
     """Train on noise that is drawn anew in every step."""
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
-    keep_convex(optimiser, network, [layer.weight for layer in [*network.convex, network.last]])
+    keep_convex(optimiser, network, inputs=images[:BATCH])
     for _ in range(STEPS):
         clean = images[torch.randint(len(images), (BATCH,))]
         noisy = clean + NOISE * torch.randn_like(clean)

@@ -18,10 +18,11 @@ from convexinit.diagnostics import check_signal
 from convexinit.difference import ConvexDifference
 from convexinit.init import lognormal_init_, moments_init_
 from convexinit.init_network import init_icnn_
-from convexinit.layers import ConvexConv2d, ConvexLinear, keep_convex, project_
+from convexinit.layers import ConvexConv2d, ConvexLinear, project_
 from convexinit.lsuv import lsuv_init_
 from convexinit.networks import CNN, MLP, PICNN
 from convexinit.orthogonal import orthogonal_init_
+from convexinit.projection import keep_convex
 from convexinit.step_sizes import parameter_groups
 from convexinit.theory import solve_init
 

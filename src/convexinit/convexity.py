@@ -18,15 +18,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from convexinit.checks import check_integer
-from convexinit.finding import (
-    Convex,
-    Inputs,
-    Snapshot,
-    as_tuple,
-    convex_columns,
-    find_layers,
-    run,
-)
+from convexinit.evaluation import Convex, Inputs, Snapshot, as_tuple, convex_columns, run
+from convexinit.finding import find_layers
 from convexinit.init_network import is_stacked
 
 # F.softplus is linear above 20, so that activations of torch are only this accurate in float64.

@@ -12,22 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convexinit.finding import (
-    Convex,
-    Found,
-    FoundLayer,
-    Inputs,
-    Options,
-    PreActivation,
-    Snapshot,
-    as_tuple,
-    convex_columns,
-    find_prepared,
-    forward,
-    run,
-)
+from convexinit.evaluation import Convex, Inputs, as_tuple, convex_columns, evaluated, run
+from convexinit.finding import Found, FoundLayer, Options, PreActivation, find_prepared
 from convexinit.init_network import is_stacked
-from convexinit.tracing import Dependence, PassEnded, Watch
+from convexinit.tracing import Dependence, PassEnded, Watch, changes_in_place
 
 # From which factor a layer on the signal is said to explode or to vanish.
 _FACTOR = 3.0
@@ -57,8 +45,8 @@ class LayerSignal:
         skip: share of everything else: skip connections and what other arguments add.
         dead: share of units, from 0 to 1, that no gradient reaches on any row.
         gradient: norm of the gradient over that of the weight (of their raw values). The gradient
-            is that of a sum of outputs with random signs, divided by the number of rows; compare
-            layers with each other.
+            is that of a sum of outputs with random signs, divided by the number of rows (of a
+            single output for all rows: of itself); compare layers with each other.
         verdict: what is wrong, in words; "" for nothing.
     """
 
@@ -83,9 +71,12 @@ class SignalReport:
 
     Attributes:
         rows: one a layer, in the order of the forward pass.
+        note: what dead units and gradients are those of, or why there are none; "" where they are
+            those of the output.
     """
 
     rows: tuple[LayerSignal, ...]
+    note: str = ""
 
     @property
     def healthy(self) -> bool:
@@ -96,10 +87,11 @@ class SignalReport:
         names = [field.name for field in fields(LayerSignal)]
         table = [names, *([_shown(getattr(row, name)) for name in names] for row in self.rows)]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        return "\n".join(
+        lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
             for line in table
-        )
+        ]
+        return "\n".join([*lines, *([self.note] if self.note else [])])
 
     def to_frame(self) -> Any:
         """The rows as a ``pandas.DataFrame``, which needs pandas."""
@@ -165,6 +157,11 @@ def check_signal(
     - "dead": no gradient reaches more than half of the units.
     - "does not vary", "not finite", and what keeps a layer from being initialised.
 
+    Dead units and gradients are those of the output, of the first if there are several. Where
+    ``forward`` returns a gradient, they are those of the function that it differentiates; where it
+    returns what cannot be differentiated (a dictionary, say), there are none. The note of the
+    report says so, and ``call`` names another function.
+
     Args:
         network: any network.
         inputs: tensor, or tuple of tensors, that it can be called with: typical ones, at least two
@@ -191,24 +188,19 @@ def check_signal(
         )
     arguments = as_tuple(inputs)
     columns = convex_columns(convex, arguments)
-    snapshot = Snapshot(network)
-    device = arguments[0].device
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            network.eval()
-            forward(network, arguments, call)  # what waits for its first batch gets it
-            found = find_prepared(network, arguments, columns, call, layers or {}, {})
-            if not found.layers:
-                raise ValueError(
-                    "no linear operation with a parameter depends on the inputs, so that there is "
-                    "no layer to check; call=... names the function to look at"
-                )
-            watch, output = _measured(network, arguments, columns, call, found)
-            dead, gradients = _differentiated(watch, output, found)
-            rows = tuple(_rows(found, watch, dead, gradients))
-    finally:
-        snapshot.restore()
-    return SignalReport(rows)
+    with evaluated(network, arguments, call) as evaluation:
+        found = find_prepared(network, arguments, columns, call, layers or {}, evaluation.starting)
+        if not found.layers:
+            raise ValueError(
+                "no linear operation with a parameter depends on the inputs, so that there is "
+                "no layer to check; call=... names the function to look at"
+            )
+        watch, output = _measured(network, arguments, columns, call, found)
+        if watch.differentiated is not None:
+            output = watch.differentiated
+        dead, gradients = _differentiated(watch, output, found)
+        rows = tuple(_rows(found, watch, dead, gradients))
+    return SignalReport(rows, _note(watch, output))
 
 
 class _Measuring(Watch):
@@ -217,6 +209,7 @@ class _Measuring(Watch):
     Attributes:
         results: of operations and of pre-activations, by the index of their call.
         shifts: zeros that were added to pre-activations, by index.
+        differentiated: what the network differentiates, None if it does not.
     """
 
     def __init__(self, inputs: list[tuple[Tensor, Dependence]], found: Found) -> None:
@@ -226,6 +219,12 @@ class _Measuring(Watch):
         self._names |= {one.call.index: one.call.name for one in found.pre_activations}
         self.results: dict[int, Tensor] = {}
         self.shifts: dict[int, Tensor] = {}
+        self.differentiated: Tensor | None = None
+
+    def on_gradient(self, differentiated: Tensor) -> None:
+        """See :meth:`convexinit.tracing.Watch.on_gradient`."""
+        self.differentiated = differentiated
+        super().on_gradient(differentiated)
 
     def run(self, function: Callable[..., Any], args: Any, kwargs: Any, level: Dependence) -> Any:
         """Make the call, and keep its result if it belongs to a layer."""
@@ -234,14 +233,14 @@ class _Measuring(Watch):
         # Calls that give no tensor, such as that of a shape, are not counted.
         if not level or index not in self._names or not isinstance(output, Tensor):
             return output
-        if getattr(function, "__name__", "") != self._names[index]:
+        name = getattr(function, "__name__", "")
+        if name != self._names[index]:
             raise ValueError(
                 "the network did other things with all inputs than with a few of them, so that its "
                 "layers cannot be told apart; give inputs that take one way through it"
             )
         self.results[index] = output.detach().clone()  # as it may be changed in place
-        in_place = any(output is argument for argument in args)
-        if index in self._ends and torch.is_grad_enabled() and not in_place:
+        if index in self._ends and torch.is_grad_enabled() and not changes_in_place(name):
             self.shifts[index] = torch.zeros_like(output, requires_grad=True)
             output = output + self.shifts[index]
         return output
@@ -278,9 +277,8 @@ def _differentiated(
     watch: _Measuring, output: Any, found: Found
 ) -> tuple[dict[int, Tensor], dict[int, float]]:
     """Gradients by pre-activations, by index, and norms over those of the weights, by layer."""
-    if isinstance(output, (tuple, list)) and output:
-        output = output[0]
-    if not isinstance(output, Tensor) or not output.requires_grad:
+    output = _first_of(output)
+    if not _is_differentiable(output):
         return {}, {}
     source = torch.Generator().manual_seed(0)
     signs = torch.randint(2, output.shape, generator=source) * 2.0 - 1.0
@@ -305,12 +303,42 @@ def _differentiated(
     return reached, ratios
 
 
+def _first_of(output: Any) -> Any:
+    return output[0] if isinstance(output, (tuple, list)) and output else output
+
+
+def _is_differentiable(output: Any) -> bool:
+    return isinstance(output, Tensor) and output.requires_grad
+
+
+def _note(watch: _Measuring, output: Any) -> str:
+    """Of a report on a network that does not return what is differentiated."""
+    output = _first_of(output)
+    if not _is_differentiable(output):
+        returned = "a tensor" if isinstance(output, Tensor) else type(output).__name__
+        return (
+            f"no gradients: the network returns {returned} that cannot be differentiated; say with "
+            "call= what can, as in call=lambda network, x: network(x)['value']"
+        )
+    if watch.differentiated is not None:
+        return (
+            "the network returns a gradient: dead units and gradients are those of the function "
+            "that it differentiates"
+        )
+    return ""
+
+
 def _rows(
     found: Found, watch: _Measuring, reached: dict[int, Tensor], gradients: dict[int, float]
 ) -> Iterator[LayerSignal]:
     """One row for every pre-activation, and for every layer that cannot be initialised."""
     before = math.nan
-    problems = [layer for layer in found.layers if layer.problem and layer.role != "context"]
+    measured = [id(m) for one in found.pre_activations for m in one.constrained + one.free]
+    problems = [
+        layer
+        for layer in found.layers
+        if layer.problem and layer.role != "context" and id(layer) not in measured
+    ]
     everything: list[PreActivation | FoundLayer] = [*found.pre_activations, *problems]
     for one in sorted(everything, key=lambda one: one.call.index):
         if isinstance(one, FoundLayer):
@@ -362,7 +390,8 @@ def _row(
         gradient=gradients.get(id(first), math.nan),
     )
     precision = torch.finfo(watch.results[one.call.index].dtype).eps
-    verdict = "; ".join(_verdicts(row, before, one.output, precision))
+    problems = dict.fromkeys(m.problem for m in one.constrained + one.free if m.problem)
+    verdict = "; ".join([*problems, *_verdicts(row, before, one.output, precision)])
     return LayerSignal(**{**vars(row), "verdict": verdict})
 
 

@@ -12,25 +12,29 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from convexinit.finding import (
+from convexinit.difference import ConvexDifference, parts_of
+from convexinit.evaluation import (
     Convex,
-    Found,
-    FoundLayer,
+    Evaluation,
     Inputs,
-    Options,
-    PreActivation,
-    Snapshot,
     as_tuple,
     convex_columns,
-    find_prepared,
+    evaluated,
     forward,
-    prepare_,
-    reset_first_batch_,
     run,
 )
+from convexinit.finding import Found, FoundLayer, Options, PreActivation, find_prepared
 from convexinit.init import Distribution
 from convexinit.orthogonal import orthogonal_init_, raise_zeros_
-from convexinit.tracing import Dependence, PassEnded, Product, Watch, as_product, replace
+from convexinit.tracing import (
+    Dependence,
+    PassEnded,
+    Product,
+    Watch,
+    as_product,
+    replace,
+    tensors_in,
+)
 
 # Passes over all layers: one that draws, the others correct what it could not foresee.
 _PASSES = 5
@@ -86,31 +90,47 @@ def fill_network_(
     arguments = as_tuple(inputs)
     columns = convex_columns(convex, arguments)
     _check_values(arguments, columns)
-    snapshot = Snapshot(network)
+    functions = [call] if call else _convex_functions(network, layers)
     random_state = torch.get_rng_state()
     state = None if generator is None else generator.get_state()
     if generator is None:
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-    device = arguments[0].device
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            starting = reset_first_batch_(network)
-            prepare_(network, arguments, call, starting)
-            found = find_prepared(network, arguments, columns, call, layers or {}, starting)
-            _check_found(found, target, layers or {})
-            reached = _fill_(network, arguments, columns, call, found, target, starting, generator)
-            messages = _remarks(found, reached, target)
-            if not found.returns_gradient:
-                messages += _not_convex(network, arguments, columns, call)
+        with evaluated(network, arguments, call, again=True) as evaluation:
+            messages = []
+            for function in functions:
+                found = find_prepared(
+                    network, arguments, columns, function, layers or {}, evaluation.starting
+                )
+                _check_found(found, target, layers or {})
+                reached = _fill_(
+                    network, arguments, columns, function, found, target, evaluation, generator
+                )
+                messages += _remarks(found, reached, target)
+                if not found.returns_gradient:
+                    messages += _not_convex(network, arguments, columns, function)
+            evaluation.keeps = True
     except BaseException:
-        snapshot.restore()
         torch.set_rng_state(random_state)
         if state is not None:
             generator.set_state(state)
         raise
-    snapshot.restore(network.parameters(), starting.values())
     for message in messages:
         warnings.warn(message, stacklevel=4)
+
+
+def _convex_functions(
+    network: nn.Module, layers: Options | None
+) -> list[Callable[..., Tensor] | None]:
+    """``call`` for what is convex by itself: both parts of a difference, else the network."""
+    if not isinstance(network, ConvexDifference):
+        return [None]
+    if layers:
+        raise ValueError(
+            "layers= cannot be given for both parts of a difference at once; initialise each by "
+            "itself: init_icnn_(network.minuend, inputs, layers=...)"
+        )
+    return [lambda _, *inputs, part=part: part(*inputs) for part in parts_of(network)]
 
 
 def _check_values(arguments: tuple[Tensor, ...], columns: Mapping[int, Any]) -> None:
@@ -170,7 +190,7 @@ def _fill_(
     call: Callable[..., Tensor] | None,
     found: Found,
     target: Target,
-    starting: dict[str, nn.Module],
+    evaluation: Evaluation,
     generator: Generator,
 ) -> dict[PreActivation, tuple[float, float]]:
     """Fill all layers; by how much mean and variance were off in the last pass."""
@@ -187,9 +207,8 @@ def _fill_(
         filling.check_complete()
         if number > 0 and filling.is_precise():
             break
-        if starting and number < _PASSES_WITH_FIRST_BATCH:
-            reset_first_batch_(network)
-            prepare_(network, arguments, call, starting)
+        if evaluation.starting and number < _PASSES_WITH_FIRST_BATCH:
+            evaluation.start(again=True)
     return filling.deviations
 
 
@@ -262,7 +281,7 @@ class _Filling(Watch):
         members = [layer for one in found.pre_activations for layer in one.constrained + one.free]
         self._layers = {layer.call.index: layer for layer in members}
         self._operands: dict[int, _Operand] = {}
-        self._written: set[int] = set()
+        self._used: set[int] = set()  # parameters of earlier pre-activations, which stay
         self._last = max(self._ends)
         self.deviations: dict[PreActivation, tuple[float, float]] = {}
 
@@ -282,7 +301,10 @@ class _Filling(Watch):
             return function(*args, **kwargs)
         product = as_product(function, args, kwargs, self.dependence)
         if product is None or product.name != layer.operation:
-            raise ValueError(_OTHER_PATH)
+            output = function(*args, **kwargs)
+            if tensors_in(output):
+                raise ValueError(_OTHER_PATH)
+            return output  # a size, say, which is not counted
         precise = torch.promote_types(product.input.dtype, torch.float32)
         operand = _Operand(
             layer, product, product.input.detach().to(precise, copy=True),
@@ -304,7 +326,7 @@ class _Filling(Watch):
         return (
             self._target.convex_path
             and layer.role == "constrained"
-            and id(layer.raw) not in self._written
+            and id(layer.raw) not in self._used
         )
 
     def on_call(self, index: int, function: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -315,6 +337,8 @@ class _Filling(Watch):
         if not isinstance(output, Tensor) or getattr(function, "__name__", "") != one.call.name:
             raise ValueError(_OTHER_PATH)
         self._fill(one, output)
+        self._used |= {id(layer.raw) for layer in one.constrained + one.free}
+        self._used |= {id(option.parameter) for option in one.biases[:1]}
         if index == self._last:
             self.count += 1
             raise PassEnded
@@ -330,7 +354,6 @@ class _Filling(Watch):
         signal = product.by_unit(output.detach().reshape(shape))
         signal = signal.to(torch.promote_types(signal.dtype, torch.float32))
         fillable = [operand for operand in constrained if self._is_drawn(operand.layer)]
-        self._written |= {id(operand.layer.raw) for operand in fillable}
         if self._drawing:
             rest = signal
             weights = [self._draw(operand, len(fillable)) for operand in fillable]
@@ -381,7 +404,7 @@ class _Filling(Watch):
         orthogonal_init_(
             matrix.mT if operand.product.transposed else matrix, 1.0, 1, self._generator
         )
-        if operand.layer.map and not operand.layer.map.passes_gradient_at_zero:
+        if not operand.layer.passes_gradient_at_zero:
             fan_in = matrix.shape[-2] if operand.product.transposed else matrix[0].numel()
             raise_zeros_(weight, fan_in, len(self._ends))
         return weight
@@ -393,7 +416,7 @@ class _Filling(Watch):
         limit = self._target.variance * ((1 - _CONVEX_SHARE) if parts else 1.0)
         if parts and _variance(rest) <= 1.05 * limit:
             return rest
-        scaled = [o for o in free if o.layer.map and id(o.layer.raw) not in self._written]
+        scaled = [o for o in free if o.layer.map and id(o.layer.raw) not in self._used]
         squared = [layer for layer in one.squared if layer.map]
         linear = sum((o.part(o.weight) for o in scaled), torch.zeros_like(rest))
         # What is squared is known as a part of everything else only.
@@ -405,7 +428,6 @@ class _Filling(Watch):
         if abs(scale - 1) < _PRECISE / 2 or (parts and scale > 1):
             return rest
         for operand in scaled:
-            self._written.add(id(operand.layer.raw))
             _write_(operand.layer, scale * operand.weight)
         for layer in squared:
             assert layer.map is not None
@@ -419,7 +441,7 @@ class _Filling(Watch):
         """Set the bias so that the whole pre-activation has the mean of the target."""
         if one.normalised:
             return (signal - signal.mean(0)) / signal.std(0, correction=0).clamp_min(1e-12)
-        if not one.biases:
+        if not one.biases or id(one.biases[0].parameter) in self._used:
             return signal
         option = one.biases[0]
         in_shape = product.from_units(signal, shape)
@@ -451,23 +473,24 @@ def _factor(part: Tensor, rest: Tensor, variance: float) -> float:
     own, common, others = (
         float(product.mean()) for product in (part.square(), part * rest, rest.square())
     )
-    if variance > others:
-        return (-common + math.sqrt(common**2 + own * (variance - others))) / own
-    # The rest cannot be scaled: a little of the signal comes through this part.
-    return math.sqrt(0.1 * others / own)
+    # Where the rest cannot be scaled, a little of the signal comes through this part all the same.
+    least = math.sqrt(0.1 * others / own)
+    if variance <= others:
+        return least
+    return max(least, (-common + math.sqrt(common**2 + own * (variance - others))) / own)
 
 
 def _remarks(
     found: Found, reached: Mapping[PreActivation, tuple[float, float]], target: Target
 ) -> list[str]:
     """Warnings about single layers of a network that is filled."""
-    messages = [
-        f"the input of the layer {layer.name} is multiplied by a gate that depends on other "
-        "inputs; its moments hold on average over the rows that were given"
-        for one in found.pre_activations
-        for layer in one.constrained
-        if layer.gated
-    ]
+    members = [layer for one in found.pre_activations for layer in one.constrained]
+    messages = []
+    if gated := ", ".join(layer.name for layer in members if layer.gated):
+        messages.append(
+            f"what these layers read is multiplied by a gate that depends on other inputs: {gated};"
+            " their moments hold on average over the rows that were given"
+        )
     for one in found.pre_activations:
         mean, variance = reached.get(one, (0.0, 0.0))
         if one.constrained and one.output and not one.biases:

@@ -9,20 +9,18 @@ other arguments alone is context. No names, classes or order of registration are
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import permutations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convexinit.assignment import is_close
 from convexinit.checks import check_choice
-from convexinit.positivity import POSITIVITY, Positivity
+from convexinit.evaluation import Convex, Inputs, as_tuple, convex_columns, evaluated, run
+from convexinit.positivity import Positivity, has_slope
 from convexinit.tracing import (
     MULTIPLICATIONS,
     Call,
@@ -32,58 +30,19 @@ from convexinit.tracing import (
     following,
     tensors_in,
 )
+from convexinit.weight_maps import (
+    MAPS,
+    WeightMap,
+    find_map,
+    inverted_map,
+    is_kept_positive,
+    said_map,
+)
 
-Inputs = Tensor | tuple[Tensor, ...]
-Convex = int | Sequence[int] | Mapping[int, Any]
 Options = Mapping[str, Mapping[str, Any]]
 
 _ROWS = 8  # in each half of the rows that are traced
 _OPTIONS = ("positivity", "gain", "bias")
-
-
-# One more that networks use in their own code, beside those of the layers of this library.
-_MAPS = {
-    **POSITIVITY,
-    "squared_softplus": Positivity(
-        "squared_softplus",
-        lambda raw: F.softplus(raw).square(),
-        lambda weight: POSITIVITY["softplus"].inverse(weight.sqrt()),
-    ),
-}
-
-
-def _softplus_of(temperature: float) -> Positivity:
-    """Softplus of ``temperature`` times the raw values, divided by it."""
-    return Positivity(
-        f"softplus with temperature {temperature:.3g}",
-        lambda raw: F.softplus(temperature * raw) / temperature,
-        lambda weight: POSITIVITY["softplus"].inverse(temperature * weight) / temperature,
-    )
-
-
-@dataclass(eq=False)
-class WeightMap:
-    """How the weight of an operation is computed from a parameter.
-
-    Attributes:
-        name: of the map, "numerical" for one that is inverted by bisection, "right_inverse" for a
-            parametrization that inverts itself.
-        gain: factor between what the map gives and the weight.
-        layout: order of the parameter's dimensions in the weight.
-        forward: the weight from raw values, in the shape of the parameter.
-        write: makes a weight the one that the network uses, up to rounding.
-    """
-
-    name: str
-    gain: float
-    layout: tuple[int, ...]
-    forward: Callable[[Tensor], Tensor]
-    write: Callable[[Tensor], None]
-
-    @property
-    def passes_gradient_at_zero(self) -> bool:
-        """Whether a raw value that stands for a weight of zero gets the gradient of the weight."""
-        return self.name in ("projection", "clip", "neg_exp", "abs")
 
 
 @dataclass(eq=False)
@@ -95,7 +54,6 @@ class BiasOption:
         parameter: itself.
         coefficient: shift of the pre-activation by the parameter, one number or ``[units]``.
         per: "unit", "position" (and unit) or "layer".
-        shared: whether it shifts other pre-activations as well.
         normalises: whether it belongs to a normalisation.
     """
 
@@ -103,7 +61,6 @@ class BiasOption:
     parameter: Tensor
     coefficient: Tensor
     per: str
-    shared: bool = False
     normalises: bool = False
 
 
@@ -120,7 +77,9 @@ class FoundLayer:
         parameter: its name, "" if there is none.
         map: how the weight is computed from it; None if that was not found.
         gains: ``[units]`` factors from the result of the operation to the pre-activation.
-        gated: whether the input is multiplied by a gate that depends on other inputs.
+        curved: whether the input is not affine in the convex arguments, so that negative weights
+            may end convexity.
+        gated: whether the input is multiplied by a gate that differs with other inputs.
         problem: what keeps it from being initialised, "" for nothing.
     """
 
@@ -132,8 +91,27 @@ class FoundLayer:
     parameter: str = ""
     map: WeightMap | None = None
     gains: Tensor | None = None
+    curved: bool = False
     gated: bool = False
     problem: str = ""
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether the weight is a parameter as it is or scaled, which an author has to project."""
+        entry = None if self.map is None else self.map.positivity
+        return entry is not None and entry.projects
+
+    @property
+    def passes_gradient_at_zero(self) -> bool:
+        """Whether a raw value that stands for a weight of zero gets the gradient of the weight.
+
+        By the function of the network: of maps that are the same elsewhere, such as ``relu(raw)``
+        and ``raw.clamp(min=0)``, one may have a slope at zero and the other none.
+        """
+        if self.map is None or self.raw is None or self.map.positivity is None:
+            return False
+        raw = self.map.positivity.inverse(torch.zeros_like(self.raw))
+        return has_slope(self.map.forward, raw, self.map.gain)
 
 
 @dataclass(eq=False)
@@ -185,59 +163,6 @@ class Found:
     rows: int
 
 
-class Snapshot:
-    """The state of a network, to be given back.
-
-    Parameters, buffers, attributes of modules, modes and ``requires_grad``.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        self._modules = [
-            (
-                module,
-                {k: v for k, v in vars(module).items() if not k.startswith("_")},
-                dict(module._parameters),
-                dict(module._buffers),
-            )
-            for module in network.modules()
-        ]
-        tensors = {
-            id(tensor): tensor
-            for _, _, parameters, buffers in self._modules
-            for tensor in (*parameters.values(), *buffers.values())
-            if tensor is not None
-        }
-        self._tensors = [(t, t.detach().clone(), t.requires_grad) for t in tensors.values()]
-
-    @torch.no_grad()
-    def restore(self, kept: Iterable[Tensor] = (), modules: Iterable[nn.Module] = ()) -> None:
-        """Give the network its state back.
-
-        Args:
-            kept: tensors whose values stay.
-            modules: those whose flags and buffers stay.
-        """
-        numbers = {id(tensor) for tensor in kept}
-        for module in modules:
-            numbers |= {id(buffer) for buffer in module._buffers.values()}
-        flags = [(module, _flags(module)) for module in modules]
-        for module, attributes, parameters, buffers in self._modules:
-            for key in [k for k in vars(module) if not k.startswith("_") and k not in attributes]:
-                del vars(module)[key]
-            vars(module).update(attributes)
-            module._parameters.clear()
-            module._parameters.update(parameters)
-            module._buffers.clear()
-            module._buffers.update(buffers)
-        for tensor, value, requires_grad in self._tensors:
-            if tensor.is_leaf:
-                tensor.requires_grad_(requires_grad)
-            if id(tensor) not in numbers and not torch.equal(tensor, value):
-                tensor.copy_(value)
-        for module, found in flags:
-            vars(module).update({k: v for k, v in found.items() if k in vars(module)})
-
-
 def find_layers(
     network: nn.Module,
     inputs: Inputs,
@@ -280,116 +205,8 @@ def find(
     """:func:`find_layers` with the pre-activations that the layers add up to."""
     arguments = as_tuple(inputs)
     columns = convex_columns(convex, arguments)
-    snapshot = Snapshot(network)
-    device = arguments[0].device
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            starting = reset_first_batch_(network)
-            prepare_(network, arguments, call, starting)
-            return find_prepared(network, arguments, columns, call, layers or {}, starting)
-    finally:
-        snapshot.restore()
-
-
-def as_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
-    """Inputs as a tuple of tensors, checked."""
-    arguments = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
-    if not arguments or not all(isinstance(argument, Tensor) for argument in arguments):
-        raise ValueError("inputs must be a tensor or a tuple of tensors, as the network takes them")
-    if min(argument.ndim for argument in arguments) == 0:
-        raise ValueError("inputs must have rows: their first dimension is the samples")
-    lengths = {len(argument) for argument in arguments}
-    if len(lengths) > 1 or min(lengths) < 2:
-        raise ValueError(
-            f"inputs must have the same number of rows, at least two; got {sorted(lengths)}"
-        )
-    return arguments
-
-
-def convex_columns(convex: Convex, arguments: tuple[Tensor, ...]) -> dict[int, Any]:
-    """The columns in which a network is convex, by argument; ``...`` for all of them."""
-    if isinstance(convex, int):
-        convex = (convex,)
-    columns = dict(convex) if isinstance(convex, Mapping) else dict.fromkeys(convex, ...)
-    for index in columns:
-        if not 0 <= index < len(arguments) or not arguments[index].is_floating_point():
-            raise ValueError(
-                f"convex must name floating-point arguments from 0 to {len(arguments) - 1}; "
-                f"got {index!r}"
-            )
-    if not columns:
-        raise ValueError("convex must name at least one argument")
-    return columns
-
-
-def run(network: nn.Module, arguments: Sequence[Tensor], call: Callable[..., Tensor] | None) -> Any:
-    """The result of the convex function."""
-    return network(*arguments) if call is None else call(network, *arguments)
-
-
-def _flags(module: nn.Module) -> dict[str, Any]:
-    """Attributes and buffers of a module that say whether it has seen its first batch."""
-    return {
-        key: value
-        for key, value in {**vars(module), **module._buffers}.items()
-        if "init" in key.lower()
-        and (isinstance(value, bool) or (isinstance(value, Tensor) and value.numel() == 1))
-    }
-
-
-@torch.no_grad()
-def reset_first_batch_(network: nn.Module) -> dict[str, nn.Module]:
-    """Tell modules that initialise themselves on their first batch (ActNorm) that it is to come.
-
-    Returns:
-        Modules with such a flag, by name.
-    """
-    starting = {name: module for name, module in network.named_modules() if _flags(module)}
-    for module in starting.values():
-        for key, value in _flags(module).items():
-            if isinstance(value, Tensor):
-                value.zero_()
-            else:
-                setattr(module, key, False)
-    return starting
-
-
-@torch.no_grad()
-def prepare_(
-    network: nn.Module,
-    arguments: tuple[Tensor, ...],
-    call: Callable[..., Tensor] | None,
-    starting: dict[str, nn.Module],
-) -> None:
-    """Put a network in evaluation mode, after a first batch for modules that wait for it."""
-    network.eval()
-    if starting:
-        for module in starting.values():
-            module.training = True
-        forward(network, arguments, call)
-        for name in [name for name, module in starting.items() if not any(_flags(module).values())]:
-            del starting[name]  # what its flag says is something else
-        network.eval()
-
-
-def forward(
-    network: nn.Module, arguments: tuple[Tensor, ...], call: Callable[..., Tensor] | None
-) -> Any:
-    """What a network gives on copies of its inputs; as a ValueError what it raises."""
-    problem: Exception
-    for requires_grad in (False, True):
-        copies = [
-            t.detach().clone().requires_grad_(
-                t.is_floating_point() and (requires_grad or t.requires_grad)
-            )
-            for t in arguments
-        ]  # fmt: skip
-        try:
-            with torch.enable_grad():
-                return run(network, copies, call)
-        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-            problem = error
-    raise ValueError(f"the network cannot be called with these inputs: {problem}") from problem
+    with evaluated(network, arguments, call) as evaluation:
+        return find_prepared(network, arguments, columns, call, layers or {}, evaluation.starting)
 
 
 def find_prepared(
@@ -415,6 +232,9 @@ def find_prepared(
         for one in trace.calls
     ]
     layers = [layer for layer in found if layer]
+    for layer in layers:
+        product = layer.call.product
+        layer.curved = product is None or trace.dependence(product.input) == Dependence.CURVED
     _apply_options(layers, options, dict(network.named_parameters()))
     pre_activations = _pre_activations(network, trace, layers, starting, options)
     return Found(layers, pre_activations, trace.returns_gradient, output, 2 * rows)
@@ -471,8 +291,8 @@ def _found_layer(
         if level <= max(weight_level, Dependence.AFFINE):
             return None  # a product of data
         return _hypernetwork(call, product.weight)
-    leaves = call.leaves_of(product.weight)
-    if level == Dependence.CURVED and any(
+    leaves, curved = call.leaves_of(product.weight), level == Dependence.CURVED
+    if curved and any(
         leaf.requires_grad and leaf.is_leaf and id(leaf) not in names for leaf in leaves
     ):
         problem = "its weight is no parameter of the network; register it, as in nn.ParameterList"
@@ -486,8 +306,13 @@ def _found_layer(
     if level == Dependence.CONTEXT:
         layer.role = "context"
         return layer
-    layer.map = find_map(call, product.weight, raw) or _right_inverse(network, call, parameter)
-    if level == Dependence.CURVED or _is_kept_positive(layer.map, raw):
+    owner = parameter.rpartition(".")[0]
+    layer.problem = _hook_problem(network.get_submodule(owner))
+    if layer.problem:
+        layer.name, layer.role = owner or parameter, "constrained" if curved else "free"
+        return layer
+    layer.map = find_map(call, product.weight, raw) or inverted_map(network, call, parameter)
+    if curved or is_kept_positive(layer.map, raw):
         layer.role = "constrained"
         layer.gated = _is_gated(trace, call)
         if layer.map is None:
@@ -497,6 +322,22 @@ def _found_layer(
                 "give its parametrization a right_inverse"
             )
     return layer
+
+
+def _hook_problem(module: nn.Module) -> str:
+    """What keeps a module from being initialised whose weight a hook of torch computes."""
+    hooks = {type(hook).__name__ for hook in module._forward_pre_hooks.values()}
+    if "WeightNorm" in hooks:
+        return (
+            "torch.nn.utils.weight_norm computes its weight in a hook, to which nothing can be "
+            "written; use torch.nn.utils.parametrizations.weight_norm"
+        )
+    if "SpectralNorm" in hooks:
+        return (
+            "torch.nn.utils.spectral_norm fixes the scale of its weight, so that it cannot be "
+            "initialised; remove it (torch.nn.utils.remove_spectral_norm)"
+        )
+    return ""
 
 
 def _described(call: Call) -> str:
@@ -536,187 +377,17 @@ def _layer_name(network: nn.Module, parameter: str) -> str:
 
 
 def _is_gated(trace: Trace, call: Call) -> bool:
+    """Whether a factor of the input depends on other arguments, and differs between rows now."""
     assert call.product is not None
     maker = call.made_by.get(id(call.product.input))
     return (
         maker is not None
         and maker.name in MULTIPLICATIONS
-        and any(trace.dependence(t) == Dependence.CONTEXT for t in tensors_in(maker.args))
+        and any(
+            trace.dependence(t) == Dependence.CONTEXT and t.ndim > 0 and bool((t != t[:1]).any())
+            for t in tensors_in(maker.args)
+        )
     )
-
-
-def _draws(like: Tensor, scale: float = 1.0) -> Tensor:
-    """The same random numbers every time, in the shape of a parameter, in float32 at least."""
-    draws = torch.randn(like.shape, generator=torch.Generator().manual_seed(1)) * scale
-    return draws.to(like.device, torch.promote_types(like.dtype, torch.float32))
-
-
-@torch.no_grad()
-def _is_kept_positive(weight_map: WeightMap | None, raw: Tensor) -> bool:
-    """Whether weights cannot be negative, or look as if they were not meant to be."""
-    if weight_map is None or weight_map.name == "right_inverse":
-        return False
-    if weight_map.name in {name for name, entry in _MAPS.items() if entry.projects}:
-        return raw.numel() >= 8 and bool((raw >= 0).all() and (raw > 0).any())
-    return bool((weight_map.forward(_draws(raw, 3.0)) >= 0).all())
-
-
-@torch.no_grad()
-def find_map(call: Call, weight: Tensor, raw: Tensor) -> WeightMap | None:
-    """How an operand of a call is computed from a parameter of the same size, entry by entry."""
-    if raw.numel() != weight.numel():
-        return None
-
-    def forward(values: Tensor) -> Tensor:
-        return call.recompute(weight, raw, values)
-
-    if weight is raw:
-        layout = tuple(range(raw.ndim))
-        return WeightMap("projection", 1.0, layout, forward, _writer(_same, layout, raw))
-    draws = _draws(raw, 1.5)
-    try:
-        if not is_close(forward(raw.detach()), weight.detach()):
-            return None
-        result = forward(draws)
-    except (RuntimeError, TypeError):
-        return None
-    if result.shape != weight.shape:
-        return None
-    for layout in permutations(range(raw.ndim)):
-        if draws.permute(layout).shape != weight.shape and layout != tuple(range(raw.ndim)):
-            continue
-        for name, entry in (_MAPS | _as_softplus(forward, draws)).items():
-            mapped = entry.forward(draws).permute(layout).reshape(weight.shape)
-            gain = float((mapped * result).sum() / mapped.square().sum())
-            if gain > 0 and _agree(result, gain * mapped):
-                # Weights that are normalised have a gain of their own every time.
-                again = entry.forward(2 * draws).permute(layout).reshape(weight.shape)
-                if not _agree(forward(2 * draws), gain * again):
-                    continue
-                write = _writer(_divided(entry, gain), layout, raw)
-                return WeightMap(name, gain, layout, forward, write)
-        if _is_elementwise(forward, draws, result, layout):
-            write = _writer(_inverse_of(forward, layout, raw), layout, raw)
-            return WeightMap("numerical", 1.0, layout, forward, write)
-    return None
-
-
-def _agree(first: Tensor, second: Tensor) -> bool:
-    """Whether all entries agree, the small ones up to the rounding of large ones."""
-    precision = torch.finfo(first.dtype).eps
-    largest = float(first.abs().max())
-    return torch.allclose(first, second.to(first), precision**0.5, precision * largest)
-
-
-def _as_softplus(forward: Callable[[Tensor], Tensor], like: Tensor) -> dict[str, Positivity]:
-    """The softplus that a map is if it is one, from its value at 0 and its slope far above."""
-    at_zero, at_40, at_80 = (
-        float(forward(torch.full_like(like, value)).flatten()[0]) for value in (0.0, 40.0, 80.0)
-    )
-    slope = (at_80 - at_40) / 40
-    if not (0 < slope < math.inf and at_zero > 0):
-        return {}
-    entry = _softplus_of(slope * math.log(2) / at_zero)
-    return {entry.name: entry}
-
-
-def _divided(entry: Positivity, gain: float) -> Callable[[Tensor], Tensor]:
-    return lambda weight: entry.inverse(weight / gain)
-
-
-def _same(weight: Tensor) -> Tensor:
-    return weight
-
-
-def _in_shape_of(raw: Tensor, weight: Tensor, layout: tuple[int, ...]) -> Tensor:
-    """The entries of a weight where the parameter has them."""
-    order = sorted(range(raw.ndim), key=lambda dimension: layout[dimension])
-    return weight.reshape([raw.shape[dimension] for dimension in layout]).permute(order)
-
-
-def _writer(
-    inverse: Callable[[Tensor], Tensor], layout: tuple[int, ...], raw: Tensor
-) -> Callable[[Tensor], None]:
-    """What writes a weight to the parameter behind it, given the inverse of its map."""
-
-    @torch.no_grad()
-    def write(weight: Tensor) -> None:
-        raw.copy_(inverse(_in_shape_of(raw, weight, layout)))
-
-    return write
-
-
-def _is_elementwise(
-    forward: Callable[[Tensor], Tensor], draws: Tensor, result: Tensor, layout: tuple[int, ...]
-) -> bool:
-    """Whether every weight depends on one raw value and grows with it."""
-    source = torch.Generator().manual_seed(2)
-    chosen = (torch.rand(draws.shape, generator=source) < 0.5).to(draws.device)
-    change = forward(draws + chosen) - result
-    chosen = chosen.permute(layout).reshape(result.shape)
-    grows = forward(draws + 20.0) - result
-    return bool((change[~chosen] == 0).all() and (change >= 0).all() and (grows > 0).all())
-
-
-def _inverse_of(
-    forward: Callable[[Tensor], Tensor], layout: tuple[int, ...], raw: Tensor
-) -> Callable[[Tensor], Tensor]:
-    """Inverse of a positive map that grows with every raw value, entry by entry."""
-
-    def to_raw(weight: Tensor) -> Tensor:
-        return _in_shape_of(raw, weight, layout)
-
-    def inverse(target: Tensor) -> Tensor:
-        target = target.to(torch.promote_types(raw.dtype, torch.float32))
-        logarithm = target.clamp_min(torch.finfo(target.dtype).tiny).log()
-
-        def misfit(values: Tensor) -> Tensor:
-            # Of logarithms, in which the maps that are in use are nearly straight.
-            weight = to_raw(forward(values)).to(target)
-            return weight.clamp_min(torch.finfo(target.dtype).tiny).log() - logarithm
-
-        low, high = torch.full_like(target, -1.0), torch.full_like(target, 1.0)
-        below, above = misfit(low), misfit(high)
-        for _ in range(20):
-            if not ((below > 0).any() or (above < 0).any()):
-                break
-            low, high = torch.where(below > 0, 2 * low, low), torch.where(above < 0, 2 * high, high)
-            below, above = misfit(low), misfit(high)
-        values = low
-        for _ in range(30):  # the Illinois algorithm
-            values = ((low * above - high * below) / (above - below)).nan_to_num()
-            values = torch.where((values > low) & (values < high), values, (low + high) / 2)
-            error = misfit(values)
-            if bool((error.abs() <= 4 * torch.finfo(target.dtype).eps).all()):
-                break
-            left = error < 0
-            low, high = torch.where(left, values, low), torch.where(left, high, values)
-            below, above = (
-                torch.where(left, error, below / 2), torch.where(left, above / 2, error),
-            )  # fmt: skip
-        return values
-
-    return inverse
-
-
-def _right_inverse(network: nn.Module, call: Call, parameter: str) -> WeightMap | None:
-    """The map of a parametrization that inverts itself."""
-    path, found, rest = f".{parameter}".partition(".parametrizations.")
-    if not found:
-        return None
-    module, attribute = network.get_submodule(path[1:]), rest.partition(".")[0]
-    assert call.product is not None
-    before = call.product.weight.detach()
-    try:
-        setattr(module, attribute, before.clone())
-    except (RuntimeError, ValueError, TypeError, NotImplementedError):
-        return None
-    if not is_close(getattr(module, attribute), before):
-        return None
-    return WeightMap(
-        "right_inverse", 1.0, (), lambda _: getattr(module, attribute).detach(),
-        lambda weight: setattr(module, attribute, weight.to(before)),
-    )  # fmt: skip
 
 
 def _apply_options(
@@ -735,25 +406,13 @@ def _apply_options(
         if "positivity" in said or "gain" in said:
             entry = said.get("positivity", "projection")
             if not isinstance(entry, Positivity):
-                entry = check_choice(f"positivity of layers[{name!r}]", entry, _MAPS)
+                entry = check_choice(f"positivity of layers[{name!r}]", entry, MAPS)
             for layer in chosen:
-                _say_map(layer, entry, float(said.get("gain", 1.0)))
-
-
-def _say_map(layer: FoundLayer, entry: Positivity, gain: float) -> None:
-    product, raw = layer.call.product, layer.raw
-    if product is None or raw is None or raw.numel() != product.weight.numel():
-        return
-    layout = tuple(range(raw.ndim))
-    if raw.shape != product.weight.shape:
-        layout = layout[::-1]
-
-    def forward(values: Tensor) -> Tensor:
-        return (gain * entry.forward(values)).permute(layout).reshape(product.weight.shape)
-
-    write = _writer(_divided(entry, gain), layout, raw)
-    layer.map = WeightMap(entry.name, gain, layout, forward, write)
-    layer.role, layer.problem = "constrained", ""
+                product, raw = layer.call.product, layer.raw
+                if product and raw is not None and raw.numel() == product.weight.numel():
+                    gain = float(said.get("gain", 1.0))
+                    layer.map = said_map(product.weight, raw, entry, gain)
+                    layer.role, layer.problem = "constrained", ""
 
 
 def _pre_activations(
@@ -907,14 +566,13 @@ def _sort_biases(
     users: Mapping[str, int],
     starting: Mapping[str, nn.Module],
 ) -> None:
-    """Own biases first, of every unit before common ones, those of normalisations last."""
+    """Those with the fewest uses first, of every unit before common ones, normalisations last."""
     for option in one.biases:
         path = option.name.rpartition(".")[0]
         owner = type(network.get_submodule(path)).__name__ if path else ""
-        option.shared = users[option.name] > 1
         option.normalises = path in starting or "norm" in owner.lower()
         one.normalised |= path in starting
-    one.biases.sort(key=lambda o: (o.per == "layer", o.normalises, o.shared))
+    one.biases.sort(key=lambda o: (o.per == "layer", o.normalises, users[o.name]))
 
 
 def _choose_bias(one: PreActivation, options: Options) -> None:

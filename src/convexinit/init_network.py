@@ -16,8 +16,9 @@ from convexinit.activations import Activation
 from convexinit.assignment import assign_, is_close, unchanged_on_error
 from convexinit.checks import check_choice, check_function, check_number
 from convexinit.difference import parts_of
+from convexinit.evaluation import Convex, Inputs
 from convexinit.filling import Target, fill_network_
-from convexinit.finding import Convex, Inputs, Options
+from convexinit.finding import Options
 from convexinit.init import (
     BIAS_RULES,
     DISTRIBUTIONS,
@@ -28,7 +29,6 @@ from convexinit.init import (
 )
 from convexinit.layers import ConvexLayer, Network
 from convexinit.orthogonal import orthogonal_layer_, plan_layers, raise_zeros_
-from convexinit.positivity import Positivity
 from convexinit.theory import solve_init
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -74,7 +74,7 @@ def init_icnn_(
     through to weights of zero (all but projection and neg-exp), zeros start slightly above it.
 
     Both parts of a :class:`~convexinit.difference.ConvexDifference` are initialised like this, one
-    after the other.
+    after the other, with ``inputs`` and without.
 
     Args:
         model: network whose first layer is registered first; not a stack of networks.
@@ -204,7 +204,7 @@ def _init_orthogonal_(
                 weight = torch.empty_like(layer.weight)
                 groups = int(getattr(layer, "groups", 1))
                 shares = orthogonal_layer_(weight, scale, groups, shares, generator)
-                if not _passes_gradient_at_zero(layer.positivity):
+                if not layer.positivity.passes_gradient_at_zero:
                     raise_zeros_(weight, weight[0].numel(), len(convex))
                 # The shift of the plan is for a feature, the mean of which this unit may multiply.
                 bias = shift + (scale - weight.flatten(1).sum(1)) * mean
@@ -219,15 +219,6 @@ def _group_size(layer: ConvexLayer) -> int:
 
 def _channels_in(layer: ConvexLayer) -> int:
     return layer.weight.shape[1] * int(getattr(layer, "groups", 1))
-
-
-@torch.inference_mode(False)
-@torch.enable_grad()
-def _passes_gradient_at_zero(positivity: Positivity) -> bool:
-    """Whether a raw value that stands for a weight of zero gets the gradient of the weight."""
-    raw = positivity.inverse(torch.zeros(1)).requires_grad_()
-    (slope,) = torch.autograd.grad(positivity.forward(raw).sum(), raw)
-    return bool(slope > 0.5)
 
 
 def parameters_of(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
@@ -296,6 +287,7 @@ def initialised_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 def is_stacked(layer: nn.Module) -> bool:
     """Whether a layer has the weights of many networks (:mod:`convexinit.stacking`)."""
-    if isinstance(layer, CONVOLUTIONS):
-        return layer.weight.ndim != 2 + len(layer.kernel_size)
-    return isinstance(layer, nn.Linear) and layer.weight.ndim != 2
+    if not isinstance(layer, (nn.Linear, *CONVOLUTIONS)) or is_lazy(layer.weight):
+        return False
+    kernel = () if isinstance(layer, nn.Linear) else layer.kernel_size
+    return layer.weight.ndim != 2 + len(kernel)

@@ -6,16 +6,15 @@ All of them also compute many networks at once: when their parameters carry a le
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.utils.hooks import RemovableHandle
 
-from convexinit.assignment import assign_, check_fillable, is_held, unchanged_on_error
+from convexinit.assignment import assign_, is_held, unchanged_on_error
 from convexinit.init import lognormal_init_
 from convexinit.positivity import POSITIVITY, Positivity, resolve_positivity
 
@@ -361,54 +360,6 @@ def project_(model: Network) -> Network:
         [layer.weight.detach() for name, layer in layers.items() if name not in computed]
     )
     return model
-
-
-def keep_convex(
-    optimizer: torch.optim.Optimizer, network: nn.Module, weights: Iterable[Tensor] = ()
-) -> RemovableHandle:
-    """Project the weights of a network now and after every step of an optimiser.
-
-    What :func:`project_` does by hand. Layers that are non-negative by their forward pass, such as
-    those of ``positivity="clip"``, need nothing and stay as they are. With several optimisers, call
-    it once for each. LBFGS evaluates the network within a step, where it need not be convex.
-
-    Args:
-        optimizer: any, of all parameters of the network or of some.
-        network: a network or a stack of networks.
-        weights: parameters besides those of convex layers that must not be negative, for networks
-            with layers of your own.
-
-    Returns:
-        A handle; ``handle.remove()`` ends it.
-
-    Raises:
-        ValueError: if there is nothing to keep convex: no convex layer and no weights; if one of
-            ``weights`` is computed; or as :func:`project_`.
-
-    Example:
-        >>> network = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), ConvexLinear(16, 1))
-        >>> optimiser = torch.optim.SGD(network.parameters(), lr=10.0)
-        >>> handle = keep_convex(optimiser, network)
-        >>> network(torch.ones(4, 2)).sum().backward()
-        >>> optimiser.step()
-        >>> bool((network[2].weight >= 0).all())
-        True
-    """
-    others = list(weights)
-    for index, weight in enumerate(others):
-        check_fillable(f"weights[{index}]", weight)
-    if not others and not any(isinstance(module, ConvexLayer) for module in network.modules()):
-        raise ValueError(
-            "the network has no convex layer to keep convex; name the parameters that must not be "
-            "negative: weights=[...]"
-        )
-
-    def project(*_: Any) -> None:
-        project_(network)
-        clamp_negative_([weight.detach() for weight in others])
-
-    project()
-    return optimizer.register_step_post_hook(project)
 
 
 @torch.no_grad()

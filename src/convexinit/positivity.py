@@ -78,6 +78,32 @@ class Positivity:
     inverse: Callable[[Tensor], Tensor] = field(compare=False)
     projects: bool = False
 
+    @property
+    def passes_gradient_at_zero(self) -> bool:
+        """Whether a raw value that stands for a weight of zero gets the gradient of the weight."""
+        return has_slope(self.forward, self.inverse(torch.zeros(1)))
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def has_slope(forward: Callable[[Tensor], Tensor], raw: Tensor, scale: float = 1.0) -> bool:
+    """Whether a map lets half of a gradient of the weights, or more, through to raw values.
+
+    Args:
+        forward: weights of raw values; each weight depends on one of them.
+        raw: values at which the slope is taken, of any shape.
+        scale: of the weights, to which the slope is compared.
+
+    Example:
+        >>> has_slope(torch.relu, torch.ones(3))
+        True
+        >>> has_slope(torch.relu, torch.zeros(3))
+        False
+    """
+    raw = raw.detach().clone().requires_grad_()
+    (slope,) = torch.autograd.grad(forward(raw).sum(), raw)
+    return bool((slope >= 0.5 * scale).all())
+
 
 def softplus(beta: float) -> Positivity:
     """The map ``log(1 + exp(beta w)) / beta``, closer to ReLU the larger beta is.

@@ -165,7 +165,8 @@ def replace(values: Any, new: Callable[[Tensor], Tensor]) -> Any:
     return values
 
 
-def _changes_in_place(name: str) -> bool:
+def changes_in_place(name: str) -> bool:
+    """Whether a function of this name writes to its first operand."""
     return name in {"__setitem__", "__iadd__", "__imul__", "__isub__", "__itruediv__"} or (
         name.endswith("_") and not name.endswith("__")
     )
@@ -200,12 +201,12 @@ class Watch(TorchFunctionMode):
         level = max(map(self.dependence, operands), default=Dependence.CONSTANT)
         name = getattr(function, "__name__", "")
         if level and name in _GRADIENTS:
-            self.on_gradient()
+            self.on_gradient(operands[0])
         output = self.run(function, args, kwargs, level)
         if not level:
             return output
         changed = _flat(output)
-        if _changes_in_place(name) and operands:
+        if changes_in_place(name) and operands:
             changed += [operands[0], operands[0]._base]
         results = [t for t in changed if isinstance(t, Tensor)]
         for tensor in results:
@@ -215,7 +216,7 @@ class Watch(TorchFunctionMode):
             self.count += 1
         return output
 
-    def on_gradient(self) -> None:
+    def on_gradient(self, differentiated: Tensor) -> None:
         """Differentiation inside of the network: what follows are no layers."""
         raise PassEnded
 
@@ -283,7 +284,6 @@ class Call:
         visit(self, tensor)
         return list(found.values())
 
-    @torch.no_grad()
     def recompute(self, tensor: Tensor, leaf: Tensor, value: Tensor) -> Tensor:
         """An operand, had a tensor that it was computed from another value."""
         if tensor is leaf and id(tensor) not in self.made_by:
@@ -291,7 +291,7 @@ class Call:
         maker = self.made_by.get(id(tensor))
         if maker is None:
             return tensor
-        in_place = _changes_in_place(maker.name)
+        in_place = changes_in_place(maker.name)
 
         def renew(operand: Tensor) -> Tensor:
             new = maker.recompute(operand, leaf, value)
@@ -325,7 +325,7 @@ class Trace(Watch):
         self._draws = torch.Generator().manual_seed(0)
         self._pairs: dict[tuple[torch.Size, int], tuple[Tensor, Tensor]] = {}
 
-    def on_gradient(self) -> None:
+    def on_gradient(self, differentiated: Tensor) -> None:
         """See :meth:`Watch.on_gradient`."""
         self.returns_gradient = True
         raise PassEnded
@@ -342,11 +342,11 @@ class Trace(Watch):
             cut[id(product.input)] = _tame(product.input)
         renewed = [replace(a, lambda t: cut.get(id(t), t)) for a in (args, kwargs)] if cut else None
         output = function(*renewed[0], **renewed[1]) if renewed else function(*args, **kwargs)
-        if product and level and isinstance(output, Tensor) and not _changes_in_place(call.name):
+        if product and level and isinstance(output, Tensor) and not changes_in_place(call.name):
             call.shift = torch.zeros_like(output, requires_grad=True)
             output = output + call.shift
         made = [t for t in _flat(output) if isinstance(t, Tensor)]
-        if _changes_in_place(call.name) and operands:
+        if changes_in_place(call.name) and operands:
             made += [operands[0]] + ([] if operands[0]._base is None else [operands[0]._base])
         if not made:
             return output

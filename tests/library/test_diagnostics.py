@@ -77,6 +77,14 @@ def test_dead_units_are_those_that_no_gradient_reaches():
     assert f"{rows[1].dead:.0%} of the units are dead" in rows[1].verdict
 
 
+def test_what_follows_a_layer_without_changing_it_hides_no_dead_units():
+    network = nn.Sequential(
+        nn.Linear(4, 8), nn.Dropout(0.1), nn.ReLU(), nn.Linear(8, 1), nn.Dropout(0.1)
+    )
+    nn.init.constant_(network[0].bias, -100.0)
+    assert [row.dead for row in check_signal(network, batch()).rows] == [1, 0]
+
+
 def test_convolutions_are_measured_by_channel():
     network = init_icnn_(CNN((1, 8, 8), [6, 6, 6], 2), generator=generator())
     inputs = batch(64)
@@ -184,9 +192,53 @@ def test_networks_of_other_people_are_measured_and_left_alone(name):
     for row in report.rows:
         assert math.isfinite(row.mean)
         assert row.std > 0
-        # One that differentiates itself does nothing that could be differentiated by its layers.
-        assert row.gradient > 0 or name == "gradient"
+        assert row.gradient > 0
     assert all(0 <= row.convex <= 1 and row.convex + row.skip == 1 for row in constrained)
+
+
+def test_gradients_of_a_network_that_returns_one_are_of_what_it_differentiates():
+    torch.manual_seed(0)
+    network, (inputs,) = FOREIGN["gradient"].build(3), FOREIGN["gradient"].inputs(200, 0)
+    report = check_signal(network, inputs)
+    assert str(report).splitlines()[-1].startswith("the network returns a gradient: dead units")
+    network.potential(inputs).sum().backward()
+    for row in report.rows:
+        weight = network.get_parameter(f"{row.layer}.weight")
+        assert row.gradient == pytest.approx(
+            float(weight.grad.norm() / weight.detach().norm()), rel=1e-4
+        )
+        assert row.dead == 0
+
+
+def test_outputs_that_cannot_be_differentiated_are_measured_and_a_line_says_what_to_do():
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = randomised(MLP([4, 8, 8, 1]))
+
+        def forward(self, x):
+            return {"value": self.net(x)}
+
+    report = check_signal(Wrapped(), batch())
+    assert "the network returns dict that cannot be differentiated" in str(report)
+    assert "call=" in report.note
+    assert all(math.isfinite(row.std) and math.isnan(row.gradient) for row in report.rows)
+    report = check_signal(Wrapped(), batch(), call=lambda network, x: network.net(x))
+    assert report.note == ""
+    assert all(row.gradient > 0 for row in report.rows)
+
+
+def test_normalisations_get_their_first_batch_unless_they_have_seen_it():
+    kind = FOREIGN["ActNorm after"]
+    torch.manual_seed(0)
+    network, (inputs,) = kind.build(kind.depth), kind.inputs(200, 0)
+    for row in check_signal(network, inputs).rows[:-1]:
+        assert (row.mean, row.std) == (pytest.approx(0, abs=1e-3), pytest.approx(1, abs=0.01))
+    assert not any(norm.initialized for norm in network.norm)
+    network(100 * inputs)  # it has seen other rows, on which it was trained, say
+    with unchanged(network):
+        rows = check_signal(network, inputs).rows
+    assert rows[0].std == pytest.approx(0.01, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -215,6 +267,18 @@ def test_layers_that_cannot_be_initialised_are_in_the_table():
     report = check_signal(Hypernetwork(3), (batch(3, seed=1), batch(6)), convex=1)
     assert "hypernetwork" in str(report)
     assert not report.healthy
+
+
+def test_a_network_without_gradients_has_one_row_a_layer_that_says_so():
+    class Silent(MLP):
+        @torch.no_grad()
+        def forward(self, x):
+            return super().forward(x)
+
+    report = check_signal(Silent([4, 8, 8, 1]), batch())
+    assert [row.layer for row in report.rows] == ["layers.0", "layers.1", "layers.2"]
+    assert all("computed without gradients" in row.verdict for row in report.rows)
+    assert "a tensor that cannot be differentiated" in report.note
 
 
 def test_text_has_one_line_a_layer_and_columns_in_line():

@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from convexinit import CNN, MLP, ConvexDifference, init_icnn_
+from convexinit import (
+    CNN,
+    MLP,
+    PICNN,
+    ConvexDifference,
+    check_signal,
+    init_icnn_,
+    is_convex,
+    keep_convex,
+)
 from convexinit.finding import find, find_layers
 from convexinit.stacking import stack_networks
 from support.foreign_networks import (
@@ -19,6 +28,7 @@ from support.foreign_networks import (
     INPUTS,
     Hypernetwork,
     MappedLinear,
+    Normalised,
     TransportPotential,
     normal,
 )
@@ -87,6 +97,33 @@ def test_three_times_as_deep_every_kind_starts_at_the_target_on_its_own_inputs(n
         assert variance == pytest.approx(1.0, rel=tolerance)
 
 
+@pytest.mark.parametrize(
+    ("weight_of", "reached"),
+    [
+        (torch.relu, False),
+        (torch.abs, False),
+        (torch.square, False),
+        (lambda raw: torch.relu(raw) / 7, False),
+        (lambda raw: raw.clamp(min=0), True),  # as torch differentiates it
+        (lambda raw: torch.where(raw < 0, raw.exp(), raw), True),
+        (lambda raw: raw / 7, True),
+    ],
+)  # fmt: skip
+def test_orthogonal_zeros_are_raised_where_the_function_of_the_network_has_no_slope(
+    weight_of, reached
+):
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Linear(INPUTS, 20), nn.Softplus(),
+        MappedLinear(20, 20, weight_of), nn.Softplus(), MappedLinear(20, 1, weight_of),
+    )  # fmt: skip
+    inputs = normal(ROWS, INPUTS, seed=0)
+    init_icnn_(network, inputs, method="orthogonal", generator=generator())
+    assert (network[2].weight == 0).any() == reached
+    network(inputs).sum().backward()
+    assert (network[2].raw.grad != 0).all()
+
+
 @pytest.mark.parametrize("name", ["softplus property", "elu plus one", "critic of lists"])
 def test_the_default_explodes_before(name):
     """What is repaired: these grow by a factor of ten and more a layer as their authors draw."""
@@ -120,12 +157,13 @@ def test_every_kind_is_convex_afterwards(name):
         ("softplus property", ("softplus", 1.0)),
         ("softplus over fan_in", ("softplus", 1 / 48)),
         ("softplus over root", ("softplus", 48**-0.5)),
+        ("divided by its size", ("softplus", 1.0)),
         ("elu plus one", ("elu", 1.0)),
         ("squared softplus", ("squared_softplus", 1 / 12)),
         ("relu in forward", ("clip", 1.0)),
         ("exp in forward", ("exp", 1.0)),
         ("absolute value", ("abs", 1.0)),
-        ("softplus with temperature", ("softplus with temperature 5", 1.0)),
+        ("softplus with temperature", ("softplus_5", 1.0)),
         ("parametrize without inverse", ("numerical", 1.0)),
         ("parametrize by rows", ("right_inverse", 1.0)),
         ("clamped critic", ("projection", 1.0)),
@@ -208,6 +246,17 @@ class Unregistered(nn.Module):
         return F.linear(F.softplus(self.first(x)), self.hidden[0])
 
 
+def hooked(function, place):
+    """A layer whose weight a hook computes."""
+    network = nn.Sequential(
+        nn.Linear(INPUTS, 8), nn.Softplus(), nn.Linear(8, 8), nn.Softplus(), nn.Linear(8, 1)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, and in use
+        function(network[place])
+    return network
+
+
 class Mean(nn.Module):
     def __init__(self):
         super().__init__()
@@ -228,6 +277,10 @@ CONTEXT = FOREIGN["partially convex, relu"].inputs(64, 0)
         (Unbiased, X, {}, r"layers\.1: no parameter shifts"),
         (LowRank, X, {}, r"right: its weight is computed .*cannot be inverted"),
         (Unregistered, X, {}, "no parameter of the network"),
+        (lambda: hooked(nn.utils.weight_norm, 0), X, {}, r" 0: .*parametrizations\.weight_norm"),
+        (lambda: hooked(nn.utils.weight_norm, 2), X, {}, r" 2: .*parametrizations\.weight_norm"),
+        (lambda: hooked(nn.utils.spectral_norm, 2), X, {}, " 2: .*remove_spectral_norm"),
+        (lambda: torch.compile(TransportPotential(2)), X, {}, "is compiled.*network._orig_mod"),
         (Mean, X, {}, "one value or vector for each row.*call="),
         (lambda: nn.Linear(INPUTS, 1), X, {}, "no convex layer"),
         (lambda: TransportPotential(2), X[:1].expand(9, -1), {}, "inputs do not vary"),
@@ -254,6 +307,33 @@ def test_what_is_refused_leaves_everything_as_it_was(build, inputs, options, mes
         init_icnn_(network, inputs, generator=draws, **options)
     assert same(before, state_of(network))
     assert torch.equal(draws.get_state(), generator().get_state())
+
+
+def test_lazy_layers_are_refused_wherever_layers_are_found():
+    network = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 1))
+    optimiser = torch.optim.SGD(network[2].parameters(), lr=0.1)
+    for find_in in (
+        lambda: init_icnn_(network, X),
+        lambda: check_signal(network, X),
+        lambda: keep_convex(optimiser, network, inputs=X),
+    ):
+        with pytest.raises(ValueError, match=r"0\.weight does not exist yet; run a batch"):
+            find_in()
+    network(X)
+    init_icnn_(network, X)
+
+
+def test_inference_mode_is_no_obstacle():
+    network = built("relu in forward")
+    with torch.inference_mode():
+        init_icnn_(network, normal(ROWS, INPUTS, seed=0), method="orthogonal")
+    for signal in pre_activations(network, (normal(ROWS, INPUTS, seed=0),)):
+        assert moments(signal) == (pytest.approx(0, abs=0.01), pytest.approx(1, rel=0.01))
+    network(X).sum().backward()
+    with torch.inference_mode():
+        network = built("relu in forward")
+        with pytest.raises(ValueError, match=r"0\.weight was made in inference mode"):
+            init_icnn_(network, X)
 
 
 def test_success_changes_parameters_alone():
@@ -294,7 +374,7 @@ def test_other_data_types(name, dtype):
 
 
 def test_warnings_name_the_layer():
-    with pytest.warns(UserWarning, match=r"layer wz\.0 is multiplied by a gate"):
+    with pytest.warns(UserWarning, match=r"multiplied by a gate .*: wz\.0, wz\.1;"):
         init_icnn_(built("partially convex, relu"), CONTEXT, convex=1)
     with pytest.warns(UserWarning, match="no parameter can centre the output layer out"):
         init_icnn_(built("squared start"), X)
@@ -372,8 +452,81 @@ def test_networks_of_this_library_too():
             assert moments(signal.movedim(1, -1).flatten(0, -2)) == (
                 pytest.approx(0, abs=0.05), pytest.approx(1, rel=0.05)
             )  # fmt: skip
-    network = init_icnn_(ConvexDifference(MLP([6, 9, 1]), MLP([6, 9, 1])), X)
-    assert isinstance(network, ConvexDifference)
+
+
+@pytest.mark.parametrize("method", ["moments", "orthogonal"])
+@pytest.mark.parametrize("positivity", ["projection", "softplus", "clip"])
+def test_partially_convex_networks_of_this_library_too(method, positivity):
+    torch.manual_seed(0)
+    network = PICNN([INPUTS, 40, 40, 40, 1], 3, "softplus", positivity)
+    inputs = normal(ROWS, INPUTS, seed=0), normal(ROWS, 3, seed=1)
+    context = copy.deepcopy(network.context_layers.state_dict() | network.gates.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # gates start at 1 whatever the context
+        init_icnn_(network, inputs, method=method, generator=generator())
+    for signal in network.pre_activations(normal(FRESH, INPUTS, seed=7), normal(FRESH, 3, seed=8)):
+        assert moments(signal) == (pytest.approx(0, abs=0.1), pytest.approx(1, rel=0.2))
+    assert is_convex(network, inputs)
+    after = network.context_layers.state_dict() | network.gates.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in context.items())
+
+
+def test_both_parts_of_a_difference_are_filled_by_themselves():
+    network = ConvexDifference(
+        ConvexDifference(MLP([INPUTS, 30, 30, 1]), built("softplus property")), Normalised(3)
+    )
+    inputs = normal(ROWS, INPUTS, seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_icnn_(network, inputs, generator=generator())
+    for part in (network.minuend.minuend, network.minuend.subtrahend, network.subtrahend):
+        for signal in pre_activations(part, (inputs,)):
+            assert moments(signal) == (pytest.approx(0, abs=0.05), pytest.approx(1, rel=0.05))
+        assert moments(part(inputs)) == (pytest.approx(0, abs=0.05), pytest.approx(1, rel=0.05))
+
+
+@pytest.mark.parametrize(
+    ("second", "options", "message"),
+    [
+        (lambda: nn.Linear(INPUTS, 8), {}, "no convex layer"),
+        (Unbiased, {}, r"subtrahend\.layers\.1: no parameter shifts"),
+        (lambda: MLP([INPUTS, 9, 1]), {"layers": {"layers.1": {"bias": None}}}, "network.minuend"),
+    ],
+)  # fmt: skip
+def test_a_difference_of_which_a_part_cannot_be_filled_stays_as_it_is(second, options, message):
+    network = ConvexDifference(MLP([INPUTS, 9, 8]), second())
+    before, draws = state_of(network), generator()
+    with pytest.raises(ValueError, match=message):
+        init_icnn_(network, X, generator=draws, **options)
+    assert same(before, state_of(network))
+    assert torch.equal(draws.get_state(), generator().get_state())
+
+
+def test_layers_that_are_used_again_are_filled_at_their_first_use():
+    """Weight, bias and skip are the same in all hidden layers."""
+
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.enter, self.hidden = nn.Linear(INPUTS, 32), nn.Linear(32, 32)
+            self.leave = nn.Linear(32, 1)
+            nn.init.uniform_(self.hidden.weight, 0, 1 / 32)
+
+        def forward(self, x):
+            z = F.softplus(self.enter(x))
+            for _ in range(3):
+                z = F.softplus(self.hidden(z) + self.enter(x))
+            return self.leave(z)
+
+    torch.manual_seed(0)
+    network, inputs = Tied(), normal(ROWS, INPUTS, seed=0)
+    with pytest.warns(UserWarning, match="pre-activation of the layer hidden has the mean"):
+        init_icnn_(network, inputs, generator=generator())
+    first, again, *_ = pre_activations(network, (inputs,))
+    assert moments(first) == (pytest.approx(0, abs=0.01), pytest.approx(1, rel=0.01))
+    assert moments(again) == (pytest.approx(0, abs=0.01), pytest.approx(1.1, abs=0.1))
+    assert moments(network(inputs)) == (pytest.approx(0, abs=0.01), pytest.approx(1, rel=0.01))
+    assert float((again - network.enter(inputs)).var(0).mean()) > 0.05  # the convex path
 
 
 def test_few_passes():

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from convexinit import CNN, MLP, keep_convex, project_
+from convexinit import CNN, MLP, ConvexLinear, keep_convex, project_
 from convexinit.stacking import stack_networks
+from support.foreign_networks import FOREIGN
 from support.networks import convex_weights, generator, randomised, unchanged
 
 
@@ -124,6 +125,72 @@ def test_weights_of_layers_of_ones_own_are_kept():
     assert (network.free.weight < 0).any()
 
 
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("softplus potential", ["wz"]),
+        ("squared start", ["convex", "out"]),
+        ("quadratic skips", ["convex_layers", "final_layer"]),
+        ("critic of lists", ["from_z"]),
+        ("partially convex, softplus", ["wz"]),
+        ("convolutional regulariser", ["conv", "out"]),
+        ("linear start", ["blocks.1", "head"]),  # blocks.0 reads an affine function
+        ("relu in forward", []),
+        ("softplus property", []),
+        ("absolute value", []),
+        ("parametrize with inverse", []),
+        ("ActNorm after", []),
+    ],
+)
+def test_weights_that_are_found_are_kept_and_no_others(name, kept):
+    kind = FOREIGN[name]
+    torch.manual_seed(0)
+    network = kind.build(kind.depth)
+    optimiser = torch.optim.SGD(network.parameters(), lr=1.0)
+    convex = kind.options.get("convex", 0)
+    keep_convex(optimiser, network, inputs=kind.inputs(64, 0), convex=convex)
+    for parameter in network.parameters():
+        parameter.grad = torch.full_like(parameter, 100.0)
+    optimiser.step()
+    for key, weight in network.named_parameters():
+        if weight.ndim > 1:
+            assert (weight >= 0).all() == any(key.startswith(f"{part}.") for part in kept)
+
+
+def test_only_what_the_call_and_the_arguments_say_is_kept():
+    torch.manual_seed(0)
+    network = Foreign()
+    network.other = nn.Linear(3, 20)
+    inputs = (batch(16, 4), batch(16, 3))
+
+    def call(net, x, context):
+        return F.softplus(net.free(x) @ net.positive[0] + net.other(context)) @ net.positive[1].T
+
+    optimiser = torch.optim.SGD(network.parameters(), lr=1.0)
+    before = copy.deepcopy(network.state_dict())
+    state = torch.get_rng_state()
+    keep_convex(optimiser, network, inputs=inputs, call=call).remove()
+    assert torch.equal(state, torch.get_rng_state())
+    changed = {k for k, value in network.state_dict().items() if not torch.equal(value, before[k])}
+    assert changed == {"positive.1"}  # positive.0 reads an affine function
+    assert (network.positive[1] >= 0).all()
+    keep_convex(optimiser, network, [network.positive[0]], inputs, call=call).remove()
+    assert (network.positive[0] >= 0).all()
+
+
+def test_layers_of_this_library_are_kept_beside_found_ones():
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Linear(4, 8), nn.Softplus(), ConvexLinear(8, 8), nn.Softplus(),
+        parametrizations.weight_norm(ConvexLinear(8, 8)), nn.Softplus(), nn.Linear(8, 1),
+    )  # fmt: skip
+    optimiser = torch.optim.SGD(network.parameters(), lr=1.0)
+    keep_convex(optimiser, network, inputs=batch(16, 4))
+    step(network, [optimiser], batch(16, 4))
+    assert all((network[k].weight >= 0).all() for k in (2, 4, 6))
+    assert (network[0].weight < 0).any()
+
+
 def test_weights_under_a_parametrization_are_kept():
     network = randomised(MLP([4, 30, 30, 1]))
     parametrizations.weight_norm(network.layers[1])
@@ -142,6 +209,16 @@ def test_what_has_no_effect_is_refused():
         keep_convex(optimiser, network, weights=[network.positive[0], network.positive[1].exp()])
     with pytest.raises(ValueError, match=r"weights\[0\] must be a tensor"):
         keep_convex(optimiser, network, weights=["positive.0"])
+    normed = nn.Sequential(
+        nn.Linear(4, 8), nn.Softplus(), parametrizations.weight_norm(nn.Linear(8, 1))
+    )
+    for other, message in (
+        (normed, r"kept convex\. 2: its weight is computed from 2\.parametrizations.*NonNegative"),
+        (nn.Linear(4, 1), "no convex layer to keep convex: no linear operation"),
+        (stack_networks([MLP([4, 3, 1])] * 2), "stack of networks; leave inputs out"),
+    ):
+        with unchanged(other), pytest.raises(ValueError, match=message):
+            keep_convex(optimiser, other, inputs=batch(16, 4))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         step(network, [optimiser], batch(16, 4))

@@ -103,9 +103,9 @@ def test_gradients_agree_with_finite_differences_and_abs_has_one_at_zero(positiv
     zero = positivity.inverse(torch.zeros(1, dtype=torch.float64)).requires_grad_()
     (slope,) = torch.autograd.grad(positivity.forward(zero), zero)
     # "clip" and "square" let none through there, and those whose weights only approach zero little.
-    assert float(slope) == (
-        1.0 if positivity.name in ("projection", "neg_exp", "abs") else 0.0
-    ) or (0 < float(slope) < 1e-300)
+    passes = positivity.name in ("projection", "neg_exp", "abs")
+    assert float(slope) == float(passes) or 0 < float(slope) < 1e-300
+    assert positivity.passes_gradient_at_zero == passes
 
 
 def test_a_map_of_ones_own_works_in_layers_and_is_known_by_its_name():

@@ -134,6 +134,14 @@ class DividedLinear(MappedLinear):
         return (z @ F.softplus(self.raw).T + self.bias) / self.raw.shape[1]
 
 
+class SizedLinear(MappedLinear):
+    """Weights and bias are divided by the size that the input turns out to have."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        gain = 1 / z.size(1)
+        return F.linear(z, F.softplus(self.raw), self.bias) * gain
+
+
 def mapped(
     weight_of: Callable[[Tensor], Tensor], layer: type[MappedLinear] = MappedLinear
 ) -> Callable[[int], nn.Module]:
@@ -474,6 +482,7 @@ FOREIGN = {
     "softplus over fan_in": Kind(mapped(lambda raw: F.softplus(raw) / raw.shape[1])),
     "softplus over root": Kind(mapped(lambda raw: F.softplus(raw) / raw.shape[1] ** 0.5)),
     "divided with bias": Kind(mapped(F.softplus, DividedLinear)),
+    "divided by its size": Kind(mapped(F.softplus, SizedLinear)),
     "elu plus one": Kind(mapped(lambda raw: F.elu(raw) + 1)),
     "squared softplus": Kind(mapped(lambda raw: F.softplus(raw) ** 2 / 12)),
     "relu in forward": Kind(mapped(torch.relu)),

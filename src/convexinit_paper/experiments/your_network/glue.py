@@ -101,8 +101,8 @@ def normalised_(network: Any) -> None:
     last.bias.mul_(last.in_features)
 
 
-def regulariser_(network: Any) -> None:
-    """Kernels; the bias is in the skips."""
+def leaky_(network: Any) -> None:
+    """Plain layers or kernels between leaky ReLUs; biases are in the skips, the output has none."""
     _first_(network.first)
     for convex, skip in zip(network.convex, network.skip, strict=True):
         lognormal_init_(convex.weight, skip.bias, _leaky)
@@ -121,14 +121,6 @@ def muted_(network: Any) -> None:
     _first_(network.wx[0])
     for wz, wx in zip(network.wz, network.wx[1:], strict=True):
         wz.weight.copy_(_weights(wz.weight, wx.bias, _sharp).log())
-
-
-def squared_start_(network: Any) -> None:
-    """The output has no bias."""
-    _first_(network.first)
-    for convex, skip in zip(network.convex, network.skip, strict=True):
-        lognormal_init_(convex.weight, skip.bias, _leaky)
-    lognormal_init_(network.last.weight, None, _leaky)
 
 
 def quadratic_skips_(network: Any) -> None:

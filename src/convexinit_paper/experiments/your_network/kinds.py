@@ -118,7 +118,7 @@ KINDS: dict[str, Kind] = {
         "convolutional regulariser",
         lambda width, depth: networks.Regulariser(width // 8, depth),
         tasks.DENOISING,
-        glue.regulariser_,
+        glue.leaky_,
         _weights("convex", "last"),
     ),
     "potential": Kind(
@@ -132,7 +132,7 @@ KINDS: dict[str, Kind] = {
         "squared start, skips",
         partial(networks.SquaredStart, 2),
         tasks.TRANSPORT,
-        glue.squared_start_,
+        glue.leaky_,
         _weights("convex", "last"),
     ),
     "quadratic_skips": Kind(

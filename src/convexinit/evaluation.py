@@ -1,0 +1,235 @@
+"""Run a network that anybody wrote, and leave it as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+Inputs = Tensor | tuple[Tensor, ...]
+Convex = int | Sequence[int] | Mapping[int, Any]
+
+
+def as_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
+    """Inputs as a tuple of tensors, checked."""
+    arguments = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    if not arguments or not all(isinstance(argument, Tensor) for argument in arguments):
+        raise ValueError("inputs must be a tensor or a tuple of tensors, as the network takes them")
+    if min(argument.ndim for argument in arguments) == 0:
+        raise ValueError("inputs must have rows: their first dimension is the samples")
+    lengths = {len(argument) for argument in arguments}
+    if len(lengths) > 1 or min(lengths) < 2:
+        raise ValueError(
+            f"inputs must have the same number of rows, at least two; got {sorted(lengths)}"
+        )
+    return arguments
+
+
+def convex_columns(convex: Convex, arguments: tuple[Tensor, ...]) -> dict[int, Any]:
+    """The columns in which a network is convex, by argument; ``...`` for all of them."""
+    if isinstance(convex, int):
+        convex = (convex,)
+    columns = dict(convex) if isinstance(convex, Mapping) else dict.fromkeys(convex, ...)
+    for index in columns:
+        if not 0 <= index < len(arguments) or not arguments[index].is_floating_point():
+            raise ValueError(
+                f"convex must name floating-point arguments from 0 to {len(arguments) - 1}; "
+                f"got {index!r}"
+            )
+    if not columns:
+        raise ValueError("convex must name at least one argument")
+    return columns
+
+
+def run(network: nn.Module, arguments: Sequence[Tensor], call: Callable[..., Tensor] | None) -> Any:
+    """The result of the convex function."""
+    return network(*arguments) if call is None else call(network, *arguments)
+
+
+def forward(
+    network: nn.Module, arguments: tuple[Tensor, ...], call: Callable[..., Tensor] | None
+) -> Any:
+    """What a network gives on copies of its inputs; as a ValueError what it raises."""
+    problem: Exception
+    for requires_grad in (False, True):
+        copies = [
+            t.detach().clone().requires_grad_(
+                t.is_floating_point() and (requires_grad or t.requires_grad)
+            )
+            for t in arguments
+        ]  # fmt: skip
+        try:
+            with torch.enable_grad():
+                return run(network, copies, call)
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+            problem = error
+    raise ValueError(f"the network cannot be called with these inputs: {problem}") from problem
+
+
+class Snapshot:
+    """The state of a network, to be given back.
+
+    Parameters, buffers, attributes of modules, modes and ``requires_grad``.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._modules = [
+            (
+                module,
+                {k: v for k, v in vars(module).items() if not k.startswith("_")},
+                dict(module._parameters),
+                dict(module._buffers),
+            )
+            for module in network.modules()
+        ]
+        tensors = {
+            id(tensor): tensor
+            for _, _, parameters, buffers in self._modules
+            for tensor in (*parameters.values(), *buffers.values())
+            if tensor is not None
+        }
+        self._tensors = [(t, t.detach().clone(), t.requires_grad) for t in tensors.values()]
+
+    @torch.no_grad()
+    def restore(self, kept: Iterable[Tensor] = (), modules: Iterable[nn.Module] = ()) -> None:
+        """Give the network its state back.
+
+        Args:
+            kept: tensors whose values stay.
+            modules: those whose flags and buffers stay.
+        """
+        numbers = {id(tensor) for tensor in kept}
+        for module in modules:
+            numbers |= {id(buffer) for buffer in module._buffers.values()}
+        flags = [(module, _flags(module)) for module in modules]
+        for module, attributes, parameters, buffers in self._modules:
+            for key in [k for k in vars(module) if not k.startswith("_") and k not in attributes]:
+                del vars(module)[key]
+            vars(module).update(attributes)
+            module._parameters.clear()
+            module._parameters.update(parameters)
+            module._buffers.clear()
+            module._buffers.update(buffers)
+        for tensor, value, requires_grad in self._tensors:
+            if tensor.is_leaf:
+                tensor.requires_grad_(requires_grad)
+            if id(tensor) not in numbers and not torch.equal(tensor, value):
+                tensor.copy_(value)
+        for module, found in flags:
+            vars(module).update({k: v for k, v in found.items() if k in vars(module)})
+
+
+def _flags(module: nn.Module) -> dict[str, Any]:
+    """Attributes and buffers of a module that say whether it has seen its first batch."""
+    return {
+        key: value
+        for key, value in {**vars(module), **module._buffers}.items()
+        if "init" in key.lower()
+        and (isinstance(value, bool) or (isinstance(value, Tensor) and value.numel() == 1))
+    }
+
+
+def _values(module: nn.Module) -> list[bool]:
+    return [bool(flag) for flag in _flags(module).values()]
+
+
+class Evaluation:
+    """A network in evaluation mode, see :func:`evaluated`.
+
+    Attributes:
+        starting: modules that initialise themselves on their first batch (ActNorm), by name.
+        keeps: whether parameters, and what a first batch has set, stay as they are at the end.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        arguments: tuple[Tensor, ...],
+        call: Callable[..., Tensor] | None,
+    ) -> None:
+        self.starting = {name: module for name, module in network.named_modules() if _flags(module)}
+        self.keeps = False
+        self._network, self._arguments, self._call = network, arguments, call
+
+    @torch.no_grad()
+    def start(self, again: bool = False) -> None:
+        """Give modules their first batch: those that have not seen one, or ``again`` all."""
+        self._network.eval()
+        if again:
+            for module in self.starting.values():
+                for key, value in _flags(module).items():
+                    if isinstance(value, Tensor):
+                        value.zero_()
+                    else:
+                        setattr(module, key, False)
+        before = {name: _values(module) for name, module in self.starting.items()}
+        waiting = [name for name, flags in before.items() if not all(flags)]
+        if not waiting:
+            return
+        for name in waiting:
+            self.starting[name].training = True
+        forward(self._network, self._arguments, self._call)
+        for name in waiting:
+            if _values(self.starting[name]) == before[name]:
+                del self.starting[name]  # what its flag says is something else
+        self._network.eval()
+
+
+def _check_watchable(network: nn.Module) -> None:
+    for name, parameter in network.named_parameters():
+        if is_lazy(parameter) or parameter.is_meta:
+            raise ValueError(
+                f"{name} does not exist yet; run a batch through a network with lazy layers, or "
+                "move one from the device meta, before"
+            )
+        if parameter.is_inference():
+            raise ValueError(
+                f"{name} was made in inference mode and cannot change; build it out of it"
+            )
+    for module in network.modules():
+        compiled = getattr(module, "_compiled_call_impl", None) or "_orig_mod" in module._modules
+        if compiled or isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                "the network is compiled, so that its calls cannot be seen; give the network that "
+                "was compiled (of torch.compile: network._orig_mod), which has the same parameters"
+            )
+
+
+@contextmanager
+def evaluated(
+    network: nn.Module,
+    arguments: tuple[Tensor, ...],
+    call: Callable[..., Tensor] | None,
+    again: bool = False,
+) -> Iterator[Evaluation]:
+    """A network in evaluation mode, which is as before afterwards, as is the random state.
+
+    Args:
+        network: any network.
+        arguments: that it can be called with.
+        call: see :func:`convexinit.init_icnn_`.
+        again: whether modules that have seen their first batch are to see it again.
+
+    Raises:
+        ValueError: if a part of the network is compiled or has parameters that do not exist yet, or
+            it cannot be called.
+    """
+    _check_watchable(network)
+    snapshot, evaluation = Snapshot(network), Evaluation(network, arguments, call)
+    device = arguments[0].device
+    try:
+        with (
+            torch.inference_mode(False),
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+        ):
+            evaluation.start(again)
+            yield evaluation
+    finally:
+        if evaluation.keeps:
+            snapshot.restore(network.parameters(), evaluation.starting.values())
+        else:
+            snapshot.restore()
