@@ -251,12 +251,10 @@ class _Operand:
         values, units = self.inputs, self.layer.gains.square().mean()
         dimensions = [d for d in range(values.ndim) if d != values.ndim + self.product.features]
         centred = values - values.mean(dimensions, keepdim=True)
-        ones = torch.ones_like(self.weight)
         scale = centred.abs().max().clamp_min(torch.finfo(values.dtype).tiny)
         centred /= scale
-        # All units are the same; the variance of one is that of all.
-        of_sum = _variance(self.product.by_unit(self.product.function(centred, ones)))
-        summed = self.product.function(centred.square(), ones).mean()
+        of_sum = _variance(self.product.sum_inputs(centred, self.weight))
+        summed = self.product.sum_inputs(centred.square(), self.weight).mean()
         factor = float(scale.double().square() * units)
         return of_sum * factor, float(summed) * factor
 

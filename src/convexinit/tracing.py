@@ -76,6 +76,12 @@ class Product:
             return result.reshape(-1, 1)
         return result.movedim(self.units, -1).flatten(0, -2)
 
+    def sum_inputs(self, values: Tensor, weight: Tensor) -> Tensor:
+        """``[rows and positions, units]`` sums of the inputs of a unit, one column if all agree."""
+        if self.name == "einsum" or self.name in _CONVOLUTIONS | _TRANSPOSED:
+            return self.by_unit(self.function(values, torch.ones_like(weight)))
+        return values.sum(self.features).reshape(-1, 1)
+
     def from_units(self, signal: Tensor, shape: torch.Size) -> Tensor:
         """The inverse of :meth:`by_unit`, in a shape of the result."""
         if self.units is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from convexinit.assignment import is_close
 from convexinit.positivity import POSITIVITY, Positivity, softplus
 from convexinit.tracing import Call
+
+_FEW = 256  # entries by which maps are told apart
+_TABLE = 2**12  # values of a map that is inverted
 
 # One more that networks use in their own code, beside those of the layers of this library.
 MAPS = {
@@ -86,23 +89,43 @@ def find_map(call: Call, weight: Tensor, raw: Tensor) -> WeightMap | None:
         return None
     if result.shape != weight.shape:
         return None
-    for layout in permutations(range(raw.ndim)):
-        if draws.permute(layout).shape != weight.shape and layout != tuple(range(raw.ndim)):
-            continue
-        for name, entry in (MAPS | _as_softplus(forward, draws)).items():
-            mapped = entry.forward(draws).permute(layout).reshape(weight.shape)
-            gain = float((mapped * result).sum() / mapped.square().sum())
-            if gain > 0 and _agree(result, gain * mapped):
-                # Weights that are normalised have a gain of their own every time.
-                again = entry.forward(2 * draws).permute(layout).reshape(weight.shape)
-                if not _agree(forward(2 * draws), gain * again):
-                    continue
+    straight = tuple(range(raw.ndim))
+    layouts = [
+        layout
+        for layout in permutations(straight)
+        if draws.permute(layout).shape == weight.shape or layout == straight
+    ]
+    for layout in layouts:
+        placed = draws.permute(layout).reshape(weight.shape)
+        for entry in _candidates(forward, draws):
+            gain = _gain_of(entry, _some(placed), _some(result))
+            # All entries, and other values: weights that are normalised have a gain of their own.
+            if gain > 0 and _agree(forward(2 * draws), gain * entry.forward(2 * placed)):
                 write = _writer(_divided(entry, gain), layout, raw)
-                return WeightMap(name, gain, layout, forward, write, entry)
+                return WeightMap(entry.name, gain, layout, forward, write, entry)
+    for layout in layouts:
         if _is_elementwise(forward, draws, result, layout):
             write = _writer(_inverse_of(forward, layout, raw), layout, raw)
             return WeightMap("numerical", 1.0, layout, forward, write)
     return None
+
+
+def _candidates(forward: Callable[[Tensor], Tensor], like: Tensor) -> Iterator[Positivity]:
+    yield from MAPS.values()
+    yield from _as_softplus(forward, like)
+
+
+def _some(values: Tensor) -> Tensor:
+    """A few entries, from everywhere."""
+    flat = values.flatten()
+    return flat[:: max(1, len(flat) // _FEW)]
+
+
+def _gain_of(entry: Positivity, raw: Tensor, weight: Tensor) -> float:
+    """The factor between what a map gives and weights, 0 if there is none."""
+    mapped = entry.forward(raw)
+    gain = float((mapped * weight).sum() / mapped.square().sum())
+    return gain if gain > 0 and _agree(weight, gain * mapped) else 0.0
 
 
 def _agree(first: Tensor, second: Tensor) -> bool:
@@ -112,16 +135,15 @@ def _agree(first: Tensor, second: Tensor) -> bool:
     return torch.allclose(first, second.to(first), precision**0.5, precision * largest)
 
 
-def _as_softplus(forward: Callable[[Tensor], Tensor], like: Tensor) -> dict[str, Positivity]:
+def _as_softplus(forward: Callable[[Tensor], Tensor], like: Tensor) -> list[Positivity]:
     """The softplus that a map is if it is one, from its value at 0 and its slope far above."""
     at_zero, at_40, at_80 = (
         float(forward(torch.full_like(like, value)).flatten()[0]) for value in (0.0, 40.0, 80.0)
     )
     slope = (at_80 - at_40) / 40
     if not (at_zero > 0 and 0 < slope / at_zero < math.inf):
-        return {}
-    entry = softplus(slope * math.log(2) / at_zero)
-    return {entry.name: entry}
+        return []
+    return [softplus(slope * math.log(2) / at_zero)]
 
 
 def _divided(entry: Positivity, gain: float) -> Callable[[Tensor], Tensor]:
@@ -166,38 +188,62 @@ def _inverse_of(
     forward: Callable[[Tensor], Tensor], layout: tuple[int, ...], raw: Tensor
 ) -> Callable[[Tensor], Tensor]:
     """Inverse of a positive map that grows with every raw value, entry by entry."""
+    dtype = torch.promote_types(raw.dtype, torch.float32)
+    precision, tiny = torch.finfo(dtype).eps, torch.finfo(dtype).tiny
 
-    def to_raw(weight: Tensor) -> Tensor:
-        return _in_shape_of(raw, weight, layout)
+    def log_of(values: Tensor) -> Tensor:
+        # Of logarithms, in which the maps that are in use are nearly straight.
+        weight = _in_shape_of(raw, forward(values), layout)
+        return weight.to(dtype).clamp_min(tiny).log()
+
+    def ends(logarithm: Tensor) -> tuple[float, float]:
+        """Raw values below and above all that are asked for, if the map gets there."""
+        found = []
+        for end in (-1.0, 1.0):
+            for _ in range(20):
+                if bool(((log_of(torch.full_like(logarithm, end)) - logarithm) * end >= 0).all()):
+                    break
+                end *= 2
+            found.append(end)
+        return found[0], found[1]
+
+    def guess(logarithm: Tensor, low: float, high: float) -> Tensor:
+        """Raw values by a table, as if the map was the same for all entries."""
+        grid = torch.linspace(low, high, min(raw.numel(), _TABLE), dtype=dtype, device=raw.device)
+        repeats = -(-raw.numel() // len(grid))
+        table = log_of(grid.repeat(repeats)[: raw.numel()].reshape(raw.shape))
+        table = table.flatten()[: len(grid)]
+        above = torch.searchsorted(table, logarithm.contiguous()).clamp(1, len(grid) - 1)
+        part = (logarithm - table[above - 1]) / (table[above] - table[above - 1])
+        values = grid[above - 1] + part.nan_to_num() * (grid[1] - grid[0])
+        return values.clamp(low, high)
+
+    def is_enough(error: Tensor, target: Tensor) -> bool:
+        if bool((error.abs() <= precision**0.75).all()):
+            return True
+        # Rounding keeps some maps from more, and all together are right where the table is fine.
+        misfit = (target * error).norm() / target.norm()
+        return raw.numel() >= _TABLE and float(misfit) < 1e-3
 
     def inverse(target: Tensor) -> Tensor:
-        target = target.to(torch.promote_types(raw.dtype, torch.float32))
-        logarithm = target.clamp_min(torch.finfo(target.dtype).tiny).log()
-
-        def misfit(values: Tensor) -> Tensor:
-            # Of logarithms, in which the maps that are in use are nearly straight.
-            weight = to_raw(forward(values)).to(target)
-            return weight.clamp_min(torch.finfo(target.dtype).tiny).log() - logarithm
-
-        low, high = torch.full_like(target, -1.0), torch.full_like(target, 1.0)
-        below, above = misfit(low), misfit(high)
-        for _ in range(20):
-            if not ((below > 0).any() or (above < 0).any()):
-                break
-            low, high = torch.where(below > 0, 2 * low, low), torch.where(above < 0, 2 * high, high)
-            below, above = misfit(low), misfit(high)
-        values = low
+        target = target.to(dtype)
+        logarithm = target.clamp_min(tiny).log()
+        ends_of = ends(logarithm)
+        values = guess(logarithm, *ends_of)
+        error = log_of(values) - logarithm
+        low, high = (torch.full_like(logarithm, end) for end in ends_of)
+        below, above = log_of(low) - logarithm, log_of(high) - logarithm
         for _ in range(30):  # the Illinois algorithm
-            values = ((low * above - high * below) / (above - below)).nan_to_num()
-            values = torch.where((values > low) & (values < high), values, (low + high) / 2)
-            error = misfit(values)
-            if bool((error.abs() <= 4 * torch.finfo(target.dtype).eps).all()):
+            if is_enough(error, target):
                 break
             left = error < 0
             low, high = torch.where(left, values, low), torch.where(left, high, values)
             below, above = (
                 torch.where(left, error, below / 2), torch.where(left, above / 2, error),
             )  # fmt: skip
+            values = ((low * above - high * below) / (above - below)).nan_to_num()
+            values = torch.where((values > low) & (values < high), values, (low + high) / 2)
+            error = log_of(values) - logarithm
         return values
 
     return inverse

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from convexinit import (
     CNN,
@@ -535,6 +536,33 @@ def test_few_passes():
     network.register_forward_pre_hook(lambda *_: passes.append(1))
     init_icnn_(network, normal(ROWS, INPUTS, seed=0))
     assert len(passes) <= 6
+
+
+class Counted(TorchFunctionMode):
+    """Counts calls of softplus on as many raw values."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size, self.count = size, 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__name__", "") == "softplus":
+            self.count += args[0].numel() == self.size
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("power", "most"), [(1.0, 10), (1.5, 30)])
+def test_maps_are_computed_a_few_times(power, most):
+    """Each time costs as much as in a pass; a map without a name is inverted by a table."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Linear(INPUTS, 80), nn.Softplus(),
+        MappedLinear(80, 80, lambda raw: F.softplus(raw) ** power), nn.Softplus(),
+        nn.Linear(80, 1),
+    )  # fmt: skip
+    with Counted(80 * 80) as counted:
+        init_icnn_(network, normal(ROWS, INPUTS, seed=0), generator=generator())
+    assert 4 < counted.count <= most
 
 
 @settings(deadline=None, max_examples=60)
