@@ -74,6 +74,7 @@ def train(network: Regulariser, images: Tensor) -> None:
 
 def main(folder: Path) -> None:
     """Train from both starts, print the quality of unseen images, and draw some."""
+    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     images = torch.tensor(load_digits().images / 16, dtype=torch.float32)[:, None]
     images, clean = images[:1500], images[1500:]

@@ -61,6 +61,7 @@ def train(network: Classifier, steps: int) -> None:
 
 def main(folder: Path) -> None:
     """Train from both starts, print how well they fit, walk, and draw both walks."""
+    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     default = Classifier()
     ours = init_icnn_(copy.deepcopy(default), sample(1024)[0])

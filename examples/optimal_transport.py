@@ -80,6 +80,7 @@ def train(f: Potential, g: Potential) -> None:
 
 def main(folder: Path) -> None:
     """Train from both starts, print how far the clouds are apart, and draw where points go."""
+    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     default = Potential(), Potential()
     ours = copy.deepcopy(default)

@@ -19,10 +19,10 @@ def test_an_example_prints_what_it_reached_and_draws_it(script, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("DISPLAY", None)
     done = subprocess.run(
-        [sys.executable, script, tmp_path], capture_output=True, text=True, check=True,
+        [sys.executable, script, tmp_path / "new"], capture_output=True, text=True, check=True,
         env=environment,
     )  # fmt: skip
     for start in ("default start", "init_icnn_"):
         assert re.search(rf"^{start}: .*\d.* before training, .*\d.* after", done.stdout, re.M)
-    picture = Image.open(tmp_path / f"{script.stem}.png").convert("RGB")
+    picture = Image.open(tmp_path / "new" / f"{script.stem}.png").convert("RGB")
     assert len(picture.getcolors(picture.width * picture.height)) > 20
