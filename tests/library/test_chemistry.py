@@ -88,7 +88,7 @@ def test_salts_are_those_of_rdkit():
     ]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(st.data())
 def test_the_form_does_not_depend_on_how_a_molecule_is_written(data):
     parts = data.draw(st.lists(st.sampled_from([*SAME_SIZE, *DRUGS]), min_size=1, max_size=3))
@@ -167,6 +167,7 @@ say("off")
 """
 
 
+@pytest.mark.slow
 def test_the_log_of_rdkit_stays_as_the_caller_has_it():
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", LOG], capture_output=True, text=True, check=True

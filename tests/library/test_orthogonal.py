@@ -303,14 +303,14 @@ def train(networks, steps=200, lr=3e-3, activation=None):
 @pytest.mark.parametrize(
     ("activation", "depth"),
     [
-        ("relu", 12),
+        pytest.param("relu", 12, marks=pytest.mark.slow),
         ("leaky_relu", 5),
-        ("elu", 5),
-        ("softplus", 6),
+        pytest.param("elu", 5, marks=pytest.mark.slow),
+        pytest.param("softplus", 6, marks=pytest.mark.slow),
         (flat_softplus, 5),
-        (F.celu, 3),
+        pytest.param(F.celu, 3, marks=pytest.mark.slow),
         ("squared_relu", 3),
-        (lambda s: s + torch.sqrt(s * s + 1), 5),
+        pytest.param(lambda s: s + torch.sqrt(s * s + 1), 5, marks=pytest.mark.slow),
     ],
 )
 def test_every_seed_learns(activation, depth):

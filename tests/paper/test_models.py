@@ -160,13 +160,18 @@ def test_lsuv_normalises_every_network_of_a_stack_on_its_own_batch(model):
     "overrides",
     [
         ["model=icnn_lsuv"],
-        ["model=icnn_init_lsuv", "model.bias_rule=centred"],
         ["model=icnn_difference"],
-        ["network@model=convolutional", "model=nonconvex", "model.width=8"],
-        ["network@model=convolutional", "model=icnn", "model.width=8"],
         ["network@model=convolutional", "model=icnn_init", "model.width=8"],
-        ["network@model=convolutional", "model=icnn_lsuv", "model.width=8"],
-        ["network@model=convolutional", "model=icnn_difference", "model.width=8"],
+        *(
+            pytest.param(overrides, marks=pytest.mark.slow)
+            for overrides in (
+                ["model=icnn_init_lsuv", "model.bias_rule=centred"],
+                ["network@model=convolutional", "model=nonconvex", "model.width=8"],
+                ["network@model=convolutional", "model=icnn", "model.width=8"],
+                ["network@model=convolutional", "model=icnn_lsuv", "model.width=8"],
+                ["network@model=convolutional", "model=icnn_difference", "model.width=8"],
+            )
+        ),
     ],
 )
 def test_a_run_learns_and_a_seed_does_not_depend_on_its_neighbours(overrides):

@@ -4,7 +4,6 @@ import dataclasses
 import math
 import pickle
 import re
-from functools import cache
 from typing import get_type_hints
 
 import pytest
@@ -30,7 +29,7 @@ REQUESTS = [
 ]
 
 
-@cache
+@pytest.fixture(scope="module")
 def sections():
     """All kinds of sections, each with its name and usual options."""
     search = composed("experiment=generalisation_final")["search"]
@@ -41,44 +40,44 @@ def sections():
         for name, part in {**vars(settings), "logger": request.logger}.items():
             if isinstance(part, Section):
                 found[type(part)] = (name, vars(part))
-    return [pytest.param(kind, *usual, id=kind.__name__) for kind, usual in found.items()]
+    return found
 
 
-def ranges():
-    """All ranges of all options, with the section that they stand in."""
-    return [
-        pytest.param(*section.values, field, allowed, id=f"{section.values[1]}.{field.name}")
-        for section in sections()
-        for field in dataclasses.fields(section.values[0])
+def test_a_value_out_of_range_is_named(monkeypatch, sections):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    ranges = [
+        (kind, *usual, field, allowed)
+        for kind, usual in sections.items()
+        for field in dataclasses.fields(kind)
         for allowed in field.metadata["ranges"]
     ]
-
-
-@pytest.mark.parametrize(("kind", "section", "usual", "field", "allowed"), ranges())
-def test_a_value_out_of_range_is_named(monkeypatch, kind, section, usual, field, allowed):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    hint = str(get_type_hints(kind)[field.name])
+    assert len(ranges) > 40
     values = {"float": [-1.0, math.nan, math.inf], "int": [-1], "str": ["", "cuda"]}
-    candidates = [[0]] if "list" in hint else next(values[name] for name in values if name in hint)
-    outside = [value for value in candidates if not allowed.holds(value)]
-    assert outside
-    message = f"{section}.{field.name} must be {allowed.words}; got "
-    for value in outside:
-        with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
-            parse_section(kind, {**usual, field.name: value}, section)
+    for kind, section, usual, field, allowed in ranges:
+        hint = str(get_type_hints(kind)[field.name])
+        candidates = (
+            [[0]] if "list" in hint else next(values[name] for name in values if name in hint)
+        )
+        outside = [value for value in candidates if not allowed.holds(value)]
+        message = f"{section}.{field.name} must be {allowed.words}; got "
+        assert outside, message
+        for value in outside:
+            with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+                parse_section(kind, {**usual, field.name: value}, section)
 
 
-@pytest.mark.parametrize(("kind", "section", "usual"), sections())
-def test_options_that_are_missing_unknown_or_of_another_type_are_named(kind, section, usual):
-    assert parse_section(kind, usual, section) == kind(**usual)
-    for field in dataclasses.fields(kind):
-        rest = {name: value for name, value in usual.items() if name != field.name}
-        with pytest.raises(ConfigError, match=rf"the option {section}\.{field.name} is missing"):
-            parse_section(kind, rest, section)
-        with pytest.raises(ConfigError, match=rf"^{section}\.{field.name}\b"):
-            parse_section(kind, {**usual, field.name: {"a": "mapping"}}, section)
-    with pytest.raises(ConfigError, match=rf"there is no option {section}\.other"):
-        parse_section(kind, {**usual, "other": 1}, section)
+def test_options_that_are_missing_unknown_or_of_another_type_are_named(sections):
+    for kind, (section, usual) in sections.items():
+        assert parse_section(kind, usual, section) == kind(**usual)
+        for field in dataclasses.fields(kind):
+            rest = {name: value for name, value in usual.items() if name != field.name}
+            message = rf"the option {section}\.{field.name} is missing"
+            with pytest.raises(ConfigError, match=message):
+                parse_section(kind, rest, section)
+            with pytest.raises(ConfigError, match=rf"^{section}\.{field.name}\b"):
+                parse_section(kind, {**usual, field.name: {"a": "mapping"}}, section)
+        with pytest.raises(ConfigError, match=rf"there is no option {section}\.other"):
+            parse_section(kind, {**usual, "other": 1}, section)
 
 
 @pytest.mark.parametrize(

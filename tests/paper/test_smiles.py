@@ -20,21 +20,21 @@ def molecules():
 
 def test_cut_pieces_join_to_the_same_molecule(molecules):
     source = random.Random(0)
-    cuts = [(text, cut(text, source)) for text in molecules[:300]]
+    cuts = [(text, cut(text, source)) for text in molecules[:150]]
     cuts = [(text, pieces) for text, pieces in cuts if pieces]
-    assert len(cuts) > 200
+    assert len(cuts) > 100
     for text, pieces in cuts:
         assert join(*pieces) == standardise(text).smiles
         assert join(*reversed(pieces)) == standardise(text).smiles
 
 
 def test_recombined_molecules_are_new_valid_and_in_the_domain(molecules):
-    made = recombine(molecules[:200], 300, seed=3)
-    assert len(made) > 150
+    made = recombine(molecules[:200], 150, seed=3)
+    assert len(made) > 75
     assert not set(made) & set(molecules[:200])
     assert all(standardise(text).smiles == text for text in made)
-    assert made == recombine(molecules[:200], 300, seed=3)
-    assert made != recombine(molecules[:200], 300, seed=4)
+    assert made == recombine(molecules[:200], 150, seed=3)
+    assert made != recombine(molecules[:200], 150, seed=4)
 
 
 def test_pieces_never_join_two_heteroatoms():

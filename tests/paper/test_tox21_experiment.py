@@ -176,6 +176,7 @@ def test_a_seed_does_not_depend_on_its_neighbours(place, pair):
     pd.testing.assert_frame_equal(beside, alone, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_same_command_twice_gives_the_same_numbers(place, pair, tmp_path):
     again = read_run(run_experiment(config_of(tmp_path, "seeds=2")))
     assert again.folder.name == pair.folder.name
@@ -189,6 +190,7 @@ def test_dropout_is_used(place, pair):
     assert not np.allclose(losses, pair.metrics.query("metric == 'batch_loss'")["value"])
 
 
+@pytest.mark.slow
 def test_the_validation_set_can_be_held_out_and_codes_standardised(place):
     options = ("seeds=1", "dataset.train_on_validation=false", "codec.standardise=true")
     run = read_run(run_experiment(config_of(place, *options)))
@@ -213,6 +215,7 @@ def test_standardised_codes_have_mean_0_and_variance_1(place):
     assert data.inputs(data.sets["test"].codes).isfinite().all()
 
 
+@pytest.mark.slow
 def test_molecules_without_code_are_listed_with_reasons(place, monkeypatch):
     load = encoded.load_multitask
 
