@@ -112,6 +112,7 @@ def dense_moments(kernel, layers=4):
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("smooth", [False, True], ids=["noise", "smooth"])
 def test_repeated_borders_leave_networks_close_to_dense_ones_and_zeros_lower_the_mean(

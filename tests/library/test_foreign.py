@@ -87,6 +87,7 @@ def test_every_kind_starts_at_the_target_on_fresh_inputs(name, method):
         assert variance == pytest.approx(1.0, rel=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOREIGN)
 def test_three_times_as_deep_every_kind_starts_at_the_target_on_its_own_inputs(name):
     network = initialised(name, 3 * FOREIGN[name].depth)
