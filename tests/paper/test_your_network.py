@@ -146,6 +146,7 @@ def test_the_table_judges_by_the_targets_and_the_figure_shows_every_seed(tmp_pat
     figure = drawn(root, "your-network")
     marks = [line.get_marker() for line in figure.axes[1].get_lines() if len(line.get_xdata()) < 4]
     assert marks.count("^") == 2  # the default and the glue at the border
+    assert all(axes.get_ylim()[0] < 0.5 for axes in figure.axes)
     points = [line for line in figure.axes[0].get_lines() if line.get_marker() in "osD"]
     assert all(len(line.get_xdata()) == 3 for line in points)
     assert len(points) == 3

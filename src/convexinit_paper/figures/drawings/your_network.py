@@ -187,6 +187,7 @@ def draw(selections: Sequence[Selection], numbers: pd.DataFrame) -> Figure:
         _draw_depth(axes, losses[losses["deep"] == deep], list(titles))
         axes.set_title(title)
         axes.set_ylabel("test loss (relative)", labelpad=1)
+    grid[0].set_ylim(losses["value"].min() / 1.5, HIGHEST)
     grid[-1].set_xticks(
         range(len(titles)), titles.values(), rotation=40, ha="right", rotation_mode="anchor"
     )
@@ -222,5 +223,4 @@ def _draw_depth(axes: Axes, losses: pd.DataFrame, kinds: Sequence[str]) -> None:
         axes.axvline(place - 0.5, color=style.MUTED, linewidth=0.2)
     axes.axhline(1, color=style.MUTED, linewidth=0.5, linestyle="--")
     axes.set_yscale("log")
-    axes.set_ylim(None, HIGHEST)
     axes.set_xlim(-0.6, len(kinds) - 0.4)
