@@ -105,7 +105,10 @@ def gamma_(
     check_fillable("weight", weight)
     # float64, because draws of a small shape reach below the smallest float32.
     shape = torch.full_like(weight, mean**2 / variance, dtype=torch.float64)
-    return weight.copy_(torch._standard_gamma(shape, generator=generator) * (variance / mean))
+    drawn = torch._standard_gamma(shape, generator=generator) * (variance / mean)
+    # Many draws are too small to be normal numbers, with which products on a CPU take far longer.
+    smallest = min(torch.finfo(dtype).tiny for dtype in (weight.dtype, torch.float32))
+    return weight.copy_(drawn.masked_fill_(drawn < smallest, 0.0))
 
 
 @torch.no_grad()

@@ -15,12 +15,6 @@ from support.networks import generator
 CHANNELS, RHO, SIZE = 16, 0.5, 12
 
 
-@pytest.fixture(autouse=True)
-def _tiny_weights_are_zero():
-    """Many gamma weights are so tiny that convolutions take ten times as long."""
-    torch.set_flush_denormal(True)
-
-
 def one_layer(kernel: int, covered: int, same: bool) -> tuple[float, float]:
     """Mean and variance after a layer whose kernel covers some positions, the others being zero.
 
