@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
@@ -41,6 +41,7 @@ _PASSES = 5
 _PASSES_WITH_FIRST_BATCH = 2  # after which normalisations stay as they are
 _PRECISE = 0.01  # deviation of mean or variance, in units of the target, that is left as it is
 _TOLERATED = (0.1, 0.2)  # deviations of mean and variance that are not reported
+_FEWEST_ROWS = 10.0  # that a variance may rest on without being reported
 _PAIRS = 128  # of rows whose midpoints are looked at
 # Share of the variance of a pre-activation that comes through the convex path at least.
 _CONVEX_SHARE = 0.5
@@ -70,6 +71,25 @@ class Target:
     def std(self) -> float:
         """Standard deviation of every unit over the inputs."""
         return math.sqrt(self.variance)
+
+
+class Deviation(NamedTuple):
+    """How far a pre-activation is from its target.
+
+    Attributes:
+        mean: its distance from that of the target, in standard deviations.
+        variance: its relative distance.
+        rows: on how many the variance rests: all of them if they share in it alike.
+    """
+
+    mean: float
+    variance: float
+    rows: float
+
+    @property
+    def is_small(self) -> bool:
+        """Whether no further pass is needed."""
+        return max(abs(self.mean), abs(self.variance)) < _PRECISE
 
 
 def fill_network_(
@@ -192,8 +212,8 @@ def _fill_(
     target: Target,
     evaluation: Evaluation,
     generator: Generator,
-) -> dict[PreActivation, tuple[float, float]]:
-    """Fill all layers; by how much mean and variance were off in the last pass."""
+) -> dict[PreActivation, Deviation]:
+    """Fill all layers; by how much they were off in the last pass."""
     levels = [
         Dependence.AFFINE if index in columns else Dependence.CONTEXT
         for index in range(len(arguments))
@@ -281,11 +301,11 @@ class _Filling(Watch):
         self._operands: dict[int, _Operand] = {}
         self._used: set[int] = set()  # parameters of earlier pre-activations, which stay
         self._last = max(self._ends)
-        self.deviations: dict[PreActivation, tuple[float, float]] = {}
+        self.deviations: dict[PreActivation, Deviation] = {}
 
     def is_precise(self) -> bool:
         """Whether no pre-activation was far from its target."""
-        return all(max(map(abs, pair)) < _PRECISE for pair in self.deviations.values())
+        return all(one.is_small for one in self.deviations.values())
 
     def check_complete(self) -> None:
         """Raise ValueError if the network did other things than in the pass that was traced."""
@@ -365,10 +385,16 @@ class _Filling(Watch):
         rest = self._scale_rest(one, free, parts, rest)
         signal = rest
         if parts:
-            factor = _factor(sum(parts[1:], parts[0]), rest, self._target.variance)
+            whole = sum(parts[1:], parts[0])
+            if not (rest.isfinite().all() and 0 < _variance(whole) < math.inf):
+                raise ValueError(
+                    f"what the layer {one.name} reads is not finite, or does not vary, with these "
+                    "inputs: an activation before it grows or falls too fast"
+                )
+            factor = _factor(whole, rest, self._target.variance)
             for operand, weight in zip(fillable, weights, strict=True):
                 _write_(operand.layer, factor * weight)
-            signal = rest + factor * sum(parts)
+            signal = rest + factor * whole
         signal = self._centre(one, signal, product, shape)
         output.data.copy_(product.from_units(signal, shape).reshape(output.shape))
 
@@ -376,8 +402,12 @@ class _Filling(Watch):
         """Whether a pre-activation has the moments of the target; keeps by how much it has not."""
         mean = float((signal.mean(0) - self._target.mean - one.noise).mean())
         variance = _variance(signal) / self._target.variance - 1
-        self.deviations[one] = (mean / self._target.std if one.biases else 0.0, variance)
-        return max(map(abs, self.deviations[one])) < _PRECISE
+        shares = (signal - signal.mean(0)).square().mean(1)
+        rows = float(shares.sum().square() / shares.square().sum())
+        self.deviations[one] = Deviation(
+            mean / self._target.std if one.biases else 0.0, variance, rows
+        )
+        return self.deviations[one].is_small
 
     def _draw(self, operand: _Operand, parts: int) -> Tensor:
         """Weights whose part has the correlation of the target; their scale comes later."""
@@ -478,9 +508,7 @@ def _factor(part: Tensor, rest: Tensor, variance: float) -> float:
     return max(least, (-common + math.sqrt(common**2 + own * (variance - others))) / own)
 
 
-def _remarks(
-    found: Found, reached: Mapping[PreActivation, tuple[float, float]], target: Target
-) -> list[str]:
+def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: Target) -> list[str]:
     """Warnings about single layers of a network that is filled."""
     members = [layer for one in found.pre_activations for layer in one.constrained]
     messages = []
@@ -489,8 +517,9 @@ def _remarks(
             f"what these layers read is multiplied by a gate that depends on other inputs: {gated};"
             " their moments hold on average over the rows that were given"
         )
+    few: dict[str, float] = {}
     for one in found.pre_activations:
-        mean, variance = reached.get(one, (0.0, 0.0))
+        mean, variance, rows = reached.get(one, Deviation(0.0, 0.0, math.inf))
         if one.constrained and one.output and not one.biases:
             messages.append(
                 f"no parameter can centre the output layer {one.name}; the mean of the output "
@@ -503,6 +532,14 @@ def _remarks(
                 f"{(1 + variance) * target.variance:.3g}, as what is added to it varies more than "
                 "the target, or differs from pass to pass"
             )
+        elif rows < _FEWEST_ROWS:
+            few[one.name] = rows
+    if few:
+        messages.append(
+            "the variances of these layers rest on a few of the rows, as few as "
+            f"{min(few.values()):.0f}, and will be others on other rows: {', '.join(few)}. Give "
+            "more rows; where activations grow as squares, fewer layers"
+        )
     return messages
 
 

@@ -28,6 +28,7 @@ from convexinit.init import (
     moments_init_,
 )
 from convexinit.layers import ConvexLayer, Network
+from convexinit.networks import activation_of
 from convexinit.orthogonal import orthogonal_layer_, plan_layers, raise_zeros_
 from convexinit.theory import solve_init
 
@@ -39,7 +40,7 @@ _OF_MOMENTS = 'belongs to method="moments"; give that too, or leave it out'
 def init_icnn_(
     model: Network,
     inputs: Inputs | None = None,
-    activation: Activation = "relu",
+    activation: Activation | None = None,
     rho: float = 0.5,
     variance: float = 1.0,
     bias_noise: float = 0.0,
@@ -79,7 +80,8 @@ def init_icnn_(
     Args:
         model: network whose first layer is registered first; not a stack of networks.
         activation: the activation between the layers: a name in
-            :data:`convexinit.activations.ACTIVATIONS` or any elementwise callable.
+            :data:`convexinit.activations.ACTIVATIONS` or any elementwise callable. None for that of
+            an MLP, CNN or PICNN, and for ReLU in other networks.
         rho: see :func:`~convexinit.moments_init_`.
         variance: see :func:`~convexinit.moments_init_`.
         bias_noise: see :func:`~convexinit.moments_init_`.
@@ -110,9 +112,10 @@ def init_icnn_(
             argument is out of range or not used by the method; the network is unchanged then.
 
     Example:
-        >>> from convexinit import ConvexLinear
+        >>> from convexinit import MLP, ConvexLinear
         >>> network = nn.Sequential(nn.Linear(8, 64), nn.Softplus(), ConvexLinear(64, 1))
         >>> network = init_icnn_(network, activation="softplus")
+        >>> network = init_icnn_(MLP([8, 64, 64, 1], "softplus"))  # which knows its activation
     """
     # Whatever is wrong raises here, before anything is filled.
     check_choice("method", method, dict.fromkeys(("moments", "orthogonal")))
@@ -135,6 +138,7 @@ def init_icnn_(
         )  # fmt: skip
         fill_network_(model, inputs, target, convex, call, layers, generator)
         return model
+    activation = activation_of(parts_of(model)[0]) if activation is None else activation
     if method == "orthogonal":
         chosen = {
             "rho": rho, "bias_noise": bias_noise, "mean": mean, "distribution": distribution,

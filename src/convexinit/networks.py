@@ -294,3 +294,8 @@ def _last(signals: Iterator[Tensor]) -> Tensor:
     for signal in signals:
         last = signal
     return last
+
+
+def activation_of(network: nn.Module) -> Activation:
+    """The activation of a network of this module, and ReLU for any other."""
+    return network.activation if isinstance(network, (MLP, CNN, PICNN)) else "relu"

@@ -48,9 +48,9 @@ def keep_convex(
         A handle; ``handle.remove()`` ends it.
 
     Raises:
-        ValueError: if there is nothing to keep convex; if one of ``weights`` is computed, or a
-            weight that was found is computed and negative; if ``inputs`` do not fit; or as
-            :func:`~convexinit.project_`.
+        ValueError: if there is nothing to keep convex, or the optimiser has no parameter of the
+            network; if one of ``weights`` is computed, or a weight that was found is computed and
+            negative; if ``inputs`` do not fit; or as :func:`~convexinit.project_`.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 1))
@@ -77,6 +77,12 @@ def keep_convex(
         raise ValueError(
             "the network has no convex layer to keep convex; give inputs=, on which constrained "
             "weights are found, or name the parameters that must not be negative: weights=[...]"
+        )
+
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if trained.isdisjoint(map(id, [*network.parameters(), *others])):
+        raise ValueError(
+            "the optimizer has no parameter of the network; give the one that trains it"
         )
 
     def project(*_: Any) -> None:

@@ -10,7 +10,7 @@ from convexinit.activations import Activation
 from convexinit.checks import check_number
 from convexinit.difference import parts_of
 from convexinit.layers import ConvexLayer
-from convexinit.networks import CNN, MLP
+from convexinit.networks import CNN, MLP, activation_of
 from convexinit.orthogonal import plan_layers
 
 
@@ -33,8 +33,8 @@ def parameter_groups(
     Args:
         model: a network, or a stack of networks.
         lr: learning rate, greater than 0.
-        activation: as for :func:`~convexinit.init_icnn_`; None for that of an MLP or CNN, and for
-            ReLU in other networks.
+        activation: as for :func:`~convexinit.init_icnn_`; None for that of an MLP, CNN or
+            PICNN, and for ReLU in other networks.
         variance: as for :func:`~convexinit.init_icnn_`.
 
     Returns:
@@ -42,8 +42,8 @@ def parameter_groups(
         to the smallest: two groups for ReLU, one if there is no hidden layer.
 
     Raises:
-        ValueError: if an argument is out of range, or the activation is not finite on the signals
-            of such a network.
+        ValueError: if the network has no such layers, an argument is out of range, or the
+            activation is not finite on the signals of such a network.
 
     Example:
         >>> import torch
@@ -59,9 +59,12 @@ def parameter_groups(
         layers = _later_layers(part)
         hidden = len(layers) - 1
         if hidden < 0:
-            continue
-        own = part.activation if isinstance(part, (MLP, CNN)) else "relu"
-        plan = plan_layers(own if activation is None else activation, [1] * hidden, variance)
+            raise ValueError(
+                "the network has no convex layer of this library, of which step sizes would be "
+                "known; give its hidden layers a group with the rate divided by their number"
+            )
+        own = activation_of(part) if activation is None else activation
+        plan = plan_layers(own, [1] * hidden, variance)
         for index, (layer, rate) in enumerate(zip(layers, plan.rates, strict=True)):
             depth = hidden if index < hidden else 1
             for name, parameter in layer.named_parameters():

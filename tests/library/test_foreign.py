@@ -33,7 +33,7 @@ from support.foreign_networks import (
     TransportPotential,
     normal,
 )
-from support.networks import generator
+from support.networks import generator, unchanged
 from support.signals import pre_activations
 
 ROWS, FRESH = 1021, 2039
@@ -373,6 +373,22 @@ def test_other_data_types(name, dtype):
     assert {parameter.dtype for parameter in network.parameters()} == {dtype}
     for signal in pre_activations(network, (inputs,)):
         assert moments(signal) == (pytest.approx(0, abs=0.1), pytest.approx(1, rel=0.1))
+
+
+def test_moments_that_rest_on_a_few_rows_are_reported():
+    """Those of squares of squares; of other rows they would be others."""
+    network, rows = MLP([6, *[64] * 5, 1], "squared_relu"), normal(512, 6, seed=0)
+    with pytest.warns(UserWarning, match=r"rest on a few of the rows.*layers\.5"):
+        init_icnn_(network, rows, generator=generator())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_icnn_(MLP([6, *[64] * 20, 1]), rows, generator=generator())
+
+
+def test_activations_that_grow_too_fast_are_refused():
+    network = MLP([6, 64, 64, 64, 1], "exp")
+    with unchanged(network), pytest.raises(ValueError, match="before it grows or falls too fast"):
+        init_icnn_(network, normal(512, 6, seed=0), generator=generator())
 
 
 def test_warnings_name_the_layer():

@@ -114,3 +114,12 @@ def test_a_refused_argument_leaves_the_network_unchanged(arguments, message):
 def test_a_refused_network_is_left_unchanged(network, message):
     with unchanged(network), pytest.raises(ValueError, match=message):
         init_icnn_(network)
+
+
+@pytest.mark.parametrize("method", ["moments", "orthogonal"])
+def test_a_network_of_the_library_knows_its_activation(method):
+    start = [MLP([5, 30, 30, 2], "softplus") for _ in range(2)]
+    for network, told in zip(start, [{}, {"activation": "softplus"}], strict=True):
+        init_icnn_(network, method=method, generator=generator(), **told)
+    for one, other in zip(*(network.parameters() for network in start), strict=True):
+        assert torch.equal(one, other)

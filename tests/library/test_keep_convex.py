@@ -223,3 +223,9 @@ def test_what_has_no_effect_is_refused():
         warnings.simplefilter("error")
         step(network, [optimiser], batch(16, 4))
     assert (network.positive[0] < 0).any()
+
+
+def test_an_optimiser_of_another_network_is_refused():
+    network, other = MLP([2, 4, 1]), MLP([2, 4, 1])
+    with pytest.raises(ValueError, match="no parameter of the network"):
+        keep_convex(torch.optim.SGD(other.parameters(), lr=0.1), network)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from convexinit import (
     CNN,
@@ -280,6 +281,8 @@ def test_step_sizes_fall_with_the_number_of_hidden_convex_layers():
     assert len(parameter_groups(MLP([5, 6, 2]), 0.3)) == 1
     with pytest.raises(ValueError, match="lr must be a number in"):
         parameter_groups(network, -1.0)
+    with pytest.raises(ValueError, match="no convex layer of this library"):
+        parameter_groups(nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 1)), 0.3)
 
 
 def train(networks, steps=200, lr=3e-3, activation=None):
