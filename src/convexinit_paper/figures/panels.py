@@ -173,7 +173,7 @@ GENERALISATION_EXP = [
 SEARCHES = [
     searched(name, grid, compared, positivity)
     for positivity, compared in (
-        ("projection", PAPER),
+        ("projection", WITH_ORTHOGONAL),
         ("exp", {model: {"model.positivity": "exp"} for model in CONVEX}),
     )
     for name in SEARCHED_IMAGES
