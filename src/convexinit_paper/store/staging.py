@@ -40,11 +40,29 @@ def staging(folder: Path) -> Iterator[Path]:
             place.mkdir(parents=True)
         except OSError as error:
             raise unwritable(folder.parent, error) from error
-        if folder.exists() and not os.access(folder, os.W_OK):
+        if _is_closed(folder):
             raise unmovable(folder, "is to be replaced")
         yield place
     finally:
         _clear(hidden, folder)
+
+
+def _is_closed(folder: Path) -> bool:
+    """Whether there is a folder that cannot be written to.
+
+    One that another process replaces just now is not there when it is asked for its rights.
+    """
+    before = _number(folder)
+    writable = os.access(folder, os.W_OK)
+    return not writable and before is not None and _number(folder) == before
+
+
+def _number(folder: Path) -> int | None:
+    """What tells this folder from others that were or will be in its place; None without any."""
+    try:
+        return folder.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def replace(place: Path, folder: Path) -> None:
