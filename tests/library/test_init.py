@@ -107,6 +107,7 @@ def test_gamma_weights_are_zero_or_normal_numbers(dtype):
     assert weight[weight > 0].min() >= torch.finfo(dtype).tiny
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(
     "rho",

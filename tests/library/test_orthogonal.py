@@ -156,6 +156,7 @@ def output_moments(widths, activation, positivity, seeds=6):
     return sum(means) / seeds, sum(variances) / seeds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["relu", "elu", "softplus"])
 @pytest.mark.parametrize("widths", WIDTHS)
 def test_outputs_vary_as_planned_and_are_centred(widths, activation):
@@ -303,6 +304,7 @@ def train(networks, steps=200, lr=3e-3, activation=None):
     return stack, losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("activation", "depth"),
     [

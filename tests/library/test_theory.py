@@ -392,6 +392,7 @@ def test_uniform_weights_are_not_admissible_at_one_half():
     assert admissible_rho(1, min_mean_over_std=1.0)[0] < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(("n", "ratio", "noise"), [(1, 1.5, 0.0), (30, 0.3, 0.5), (5000, 1.0, 0.0)])
 def test_admissible_correlations_by_brute_force(activation, n, ratio, noise):

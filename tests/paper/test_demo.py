@@ -21,6 +21,7 @@ def runs():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "figure", [figure for figure in CATALOGUE if figure.demo], ids=lambda figure: figure.name
 )

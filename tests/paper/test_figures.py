@@ -126,6 +126,7 @@ def test_depths_are_a_row_for_every_data_set_with_runs(root):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("figure", LOSSES, ids=lambda figure: figure.name)
 def test_every_variant_has_a_colour_of_its_own(root, figure):
     panel = figure.paper[0]

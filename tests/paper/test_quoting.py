@@ -106,6 +106,7 @@ def request_of(command):
     return composed(*(argument for argument in arguments if argument != "-m"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x,y", "lr=0.1", "Ergebnisse (1)", "Größe", "it's {1}", "$x"])
 def test_printed_commands_keep_the_folders(tmp_path, name):
     place = tmp_path / name

@@ -57,6 +57,7 @@ def ensemble(model, widths, samples, seeds):
     return layers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [

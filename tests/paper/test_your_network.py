@@ -30,6 +30,7 @@ def built(kind: Kind, depth: int):
         return kind.build(16, depth)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.glue])
 @pytest.mark.filterwarnings("ignore:.*(no parameter can centre|multiplied by a gate)")
