@@ -72,7 +72,7 @@ def init_icnn_(
     depth start alike. Where layers first widen and then narrow, copies of a unit go to different
     sums, and every row is scaled by what its unit really is the sum of. Give hidden layers smaller
     steps the more there are (:func:`~convexinit.parameter_groups`). Where a map lets no gradient
-    through to weights of zero (all but projection and neg-exp), zeros start slightly above it.
+    through to weights of zero (all but projection, neg-exp and abs), zeros start slightly above it.
 
     Both parts of a :class:`~convexinit.difference.ConvexDifference` are initialised like this, one
     after the other, with ``inputs`` and without.

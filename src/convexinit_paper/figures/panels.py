@@ -44,8 +44,7 @@ def of_demo(
 
 def lacking(panel: Panel) -> str:
     """What runs that are not there lack, in a word: data, weights, or time."""
-    options = panel.wanted(next(iter(panel.variants))).fixed
-    names = (options.get("dataset.name"), options.get("codec.name"))
+    names = (panel.experiment, *panel.groups.values())
     return next((OUT_OF_REACH[name] for name in names if name in OUT_OF_REACH), "time")
 
 

@@ -76,14 +76,14 @@ def judged(claim: Claim, selection: Selection) -> dict[str, Any]:
     }  # fmt: skip
     missing = [title_of(name) for name in claim.check.needs if name not in selection.runs]
     if missing:
-        return {**extent, "verdict": NOT_RUN, "measured": f"time: without {', '.join(missing)}"}
-    if epochs != claim.epochs:
-        why = f"time: {epochs} epochs instead of {claim.epochs}"
-        return {**extent, "verdict": NOT_RUN, "measured": why}
-    if seeds < claim.seeds:
-        why = f"time: {seeds} seeds, fewer than {claim.seeds}"
-        return {**extent, "verdict": NOT_RUN, "measured": why}
-    return {**extent, **verdict(claim, selection.runs)}
+        why = f"without {', '.join(missing)}"
+    elif epochs != claim.epochs:
+        why = f"{epochs} epochs instead of {claim.epochs}"
+    elif seeds < claim.seeds:
+        why = f"{seeds} seeds, fewer than {claim.seeds}"
+    else:
+        return {**extent, **verdict(claim, selection.runs)}
+    return {**extent, "verdict": NOT_RUN, "measured": f"time: {why}"}
 
 
 def verdict(claim: Claim, runs: Mapping[str, Run]) -> dict[str, Any]:
