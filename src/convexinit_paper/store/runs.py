@@ -33,7 +33,7 @@ from convexinit_paper.store.errors import DAMAGED, AccessError, RunError, unread
 from convexinit_paper.store.files import flush
 from convexinit_paper.store.identity import Config, plain
 from convexinit_paper.store.provenance import provenance
-from convexinit_paper.store.staging import displaced, replace
+from convexinit_paper.store.staging import displaced, is_closed, replace
 
 FILES = ("config.yaml", "metrics.csv", "summary.json")
 COLUMNS = ["seed", "epoch", "step", "split", "metric", "value"]
@@ -237,7 +237,7 @@ def read_runs(root: Path, experiment: str | None = None) -> list[Run]:
     name = experiment or "*"
     folders = [*root.glob(f"{name}/[!.]*"), *displaced(root, name)]
     for place in (root, *root.glob(name), *folders):  # in which nothing is seen, not even runs
-        if place.is_dir() and not os.access(place, os.R_OK | os.X_OK):
+        if place.is_dir() and is_closed(place, os.R_OK | os.X_OK):
             closed = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
             raise unreadable(place, closed)
     return [read_run(folder) for folder in sorted(folders) if is_stored(folder)]

@@ -40,21 +40,21 @@ def staging(folder: Path) -> Iterator[Path]:
             place.mkdir(parents=True)
         except OSError as error:
             raise unwritable(folder.parent, error) from error
-        if _is_closed(folder):
+        if is_closed(folder, os.W_OK):
             raise unmovable(folder, "is to be replaced")
         yield place
     finally:
         _clear(hidden, folder)
 
 
-def _is_closed(folder: Path) -> bool:
-    """Whether there is a folder that cannot be written to.
+def is_closed(folder: Path, rights: int) -> bool:
+    """Whether there is a folder to which this process lacks ``rights``, as of ``os.access``.
 
-    One that another process replaces just now is not there when it is asked for its rights.
+    One that another process replaces just now is not there when it is asked for them.
     """
     before = _number(folder)
-    writable = os.access(folder, os.W_OK)
-    return not writable and before is not None and _number(folder) == before
+    lacking = not os.access(folder, rights)
+    return lacking and before is not None and _number(folder) == before
 
 
 def _number(folder: Path) -> int | None:
