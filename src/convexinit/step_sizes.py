@@ -1,7 +1,8 @@
-"""Step sizes of deep input-convex networks, as parameter groups for any optimiser."""
+"""Step sizes of deep and wide input-convex networks, as parameter groups for any optimiser."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import nn
@@ -13,22 +14,28 @@ from convexinit.layers import ConvexLayer
 from convexinit.networks import CNN, MLP, activation_of
 from convexinit.orthogonal import plan_layers
 
+# Inputs of a layer from which on its steps are smaller.
+_MANY_INPUTS = 256
+
 
 def parameter_groups(
     model: nn.Module, lr: float, activation: Activation | None = None, variance: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Parameters of a network for an optimiser, with smaller steps for hidden layers.
+    """Parameters of a network for an optimiser, with smaller steps for deep and wide networks.
 
-    An update of Adam raises about half of the weights of a layer by the learning rate: where inputs
-    have a positive mean, as after ReLU, this multiplies the mean of the signal by
-    ``1 + fan_in * lr / 2``, and ``L`` layers by that to the power of L. With a rate of ``lr / L``
-    for each of the L hidden convex layers the product stays below ``exp(fan_in * lr / 2)`` at any
-    depth. Where features are further from zero than they vary, as after softplus, the weights that
-    they meet get smaller steps still, those of the outputs too (``rates`` of
+    An update of Adam moves a pre-activation by up to the learning rate times the sum of the sizes
+    of its inputs, and all those that an output sums in the same direction. Where a layer has more
+    than 256 inputs, the step of its weights is ``lr * 256 / fan_in``: ``lr`` is that of a layer
+    with up to 256.
+
+    In hidden convex layers, whose inputs have a positive mean as after ReLU, such updates multiply
+    the mean of the signal by ``1 + fan_in * lr / 2``, and ``L`` layers by that to the power of L.
+    With a rate of ``lr / L`` for each of the L layers the product stays bounded at any depth. Where
+    features are further from zero than they vary, as after softplus, the weights that they meet get
+    smaller steps still, those of the outputs too (``rates`` of
     :class:`convexinit.orthogonal.LayerPlan`, which describes networks with an orthogonal start).
-    The bias of the output layer and layers that are not convex keep ``lr``. In an
-    :class:`~convexinit.MLP` or :class:`~convexinit.CNN` that is not convex, for comparison, hidden
-    layers are those between the first and the last.
+    Biases of other layers keep ``lr``. In an :class:`~convexinit.MLP` or :class:`~convexinit.CNN`
+    that is not convex, for comparison, hidden layers are those between the first and the last.
 
     Args:
         model: a network, or a stack of networks.
@@ -39,7 +46,7 @@ def parameter_groups(
 
     Returns:
         ``{"params": [...], "lr": ...}`` for every step size that occurs, from the largest, ``lr``,
-        to the smallest: two groups for ReLU, one if there is no hidden layer.
+        to the smallest.
 
     Raises:
         ValueError: if the network has no such layers, an argument is out of range, or the
@@ -65,10 +72,12 @@ def parameter_groups(
             )
         own = activation_of(part) if activation is None else activation
         plan = plan_layers(own, [1] * hidden, variance)
-        for index, (layer, rate) in enumerate(zip(layers, plan.rates, strict=True)):
-            depth = hidden if index < hidden else 1
+        ratios = {layer: 1 / rate for layer, rate in zip(layers, plan.rates, strict=True)}
+        for layer in {*filter(_fan_in, part.modules()), *layers}:
+            depth = hidden if layer in layers[:-1] else 1
+            slower = max(1.0, _fan_in(layer) / _MANY_INPUTS) * ratios.get(layer, 1.0)
             for name, parameter in layer.named_parameters():
-                divisors[parameter] = depth if name == "bias" else depth / rate
+                divisors[parameter] = depth if name == "bias" else depth * slower
     groups: dict[float, list[nn.Parameter]] = {1.0: []}
     for parameter in model.parameters():
         groups.setdefault(divisors.get(parameter, 1.0), []).append(parameter)
@@ -81,3 +90,12 @@ def _later_layers(network: nn.Module) -> list[nn.Module]:
     if not convex and isinstance(network, (MLP, CNN)):
         return list(network.layers[1:])
     return convex
+
+
+def _fan_in(layer: nn.Module) -> int:
+    """Inputs that an output of the layer sums, 0 for modules that are no affine layer."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features
+    if isinstance(layer, nn.modules.conv._ConvNd):
+        return layer.in_channels // layer.groups * math.prod(layer.kernel_size)
+    return 0

@@ -156,6 +156,30 @@ def test_step_sizes_follow_depth_and_ratio():
     assert [group["lr"] for group in groups] == pytest.approx([1e-2, 1e-3], rel=1e-3)
 
 
+# Many inputs
+
+
+@pytest.mark.parametrize("inputs", [128, 256, 1024])
+def test_an_update_moves_pre_activations_by_the_sum_of_their_inputs(inputs):
+    """Inputs that are one number each, as bright images: E|x| is sqrt(2 / pi)."""
+    rate = 1e-4
+    brightness = torch.randn(1000, 1, generator=generator(0))
+    images = brightness.expand(-1, inputs)
+    moved = {}
+    for steps in ("equal", "by_layer"):
+        network = init_icnn_(MLP([inputs, 64, 64, 1]), generator=generator(1))
+        before = network.layers[0](images)
+        groups = network.parameters() if steps == "equal" else parameter_groups(network, rate)
+        optimiser = torch.optim.Adam(groups, lr=rate)
+        network(images).mean().backward()
+        optimiser.step()
+        moved[steps] = float((network.layers[0](images) - before).detach().abs().mean())
+    assert moved["equal"] == pytest.approx(rate * inputs * math.sqrt(2 / math.pi), rel=0.05)
+    assert moved["by_layer"] == pytest.approx(
+        rate * min(inputs, 256) * math.sqrt(2 / math.pi), rel=0.05
+    )
+
+
 # What noise is allowed
 
 

@@ -280,6 +280,44 @@ def test_step_sizes_fall_with_the_number_of_hidden_convex_layers():
     }
     assert len(others["params"]) + len(hidden["params"]) == len(list(network.parameters()))
     assert len(parameter_groups(MLP([5, 6, 2]), 0.3)) == 1
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_step_sizes_fall_with_the_number_of_inputs(stacked):
+    """Weights of layers with up to 256 inputs, and all biases, keep the steps that depth asks."""
+    network = MLP([1024, 512, 256, 128, 1], skip=True)
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    if stacked:
+        network = stack_networks([network, network])
+        names = {parameter: name for name, parameter in network.named_parameters()}
+    rates = {
+        names[parameter]: group["lr"]
+        for group in parameter_groups(network, 0.8)
+        for parameter in group["params"]
+    }
+    assert rates == pytest.approx({
+        "layers.0.weight": 0.2, "layers.0.bias": 0.8,
+        "layers.1.weight": 0.2, "layers.1.bias": 0.4, "skips.0.weight": 0.2,
+        "layers.2.weight": 0.4, "layers.2.bias": 0.4, "skips.1.weight": 0.2,
+        "layers.3.weight": 0.8, "layers.3.bias": 0.8, "skips.2.weight": 0.2,
+    })  # fmt: skip
+
+
+def test_step_sizes_of_convolutions_follow_channels_and_kernel():
+    network = CNN((3, 8, 8), [64, 64, 32], outputs=2)  # 3 * 9, 64 * 9, 64 * 9, 32 * 4 inputs
+    rates = {
+        parameter: group["lr"]
+        for group in parameter_groups(network, 0.9)
+        for parameter in group["params"]
+    }
+    slower = 0.9 / 2 * 256 / 576
+    assert [rates[layer.weight] for layer in network.layers] == pytest.approx(
+        [0.9, slower, slower, 0.9]
+    )
+
+
+def test_step_sizes_need_layers_of_this_library_and_a_rate():
+    network = MLP([5, 6, 7, 2])
     with pytest.raises(ValueError, match="lr must be a number in"):
         parameter_groups(network, -1.0)
     with pytest.raises(ValueError, match="no convex layer of this library"):

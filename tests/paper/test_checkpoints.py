@@ -58,7 +58,7 @@ def run(checkpoint=None):
         Split(INPUTS, TARGETS, ROWS[:, :80]),
         {"validation": Split(INPUTS, TARGETS, ROWS[:, 80:])},
         [seeded_generator(seed, "batches") for seed in (0, 1)],
-        TrainerSettings(3, 12, 1e-2, 0.1, "depth", 9, "float32", "cpu"),
+        TrainerSettings(3, 12, 1e-2, 0.1, "by_layer", 9, "float32", "cpu"),
         checkpoint=checkpoint,
     )
     return stack, history

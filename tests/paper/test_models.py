@@ -237,9 +237,9 @@ def test_orthogonal_starts_have_their_own_step_sizes_unless_told_otherwise():
         return trainer.for_initialisation(config["model"]["init"]).step_sizes
 
     assert resolved("icnn_init", "auto") == "equal"
-    assert resolved("icnn_orthogonal", "auto") == "depth"
-    assert resolved("nonconvex_orthogonal", "auto") == "depth"
-    assert resolved("icnn_init", "depth") == "depth"
+    assert resolved("icnn_orthogonal", "auto") == "by_layer"
+    assert resolved("nonconvex_orthogonal", "auto") == "by_layer"
+    assert resolved("icnn_init", "by_layer") == "by_layer"
     assert resolved("icnn_orthogonal", "equal") == "equal"
 
 

@@ -71,7 +71,7 @@ def plain_loop(
         [
             {
                 "params": layer.parameters(),
-                "lr": learning_rate / (hidden - 1 if step_sizes == "depth" and inner else 1),
+                "lr": learning_rate / (hidden - 1 if step_sizes == "by_layer" and inner else 1),
             }
             for layer, inner in zip(
                 network.layers, [False, *[True] * (hidden - 1), False], strict=True
@@ -103,8 +103,8 @@ def plain_loop(
         {},
         {"weight_decay": 0.1},
         {"batch_size": 50, "epochs": 3},
-        {"hidden": 4, "step_sizes": "depth"},
-        {"hidden": 4, "step_sizes": "depth", "warmup": 5},
+        {"hidden": 4, "step_sizes": "by_layer"},
+        {"hidden": 4, "step_sizes": "by_layer", "warmup": 5},
         {"warmup": 50},
     ],
 )

@@ -90,7 +90,7 @@ def train(
     held_out = {name: split.to(device) for name, split in held_out.items()}
     rate = settings.learning_rate
     groups: Iterable[Any] = network.parameters()
-    if settings.step_sizes == "depth":
+    if settings.step_sizes == "by_layer":
         groups = parameter_groups(network, rate)
     optimiser = torch.optim.Adam(groups, lr=rate, weight_decay=settings.weight_decay, fused=True)
     rates = [group["lr"] for group in optimiser.param_groups]

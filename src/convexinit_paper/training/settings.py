@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # From the highest to the lowest.
 PRECISIONS = ("float32", "tf32", "bfloat16")
-STEP_SIZES = ("auto", "equal", "depth")
+STEP_SIZES = ("auto", "equal", "by_layer")
 
 
 def _is_usable(device: str) -> bool:
@@ -39,8 +39,8 @@ class TrainerSettings(Section):
         "L2 regularisation, added to the gradient as in torch.optim.Adam", at_least(0)
     )
     step_sizes: str = option(
-        "of hidden layers: equal to those of the others, or by depth, the rate divided by the "
-        "number of hidden layers (convexinit.parameter_groups); auto for depth where the "
+        "equal in all layers, or by_layer, smaller in hidden layers the more there are, and in "
+        "layers of many inputs (convexinit.parameter_groups); auto for by_layer where the "
         "initialisation is orthogonal",
         one_of(STEP_SIZES),
     )
@@ -53,10 +53,10 @@ class TrainerSettings(Section):
     device: str = option("auto for the GPU if there is one", *DEVICES)
 
     def for_initialisation(self, init: str) -> TrainerSettings:
-        """The same with ``step_sizes`` "equal" or "depth", for an initialisation of a model."""
+        """The same with ``step_sizes`` "equal" or "by_layer", for an initialisation of a model."""
         if self.step_sizes != "auto":
             return self
-        return replace(self, step_sizes="depth" if init == "orthogonal" else "equal")
+        return replace(self, step_sizes="by_layer" if init == "orthogonal" else "equal")
 
     def torch_device(self) -> torch.device:
         """Device to train on."""
