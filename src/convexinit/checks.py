@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import operator
 from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any, TypeVar
+
+from torch import Tensor
 
 T = TypeVar("T")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -52,15 +55,50 @@ def check_choice(name: str, value: str, table: Mapping[str, T], other: str = "")
     """
     if isinstance(value, str) and value in table:
         return table[value]
-    raise ValueError(f"{name} must be {other}one of {', '.join(table)}, got {value!r}")
+    near = difflib.get_close_matches(str(value).lower(), table, n=1) if table else []
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{name} must be {other}one of {', '.join(table)}, got {value!r}{hint}")
 
 
 def check_function(name: str, value: Function | str, table: Mapping[str, Function]) -> Function:
     """Return the function that a table has under a name; any other callable is returned as it is.
 
     Raises:
-        ValueError: if it is neither a name in the table nor callable.
+        ValueError: if it is neither a name in the table nor callable, or a class: what it makes is
+            the function.
     """
+    if isinstance(value, type):
+        kind = value.__name__
+        raise ValueError(
+            f"{name} must be a callable or one of {', '.join(table)}, got the class {kind}; give "
+            f"an instance: {name}={kind}()"
+        )
     if isinstance(value, str) or not callable(value):
         return check_choice(name, value, table, other="a callable or ")
+    return value
+
+
+def check_tensor(name: str, value: Tensor) -> Tensor:
+    """Return value, or raise ValueError unless it is a tensor; arrays and lists are not.
+
+    Example:
+        >>> check_tensor("start", [1.0])
+        Traceback (most recent call last):
+        ValueError: start must be a tensor, got list; torch.as_tensor(..., dtype=torch.float32) \
+makes one of an array or a list of numbers
+    """
+    if isinstance(value, Tensor):
+        return value
+    raise ValueError(
+        f"{name} must be a tensor, got {type(value).__name__}; torch.as_tensor(..., "
+        "dtype=torch.float32) makes one of an array or a list of numbers"
+    )
+
+
+def check_floating(name: str, value: Tensor) -> Tensor:
+    """Return value, or raise ValueError unless it is a tensor of real floating-point numbers."""
+    check_tensor(name, value)
+    if not value.is_floating_point():
+        remedy = "" if value.is_complex() else f"; give {name}.float()"
+        raise ValueError(f"{name} must be floating point, got {value.dtype}{remedy}")
     return value

@@ -10,14 +10,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from convexinit.checks import check_tensor
+
 Inputs = Tensor | tuple[Tensor, ...]
 Convex = int | Sequence[int] | Mapping[int, Any]
 
 
 def as_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
     """Inputs as a tuple of tensors, checked."""
-    arguments = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
-    if not arguments or not all(isinstance(argument, Tensor) for argument in arguments):
+    if isinstance(inputs, (tuple, list)):
+        arguments = tuple(inputs)
+        for index, argument in enumerate(arguments):
+            check_tensor(f"inputs[{index}]", argument)
+    else:
+        arguments = (check_tensor("inputs", inputs),)
+    if not arguments:
         raise ValueError("inputs must be a tensor or a tuple of tensors, as the network takes them")
     if min(argument.ndim for argument in arguments) == 0:
         raise ValueError("inputs must have rows: their first dimension is the samples")
@@ -35,10 +42,16 @@ def convex_columns(convex: Convex, arguments: tuple[Tensor, ...]) -> dict[int, A
         convex = (convex,)
     columns = dict(convex) if isinstance(convex, Mapping) else dict.fromkeys(convex, ...)
     for index in columns:
-        if not 0 <= index < len(arguments) or not arguments[index].is_floating_point():
+        if index not in range(len(arguments)):
             raise ValueError(
                 f"convex must name floating-point arguments from 0 to {len(arguments) - 1}; "
                 f"got {index!r}"
+            )
+        if not arguments[index].is_floating_point():
+            name = "inputs" if len(arguments) == 1 else f"inputs[{index}]"
+            raise ValueError(
+                f"{name} must be floating point, got {arguments[index].dtype}, as the network is "
+                f"to be convex in it: give {name}.float(), or name another argument with convex="
             )
     if not columns:
         raise ValueError("convex must name at least one argument")
@@ -67,7 +80,17 @@ def forward(
                 return run(network, copies, call)
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
             problem = error
-    raise ValueError(f"the network cannot be called with these inputs: {problem}") from problem
+    raise not_callable(network, arguments, problem) from problem
+
+
+def not_callable(network: nn.Module, arguments: Sequence[Tensor], problem: Exception) -> ValueError:
+    """What to say of a network that raises something when it is called with its inputs."""
+    hint = ""
+    known = {parameter.dtype for parameter in network.parameters()}
+    given = {argument.dtype for argument in arguments if argument.is_floating_point()}
+    if len(known) == 1 and given - known:
+        hint = f" (its parameters are {known.pop()}, the inputs {given.pop()}: convert either)"
+    return ValueError(f"the network cannot be called with these inputs: {problem}{hint}")
 
 
 class Snapshot:

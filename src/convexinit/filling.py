@@ -167,7 +167,15 @@ def _check_values(arguments: tuple[Tensor, ...], columns: Mapping[int, Any]) -> 
 
 def _check_found(found: Found, target: Target, options: Options) -> None:
     """Raise one error for everything that is missing."""
-    problems = [f"{layer.name}: {layer.problem}" for layer in found.layers if layer.problem]
+    problem_of = {
+        layer: layer.problem or _not_fillable(layer, target.convex_path and target.draw is None)
+        for layer in found.layers
+    }
+    problems = [
+        f"{', '.join(layer.name for layer in problem_of if problem_of[layer] == one)}: {one}"
+        for one in dict.fromkeys(problem_of.values())
+        if one
+    ]
     if not problems and not any(one.constrained for one in found.pre_activations):
         raise ValueError(
             "the network has no convex layer to initialise: no linear operation with a parameter "
@@ -180,7 +188,8 @@ def _check_found(found: Found, target: Target, options: Options) -> None:
             for layer in one.constrained
             for name in (layer.name, layer.parameter)
         )
-        if one.constrained and not (one.biases or one.output or said_none):
+        known = any(problem_of[layer] for layer in one.constrained)
+        if one.constrained and not (one.biases or one.output or said_none or known):
             name = one.constrained[0].name
             problems.append(
                 f"{name}: no parameter shifts its pre-activation by the same amount for every row, "
@@ -201,6 +210,30 @@ def _check_found(found: Found, target: Target, options: Options) -> None:
             f"{found.rows} rows. Say with call= which function is convex: "
             "call=lambda network, x: network.potential(x)"
         )
+
+
+def _not_fillable(layer: FoundLayer, orthogonal: bool) -> str:
+    """What keeps weights of more dimensions than a matrix from being filled, "" for nothing.
+
+    Args:
+        layer: without another problem.
+        orthogonal: whether its weights are to be orthogonal.
+    """
+    product = layer.call.product
+    if product is None or layer.role != "constrained" or product.is_convolution:
+        return ""
+    if product.has_members():
+        return (
+            f"its weight has a matrix for each of the {len(product.weight)} members of an "
+            f"ensemble, which {product.name} multiplies at once; initialise every member as a "
+            "network of its own, and copy their parameters into these (torch.stack)"
+        )
+    if orthogonal and product.weight.ndim > 2:
+        return (
+            "its weight is neither a matrix nor a kernel, for which there are orthogonal weights; "
+            'give method="moments"'
+        )
+    return ""
 
 
 def _fill_(

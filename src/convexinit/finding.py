@@ -19,7 +19,15 @@ from torch import Tensor, nn
 
 from convexinit.assignment import is_close
 from convexinit.checks import check_choice
-from convexinit.evaluation import Convex, Inputs, as_tuple, convex_columns, evaluated, run
+from convexinit.evaluation import (
+    Convex,
+    Inputs,
+    as_tuple,
+    convex_columns,
+    evaluated,
+    not_callable,
+    run,
+)
 from convexinit.positivity import Positivity, has_slope
 from convexinit.tracing import (
     MULTIPLICATIONS,
@@ -277,7 +285,7 @@ def _trace(
             return trace, output
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
             problem = error
-    raise ValueError(f"the network cannot be called with these inputs: {problem}") from problem
+    raise not_callable(network, halves, problem) from problem
 
 
 def _found_layer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import math
@@ -208,12 +209,43 @@ def _init_orthogonal_(
                 weight = torch.empty_like(layer.weight)
                 groups = int(getattr(layer, "groups", 1))
                 shares = orthogonal_layer_(weight, scale, groups, shares, generator)
-                if not layer.positivity.passes_gradient_at_zero:
+                if (weight == 0).any() and not _zeros_get_gradients(layer, weight):
                     raise_zeros_(weight, weight[0].numel(), len(convex))
                 # The shift of the plan is for a feature, the mean of which this unit may multiply.
                 bias = shift + (scale - weight.flatten(1).sum(1)) * mean
                 assign_parameters_(layer, weight, None if layer.bias is None else bias, name)
     return model
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def _zeros_get_gradients(layer: ConvexLayer, weight: Tensor) -> bool:
+    """Whether zeros get gradients in what they are computed from, beside those of other weights.
+
+    As the layer really computes them: its map, a parametrization and a subclass may each flatten
+    them.
+
+    Args:
+        layer: stays as it is.
+        weight: that it is to use, some of them zero.
+    """
+    try:
+        copied = copy.deepcopy(layer).requires_grad_()
+        copied.assign_weight_(weight.clone())
+        used, parameters = copied.nonnegative_weight, list(copied.parameters())
+
+        def slope(chosen: Tensor) -> float:
+            """Root of the mean square gradient that these weights hand on."""
+            gradients = torch.autograd.grad(
+                used[chosen].sum(), parameters, retain_graph=True, allow_unused=True
+            )
+            squares = (float(g.double().square().sum()) for g in gradients if g is not None)
+            return math.sqrt(sum(squares) / int(chosen.sum()))
+
+        # The lowest of them: rounding may lift some zeros to where a ReLU has a slope.
+        return slope(used == used[weight == 0].min()) >= 0.5 * slope(weight > 0)
+    except (ValueError, RuntimeError):
+        return False  # zeros cannot be assigned, but a little more perhaps
 
 
 def _group_size(layer: ConvexLayer) -> int:

@@ -15,7 +15,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from convexinit.checks import check_choice, check_integer, check_number
+from convexinit.checks import (
+    check_choice,
+    check_floating,
+    check_integer,
+    check_number,
+    check_tensor,
+)
 
 ConvexFunction = Callable[[Tensor], Tensor]
 
@@ -148,19 +154,15 @@ def walk_level_set(
 
 
 def _checked_ends(start: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    if not isinstance(start, Tensor) or not isinstance(target, Tensor):
-        raise ValueError(
-            f"start and target must be tensors; got {type(start).__name__} and "
-            f"{type(target).__name__}"
-        )
+    check_floating("start", start)
+    check_tensor("target", target)
     if start.ndim != 2 or start.shape != target.shape or start.shape[1] < 1:
         raise ValueError(
             "start and target must have the same shape [n, d], d at least 1; got "
             f"{tuple(start.shape)} and {tuple(target.shape)}"
         )
-    if not start.is_floating_point() or target.is_complex():
-        raise ValueError(f"start must be floating point, target real; got {start.dtype} and "
-                         f"{target.dtype}")  # fmt: skip
+    if target.is_complex():
+        raise ValueError(f"target must be real; got {target.dtype}")
     start, target = start.detach(), target.detach().to(start)
     for name, points in (("start", start), ("target", target)):
         _reject(~points.isfinite().all(1), f"{name} is not finite")
@@ -169,8 +171,7 @@ def _checked_ends(start: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 def _checked_interior(f: ConvexFunction, interior: Tensor, start: Tensor, level: Tensor) -> Tensor:
     """The given interior points in the dtype of ``start``, if they are below the level."""
-    if not isinstance(interior, Tensor):
-        raise ValueError(f"interior must be a tensor or None; got {type(interior).__name__}")
+    check_tensor("interior", interior)
     if interior.shape != start.shape or interior.is_complex():
         raise ValueError(
             f"interior must be real and have the shape {tuple(start.shape)} of start; got "

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from convexinit.assignment import unchanged_on_error
-from convexinit.checks import check_number
+from convexinit.checks import check_floating, check_number
 from convexinit.init_network import (
     CONVOLUTIONS,
     assign_parameters_,
@@ -69,9 +69,10 @@ def lsuv_init_(
         ``model``.
 
     Raises:
-        ValueError: if an argument is out of range, the network has no convex layer or stacked or
-            negative weights, or ones that are computed or do not exist yet, or the pre-activations
-            of a layer do not vary or are not finite; the network is unchanged then.
+        ValueError: if an argument is out of range or of another type, the network has no convex
+            layer or stacked or negative weights, or ones that are computed or do not exist yet, or
+            the pre-activations of a layer do not vary or are not finite; the network is unchanged
+            then.
 
     Example:
         >>> from convexinit import MLP
@@ -80,6 +81,7 @@ def lsuv_init_(
         >>> round(output.var(correction=0).item(), 3)
         1.0
     """
+    check_floating("inputs", inputs)
     variance, mean = check_number("variance", variance, 0.0), check_number("mean", mean)
     with unchanged_on_error(model):
         _scale_and_centre_(model, inputs, variance, mean, per_unit)

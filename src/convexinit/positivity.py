@@ -78,11 +78,6 @@ class Positivity:
     inverse: Callable[[Tensor], Tensor] = field(compare=False)
     projects: bool = False
 
-    @property
-    def passes_gradient_at_zero(self) -> bool:
-        """Whether a raw value that stands for a weight of zero gets the gradient of the weight."""
-        return has_slope(self.forward, self.inverse(torch.zeros(1)))
-
 
 @torch.inference_mode(False)
 @torch.enable_grad()

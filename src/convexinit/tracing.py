@@ -70,6 +70,25 @@ class Product:
     features: int
     transposed: bool = False
 
+    @property
+    def is_convolution(self) -> bool:
+        """Whether the weight is a kernel."""
+        return self.name in _CONVOLUTIONS | _TRANSPOSED
+
+    @torch.no_grad()
+    def has_members(self) -> bool:
+        """Whether the first dimension of the result is not that of the rows, but of the weight.
+
+        As in an ensemble, ``[members, rows, in]`` by ``[members, in, out]``: rows of ones then
+        give something else where a member has other weights.
+        """
+        if self.is_convolution or self.weight.ndim < 3:
+            return False
+        weight = torch.ones_like(self.weight)
+        weight[0] = 0
+        result = self.function(torch.ones_like(self.input), weight)
+        return bool((result != result[:1]).any())
+
     def by_unit(self, result: Tensor) -> Tensor:
         """``[rows and positions, units]`` from anything in the shape of the result."""
         if self.units is None:
@@ -78,7 +97,7 @@ class Product:
 
     def sum_inputs(self, values: Tensor, weight: Tensor) -> Tensor:
         """``[rows and positions, units]`` sums of the inputs of a unit, one column if all agree."""
-        if self.name == "einsum" or self.name in _CONVOLUTIONS | _TRANSPOSED:
+        if self.name == "einsum" or self.is_convolution:
             return self.by_unit(self.function(values, torch.ones_like(weight)))
         return values.sum(self.features).reshape(-1, 1)
 

@@ -2,6 +2,8 @@
 
     python -m convexinit_paper.repeat results/runs/digits/icnn_init-0123456789
 
+The new run goes to ``repeated`` in the same folder of results: ``results/repeated`` here.
+
 On the same type of machine, with the same package versions, number of threads and revision, the
 numbers are identical. Recorded runs (``results/recorded``) keep six digits of some of them.
 """
@@ -9,6 +11,7 @@ numbers are identical. Recorded runs (``results/recorded``) keep six digits of s
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,9 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--results-dir",
         type=path_argument,
-        default="results/repeated",
         metavar="FOLDER",
-        help="where the new run goes (default: %(default)s)",
+        help="where the new run goes (default: repeated/ in the folder of results that the stored "
+        "run lies in, results/repeated for one of results/runs or results/recorded; beside a run "
+        "that was copied elsewhere)",
     )
     parser.add_argument(
         "--data-dir",
@@ -49,15 +53,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         stored = read_run(options.folder)
-        again = read_run(repeat(stored, options.results_dir, options.data_dir))
+        results_dir = options.results_dir or repeated_folder(stored)
+        again = read_run(repeat(stored, results_dir, options.data_dir))
     except Exception as error:
-        sys.exit(f"error: {message_of(error)}")
+        # Messages name options of run.py.
+        message = re.sub(r"\b(results|data)_dir=", r"--\1-dir=", message_of(error))
+        sys.exit(f"error: {message}")
     print(f"run: {again.folder}")
     verdict, is_equal = compare(stored.metrics, again.metrics)
     print(verdict)
     if not is_equal:
         print(f"stored:   {made_with(stored)}\nrepeated: {made_with(again)}")
         sys.exit(1)
+
+
+def repeated_folder(stored: Run) -> Path:
+    """Folder of results for a run that is made again, if none is named.
+
+    Args:
+        stored: the run, in ``<results>/runs/<experiment>``, ``<results>/recorded/<experiment>`` or,
+            as a copy, anywhere.
+    """
+    folder = stored.folder.resolve()
+    is_copy = folder.parent.name != stored.config["name"]
+    return (folder.parent if is_copy else folder.parents[2]) / "repeated"
 
 
 def repeat(stored: Run, results_dir: str | Path, data_dir: str | Path | None = None) -> Path:

@@ -136,6 +136,67 @@ def test_invertible_parametrizations_get_the_weights_of_plain_layers(name, posit
         assert float(model[2].bias.detach().mean()) == pytest.approx(solve_init(16).bias_mean)
 
 
+class Inverted(nn.Module):
+    """A parametrization by any map and its inverse."""
+
+    def __init__(self, forward, inverse):
+        super().__init__()
+        self.forward, self.right_inverse = forward, inverse
+
+
+class Clipped(ConvexLinear):
+    """A convex layer whose own property clips, whatever its map says."""
+
+    @property
+    def nonnegative_weight(self):
+        return torch.relu(self.weight)
+
+
+def parametrised(layer, forward, inverse):
+    return parametrize.register_parametrization(layer, "weight", Inverted(forward, inverse))
+
+
+@pytest.mark.filterwarnings("ignore:the (pre-activation of|variances of)")
+@pytest.mark.parametrize("inputs", [None, batch()], ids=["theory", "inputs"])
+@pytest.mark.parametrize(
+    ("middle", "kept"),
+    [
+        *(
+            (lambda name=name: ConvexLinear(16, 12, positivity=name),
+             name in ("projection", "neg_exp", "abs"))
+            for name in POSITIVITY
+        ),
+        (lambda: parametrised(ConvexLinear(16, 12), torch.square, torch.sqrt), False),
+        (lambda: parametrised(ConvexLinear(16, 12), torch.relu, torch.clone), False),
+        (lambda: parametrised(ConvexLinear(16, 12, positivity="exp"), torch.neg, torch.neg), False),
+        (lambda: parametrised(ConvexLinear(16, 12), lambda w: w / 7, lambda w: 7 * w), True),
+        (lambda: parametrised(ConvexLinear(16, 12), lambda w: w.mT, lambda w: w.mT), True),
+        (lambda: Clipped(16, 12), False),
+    ],
+)  # fmt: skip
+def test_zeros_are_raised_where_what_is_computed_gives_them_no_gradient(middle, kept, inputs):
+    torch.manual_seed(0)
+    layer = middle()
+    model = nn.Sequential(
+        nn.Linear(8, 16), nn.Softplus(), layer, nn.Softplus(), ConvexLinear(12, 2)
+    )
+    init_icnn_(model, inputs, generator=generator())
+    # Maps with logarithms as inverses hold no exact zeros.
+    assert bool((layer.nonnegative_weight < 1e-30).any()) == kept
+    model(batch()).square().sum().backward()
+    (gradient,) = [p.grad for p in layer.parameters() if p.ndim == 2]
+    assert (gradient != 0).all()
+
+
+def test_zeros_stay_under_weight_norm_and_get_gradients():
+    layer = parametrizations.weight_norm(ConvexLinear(16, 12))
+    init_icnn_(nn.Sequential(nn.Linear(8, 16), layer), generator=generator())
+    zeros = layer.nonnegative_weight == 0
+    assert zeros.any()
+    layer(torch.rand(32, 16, generator=generator())).square().sum().backward()
+    assert (layer.parametrizations.weight.original1.grad[zeros] != 0).all()
+
+
 @pytest.mark.parametrize("name", INVERTIBLE)
 @pytest.mark.parametrize("convolution", [False, True], ids=["linear", "convolution"])
 def test_projection_reaches_parametrised_weights(name, convolution):

@@ -4,10 +4,25 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+from convexinit import (
+    CNN,
+    MLP,
+    PICNN,
+    check_signal,
+    init_icnn_,
+    is_convex,
+    keep_convex,
+    lognormal_init_,
+    lsuv_init_,
+    solve_init,
+)
 from convexinit.checks import check_choice, check_function, check_integer, check_number
+from convexinit.finding import find_layers
 
 NO_NUMBERS = [None, "0.5", True, [0.5], 0.5j, math.nan]
 
@@ -62,3 +77,72 @@ def test_names_are_looked_up_and_callables_are_their_own_entry():
     for value in ("tangent", None, 3):
         with pytest.raises(ValueError, match="map must be a callable or one of sine, cosine, got"):
             check_function("map", value, table)
+    with pytest.raises(ValueError, match="got 'cosin'; did you mean 'cosine'"):
+        check_choice("map", "cosin", table)
+    with pytest.raises(ValueError, match=r"map must be a callable .*, got the class Sine"):
+        check_function("map", type("Sine", (), {}), table)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda activation: MLP([3, 4, 1], activation),
+        lambda activation: PICNN([3, 4, 1], 2, activation),
+        lambda activation: CNN((1, 6, 6), [4], 2, activation),
+        lambda activation: init_icnn_(MLP([3, 4, 1]), activation=activation),
+        lambda activation: init_icnn_(MLP([3, 4, 1]), activation=activation, method="moments"),
+        lambda activation: lognormal_init_(torch.empty(4, 3), activation=activation),
+        lambda activation: solve_init(10, activation),
+    ],
+)
+def test_a_class_of_activations_and_a_misspelt_name_are_corrected(use):
+    with pytest.raises(ValueError, match=r"the class ReLU; give an instance: activation=ReLU\(\)"):
+        use(nn.ReLU)
+    with pytest.raises(ValueError, match="got 'LeakyReLU'; did you mean 'leaky_relu'"):
+        use("LeakyReLU")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        init_icnn_,
+        lsuv_init_,
+        check_signal,
+        is_convex,
+        find_layers,
+        lambda network, inputs: keep_convex(
+            torch.optim.SGD(network.parameters()), network, inputs=inputs
+        ),
+    ],
+)
+def test_inputs_of_another_type_are_told_how_to_become_tensors(use):
+    network = MLP([3, 4, 1])
+    for inputs in (np.ones((8, 3)), 3.0):
+        with pytest.raises(ValueError, match=r"inputs must be a tensor, got .*torch\.as_tensor"):
+            use(network, inputs)
+    with pytest.raises(ValueError, match=r"inputs must be floating point, .*give inputs\.float"):
+        use(network, torch.arange(24).reshape(8, 3))
+
+
+def test_arguments_beside_the_convex_one_may_be_integers():
+    class Chosen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.network = nn.Embedding(5, 2), MLP([4, 6, 1])
+
+        def forward(self, x, index):
+            return self.network(torch.cat([x, self.embedding(index)], 1))
+
+    inputs = torch.randn(64, 2), torch.arange(64) % 5
+    init_icnn_(Chosen(), inputs)
+    with pytest.raises(ValueError, match=r"inputs\[1\] must be floating .*another argument with"):
+        init_icnn_(Chosen(), inputs, convex=1)
+    with pytest.raises(ValueError, match=r"inputs\[1\] must be a tensor, got ndarray"):
+        init_icnn_(Chosen(), (inputs[0], inputs[1].numpy()))
+
+
+def test_inputs_of_another_precision_than_the_network_are_named():
+    with pytest.raises(
+        ValueError, match=r"parameters are torch\.float32, the inputs torch\.float64"
+    ):
+        init_icnn_(MLP([3, 4, 1]), torch.randn(8, 3, dtype=torch.float64))

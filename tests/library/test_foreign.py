@@ -259,6 +259,37 @@ def hooked(function, place):
     return network
 
 
+class Ensemble(nn.Module):
+    """Members that are evaluated at once, by ``multiply(signal, weight, bias)``.
+
+    Args:
+        multiply: with a first dimension for the members, or a second one after the rows.
+        rows_first: which of the two.
+    """
+
+    def __init__(self, multiply, rows_first=False):
+        super().__init__()
+        self.multiply, self.rows_first = multiply, rows_first
+        sizes = ((INPUTS, 8), (8, 8), (8, 1))
+        self.weights = nn.ParameterList(torch.rand(3, *size) for size in sizes)
+        self.biases = nn.ParameterList(torch.zeros(3, size) for _, size in sizes)
+
+    def forward(self, x):
+        signal = x[:, None].expand(-1, 3, -1) if self.rows_first else x.expand(3, *x.shape)
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            signal = F.softplus(signal) if layer else signal
+            signal = self.multiply(signal, weight, bias if self.rows_first else bias[:, None])
+        return signal.squeeze(-1) if self.rows_first else signal.squeeze(-1).T
+
+
+def by_members(signal, weight, bias):
+    return torch.einsum("rmi,mio->rmo", signal, weight) + bias
+
+
+def by_broadcast(signal, weight, bias):
+    return (signal[:, :, None] @ weight)[:, :, 0] + bias
+
+
 class Mean(nn.Module):
     def __init__(self):
         super().__init__()
@@ -279,6 +310,18 @@ CONTEXT = FOREIGN["partially convex, relu"].inputs(64, 0)
         (Unbiased, X, {}, r"layers\.1: no parameter shifts"),
         (LowRank, X, {}, r"right: its weight is computed .*cannot be inverted"),
         (Unregistered, X, {}, "no parameter of the network"),
+        *(
+            (lambda multiply=multiply: Ensemble(multiply), X, {"method": method},
+             rf"weights\.1, weights\.2: .*3 members of an ensemble, which {name} .*torch\.stack\)$")
+            for method in ("moments", "orthogonal")
+            for name, multiply in {
+                "baddbmm": lambda x, w, b: torch.baddbmm(b, x, w),
+                "bmm": lambda x, w, b: torch.bmm(x, w) + b,
+                "matmul": lambda x, w, b: x @ w + b,
+                "einsum": lambda x, w, b: torch.einsum("mri,mio->mro", x, w) + b,
+            }.items()
+        ),
+        (lambda: Ensemble(by_members, True), X, {}, "neither a matrix nor .*method=.moments"),
         (lambda: hooked(nn.utils.weight_norm, 0), X, {}, r" 0: .*parametrizations\.weight_norm"),
         (lambda: hooked(nn.utils.weight_norm, 2), X, {}, r" 2: .*parametrizations\.weight_norm"),
         (lambda: hooked(nn.utils.spectral_norm, 2), X, {}, " 2: .*remove_spectral_norm"),
@@ -289,7 +332,7 @@ CONTEXT = FOREIGN["partially convex, relu"].inputs(64, 0)
         (lambda: TransportPotential(2), X * math.nan, {}, "inputs must be finite"),
         (lambda: TransportPotential(2), X[:1], {}, "at least two"),
         (lambda: TransportPotential(2), X[:, :2], {}, "cannot be called"),
-        (lambda: TransportPotential(2), "relu", {}, "tensor or a tuple of tensors"),
+        (lambda: TransportPotential(2), "relu", {}, "inputs must be a tensor"),
         (lambda: TransportPotential(2), X, {"convex": 1}, "convex must name"),
         (lambda: TransportPotential(2), X, {"layers": {"wy": {}}}, "'wy', which is none of wx.0"),
         (lambda: TransportPotential(2), X, {"layers": {"wz.0": {"bias": "wx.2.bias"}}}, "wz.0"),
@@ -323,6 +366,17 @@ def test_lazy_layers_are_refused_wherever_layers_are_found():
             find_in()
     network(X)
     init_icnn_(network, X)
+
+
+@pytest.mark.parametrize("multiply", [by_members, by_broadcast])
+def test_members_that_come_after_the_rows_are_drawn(multiply):
+    network = Ensemble(multiply, rows_first=True)
+    inputs = normal(ROWS, INPUTS, seed=0)
+    init_icnn_(network, inputs, method="moments", generator=generator())
+    output = network(inputs).detach()
+    assert output.shape == (ROWS, 3)
+    assert output.mean(0).tolist() == pytest.approx([0] * 3, abs=0.01)
+    assert float(output.var(0).mean()) == pytest.approx(1, rel=0.05)
 
 
 def test_inference_mode_is_no_obstacle():

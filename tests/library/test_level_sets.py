@@ -3,6 +3,7 @@
 import math
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -431,9 +432,11 @@ def test_values_that_are_not_finite_are_refused_by_row():
         ({"target": torch.ones(1, 3)}, "same shape"),
         ({"start": torch.ones(3), "target": torch.ones(3)}, "same shape"),
         ({"start": torch.ones(4, 0), "target": torch.ones(4, 0)}, "d at least 1"),
-        ({"start": torch.ones(4, 3, dtype=torch.int64)}, "floating point"),
+        ({"start": torch.ones(4, 3, dtype=torch.int64)}, r"start must be .*give start\.float"),
         ({"target": torch.ones(4, 3, dtype=torch.complex64)}, "real"),
-        ({"start": [[1.0, 2.0, 3.0]]}, "must be tensors"),
+        ({"start": [[1.0, 2.0, 3.0]]}, r"start must be a tensor, got list; torch\.as_tensor"),
+        ({"target": np.ones((4, 3))}, r"target must be a tensor, got ndarray; torch\.as_tensor"),
+        ({"interior": np.ones((4, 3))}, "interior must be a tensor, got ndarray"),
         ({"f": lambda x: x.sum(1, keepdim=True)}, r"it returned \[4, 1\].*squeeze"),
         ({"f": lambda x: x.sum()}, r"it returned \[\]"),
         ({"f": lambda x: 1.0}, "it returned float"),

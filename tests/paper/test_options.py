@@ -19,7 +19,9 @@ from convexinit_paper.request.config import (
 )
 from convexinit_paper.request.options import ConfigError, OutOfRangeError, Section
 from convexinit_paper.request.request import SHARED
+from convexinit_paper.request.suggestions import did_you_mean
 from convexinit_paper.store.identity import PLACES
+from convexinit_paper.store.matching import flatten
 
 FINAL = ["experiment=generalisation_final", "task=final_training", "~search.incomplete"]
 REQUESTS = [
@@ -99,11 +101,67 @@ def test_options_that_are_missing_unknown_or_of_another_type_are_named(sections)
         (["task=tox21"], "the experiment digits needs the section codec"),
         (["+anything=3"], "the experiment digits does not use the option anything"),
         (["+codec.name=ecfp"], "the experiment digits does not use the option codec"),
+        (["+lr=3"], r"not use the option lr\. Did you mean trainer\.learning_rate\?"),
     ],
 )
 def test_wrong_options_of_all_experiments_are_named(overrides, message):
     with pytest.raises(ConfigError, match=message):
         request_of(composed(*overrides))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["experiment=your_network", "model=icnn"],
+            "this experiment has no model to choose: leave model=icnn out. It has instead "
+            "model.width and the options of your_network, which python run.py "
+            "experiment=your_network --help lists.",
+        ),
+        (
+            ["experiment=autoencoder", "model=icnn_skip"],
+            "this experiment has no model to choose: leave model=icnn_skip out.",
+        ),
+        (["model=your_network"], "model=your_network is not for this experiment; choose one of "),
+        (
+            ["experiment=tox21", "dataset=mnist"],
+            "dataset=mnist is not for this experiment; choose one of dataset=structural_alerts, ",
+        ),
+        (["dataset=tox21"], "dataset=tox21 is not for this experiment; choose one of dataset="),
+        # What is wrong here is not the choice.
+        (["dataset=image_folder"], "dataset.path must be a folder"),
+        (["experiment=your_network", "model.width=1"], "model.width must be at least 8"),
+        (["+trainer.lr=1"], "there is no option trainer.lr. Did you mean trainer.learning_rate?"),
+        (["~model.rho"], "the option model.rho is missing"),
+    ],
+)
+def test_what_can_be_chosen_instead_is_named(overrides, message):
+    config = composed(*overrides)
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        parse_settings(task_module(config["task"]).Settings, config)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("trainer.lr", "trainer.learning_rate"),
+        ("lr", "trainer.learning_rate"),
+        ("trainer.wd", "trainer.weight_decay"),
+        ("trainer.epoch", "trainer.epochs"),
+        ("trainr.epochs", "trainer.epochs"),
+        ("trainer.step", "trainer.step_sizes"),
+        ("model.depth", "model.num_hidden"),
+        ("model.initialisation", "model.init"),
+        ("rho", "model.rho"),
+        ("data_dri", "data_dir"),
+        ("trainer.momentum", None),
+        ("anything", None),
+    ],
+)
+def test_what_may_have_been_meant_is_of_the_same_section_first(name, meant):
+    config = composed()
+    options = [*config, *flatten(config)]
+    assert did_you_mean(name, options) == ("" if meant is None else f" Did you mean {meant}?")
 
 
 def test_options_of_all_experiments_either_decide_numbers_or_are_places():

@@ -108,6 +108,7 @@ def test_launchers_give_the_same_numbers(tmp_path):
         ("dataset=minst", "digits"),
         ("rho=1.5", "Did you mean model.rho?"),
         ("trainer.epoch=3", "Did you mean trainer.epochs?"),
+        ("trainer.lr=1e-3", "Did you mean trainer.learning_rate?"),
         ("model.rho=1.5", "model.rho must be between 0 and 1"),
         ("seeds=two", "seeds must be"),
         ("trainer.epochs=many", "trainer.epochs"),

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from convexinit_paper.repeat import compare, main
-from convexinit_paper.store.runs import COLUMNS
+from convexinit_paper.repeat import compare, main, repeated_folder
+from convexinit_paper.store.runs import COLUMNS, Run
 from support.commands import folder_of, run
 from support.data import ROOT
 
@@ -38,9 +38,9 @@ def test_config_yaml_alone_makes_the_same_run(tmp_path, capsys):
     assert copy.relative_to(tmp_path / "b") == folder.relative_to(tmp_path / "a")
     assert (copy / "metrics.csv").read_bytes() == (folder / "metrics.csv").read_bytes()
 
-    main([str(folder), "--results-dir", str(tmp_path / "c")])
+    main([str(folder)])
     output = capsys.readouterr().out
-    assert f"run: {tmp_path / 'c'}" in output
+    assert f"run: {tmp_path / 'a' / 'repeated'}" in output
     assert "identical: all " in output
 
     # A run that was tampered with is not what its configuration gives.
@@ -74,6 +74,19 @@ def test_a_recorded_run_is_made_again_on_any_machine(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("results/runs/digits/icnn-0", "results/repeated"),
+        ("results/recorded/digits/icnn-0", "results/repeated"),
+        ("results/../elsewhere/runs/digits/icnn-0", "elsewhere/repeated"),
+        ("copies/icnn-0", "copies/repeated"),
+    ],
+)
+def test_a_run_is_made_again_in_the_folder_of_results_that_it_lies_in(tmp_path, folder, expected):
+    assert repeated_folder(Run(tmp_path / folder, {"name": "digits"}, {})) == tmp_path / expected
+
+
+@pytest.mark.parametrize(
     ("again", "expected", "is_equal"),
     [
         (table(1.0, float("nan"), 3.0), "identical: all 3", True),
@@ -88,6 +101,13 @@ def test_tables_are_compared_by_value(again, expected, is_equal):
     verdict, same = compare(table(1.0, float("nan"), 3.0), again)
     assert verdict.startswith(expected)
     assert same == is_equal
+
+
+def test_messages_name_the_arguments_of_this_command(tmp_path):
+    recorded, *_ = (ROOT / "results" / "recorded" / "mnist").glob("icnn-*")
+    places = ["--results-dir", str(tmp_path), "--data-dir", str(tmp_path / "none")]
+    with pytest.raises(SystemExit, match="To use another folder:  --data-dir=<folder>"):
+        main([str(recorded), *places])
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import glob
 import multiprocessing
 import os
@@ -27,6 +26,7 @@ from convexinit_paper.request.config import CONF
 from convexinit_paper.request.options import ConfigError
 from convexinit_paper.request.paths import OPTIONS, with_user_path
 from convexinit_paper.request.quoting import argument, run_command
+from convexinit_paper.request.suggestions import did_you_mean
 
 MAX_LINES = 10
 # Flags of Hydra of which a command has one at most.
@@ -271,11 +271,8 @@ def _is_ours(error: BaseException) -> bool:
 def _suggestion(name: str) -> str:
     """A hint for a misspelt option, or an empty string."""
     options = _option_names()
-    if name in options:  # of other experiments
-        return ""
-    by_last_part = [option for option in options if option.split(".")[-1] == name]
-    close = by_last_part or difflib.get_close_matches(name, options, n=1, cutoff=0.6)
-    return f" Did you mean {close[0]}?" if close else ""
+    # An option of other experiments is not misspelt.
+    return "" if name in options else did_you_mean(name, options)
 
 
 def _option_names() -> list[str]:

@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from convexinit_paper.request.options import ConfigError, OutOfRangeError
-from convexinit_paper.request.quoting import argument
+from convexinit_paper.request.quoting import argument, run_command
+from convexinit_paper.request.suggestions import did_you_mean
 from convexinit_paper.store.identity import CONTENTS
 
 CONF = Path(__file__).parents[3] / "conf"
@@ -34,12 +35,14 @@ def parse_section(kind: type[T], options: dict[str, Any], section: str) -> T:
     """
     names = field_names(kind)
     missing = [name for name in names if name not in options]
-    if missing:
-        raise ConfigError(f"the option {section}.{missing[0]} is missing")
     more = ("name", "content") if f"{section}.content" in CONTENTS else ("name",)
     unknown = [name for name in options if name not in (*names, *more)]
+    if missing:
+        raise ConfigError(f"the option {section}.{missing[0]} is missing")
     if unknown:
-        raise ConfigError(f"there is no option {section}.{unknown[0]}")
+        name = f"{section}.{unknown[0]}"
+        hint = did_you_mean(name, [f"{section}.{known}" for known in names])
+        raise ConfigError(f"there is no option {name}.{hint}")
     try:
         schema = OmegaConf.structured(kind)
         OmegaConf.set_readonly(schema, False)  # frozen dataclasses give read-only schemas
@@ -70,10 +73,51 @@ def parse_settings(kind: type[T], config: dict[str, Any]) -> T:
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         options = config[field.name]
         parse = field.metadata.get("parse")
-        sections[field.name] = (
-            parse(options) if parse else parse_section(kinds[field.name], options, field.name)
-        )
+        try:
+            sections[field.name] = (
+                parse(options) if parse else parse_section(kinds[field.name], options, field.name)
+            )
+        except ConfigError:
+            _check_choice(config, field.name, kinds, varies=parse is not None)
+            raise
     return kind(**sections)
+
+
+def _check_choice(
+    config: dict[str, Any], section: str, kinds: dict[str, type], varies: bool
+) -> None:
+    """Raise ConfigError if ``section=choice`` is a choice for other experiments.
+
+    Args:
+        config: the resolved configuration.
+        section: name of the section, and of the group of the configuration.
+        kinds: the dataclass of every section of the experiment.
+        varies: whether some choices of the section have more options than its dataclass.
+    """
+    names = {*field_names(kinds[section]), "name"}
+
+    def fits(choice: str) -> bool:
+        # Its own options, without those that an experiment adds.
+        own = {*composed(f"{section}={choice}", "~experiment")[section], "name"}
+        return own >= names if varies else own == names
+
+    choices = sorted(path.stem for path in (CONF / section).glob("*.yaml"))
+    chosen = config[section].get("name")
+    if chosen not in choices or fits(chosen):
+        return
+    fitting = [choice for choice in choices if fits(choice)]
+    if len(fitting) > 1:
+        raise ConfigError(
+            f"{section}={chosen} is not for this experiment; choose one of {section}="
+            f"{', '.join(fitting)}"
+        )
+    own = ", ".join(f"{section}.{name}" for name in sorted(names - {"name"}))
+    others = ", ".join(name for name in kinds if name != section)
+    raise ConfigError(
+        f"this experiment has no {section} to choose: leave {section}={chosen} out. It has instead "
+        f"{own} and the options of {others}, which "
+        f"{run_command([argument('experiment', config['name']), '--help'])} lists."
+    )
 
 
 def field_names(kind: type) -> list[str]:

@@ -12,6 +12,8 @@ from typing import Any
 from convexinit_paper.request.config import field_names, parse_section
 from convexinit_paper.request.older import stored_folder
 from convexinit_paper.request.options import ConfigError, Range, Section, one_of, option, require
+from convexinit_paper.request.suggestions import did_you_mean
+from convexinit_paper.request.unused import refuse_without_effect
 from convexinit_paper.store.identity import Config
 
 MOST_SEEDS = 10_000
@@ -90,17 +92,22 @@ def parse_request(config: Config, sections: Collection[str]) -> Request:
         sections: names of the sections that the task uses.
 
     Raises:
-        ConfigError: if one of these options has a wrong name or value, or a section is missing or
-            not used.
+        ConfigError: if one of these options has a wrong name or value, a section is missing or
+            not used, or an option of the model has no effect.
     """
-    unused = sorted({*config} - SHARED - {*sections})
-    if unused:
-        raise ConfigError(f"the experiment {config['name']} does not use the option {unused[0]}")
     missing = sorted({*sections} - {name for name in config if isinstance(config[name], dict)})
     if missing:
         raise ConfigError(f"the experiment {config['name']} needs the section {missing[0]}")
+    unused = sorted({*config} - SHARED - {*sections})
+    if unused:
+        known = [f"{section}.{name}" for section in sections for name in config[section]]
+        hint = did_you_mean(unused[0], [*SHARED, *known])
+        raise ConfigError(
+            f"the experiment {config['name']} does not use the option {unused[0]}.{hint}"
+        )
     variant = config["model"].get("name")
     require(WORD.holds(variant), "model.name", WORD.words, variant)
+    refuse_without_effect(config["model"])
     seeds = parse_seeds(config["seeds"])
     shared: dict[str, Any] = {name: config.get(name) for name in SHARED}
     shared |= {"seeds": seeds, "logger": parse_logger(config.get("logger", "csv"))}
