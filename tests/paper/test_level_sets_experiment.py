@@ -36,7 +36,6 @@ from support.drawn import table_of, words_in
 pytestmark = pytest.mark.slow
 
 TASKS = ["tertiary-amine", "michael-acceptor"]
-NOISE = {"icnn_init": 0.5, "nonconvex": 0.0}
 
 
 class NearestCodec(Codec):
@@ -67,7 +66,7 @@ def config_of(results, model="icnn_init", *options):
         "experiment=level_sets", f"model={model}", "dataset.name=structural_alerts",
         "trainer.epochs=20", "trainer.batch_size=64", "trainer.device=cpu",
         "trainer.learning_rate=5e-3",
-        "dropout.input=0.0", "dropout.hidden=0.0", f"model.bias_noise={NOISE[model]}",
+        "dropout.input=0.0", "dropout.hidden=0.0", "model.bias_noise=0.5",
         f"level_sets.tasks=[{','.join(TASKS)}]", "level_sets.trajectories=12",
         "level_sets.steps=5", f"results_dir={results}", *options,
     ]  # fmt: skip
@@ -319,11 +318,11 @@ def drawn(runs, monkeypatch, tmp_path, capsys):
     root = runs["icnn_init"].folder.parents[1]
     options = {
         "level_sets.tasks": TASKS, "level_sets.steps": 5, "level_sets.trajectories": 12,
-        "dropout.input": 0.0, "dropout.hidden": 0.0,
+        "dropout.input": 0.0, "dropout.hidden": 0.0, "model.bias_noise": 0.5,
         "trainer.batch_size": 64, "trainer.learning_rate": 5e-3,
     }  # fmt: skip
     for name, models in (("figure-4", ["icnn_init"]), ("level-sets", ["nonconvex", "icnn_init"])):
-        compared = {model: {**options, "model.bias_noise": NOISE[model]} for model in models}
+        compared = dict.fromkeys(models, options)
         panel = Panel("level_sets", "level sets", compared, {"dataset": "structural_alerts"})
         figure = dataclasses.replace(catalogue.FIGURES[name], demo=[panel])
         monkeypatch.setitem(catalogue.FIGURES, name, figure)

@@ -1,12 +1,11 @@
-"""Options that would have no effect are refused; what counts as that is what is really drawn."""
+"""Options without effect are warned about; what counts as that is what is really drawn."""
 
 import pytest
 import torch
 
-from convexinit_paper.experiments import request_of
+from convexinit_paper.experiments import run_experiment
 from convexinit_paper.request.config import composed
-from convexinit_paper.request.options import ConfigError
-from convexinit_paper.request.unused import USES, refuse_without_effect
+from convexinit_paper.request.unused import USES, without_effect
 from convexinit_paper.training.models import INITIALISATIONS, build_network
 from convexinit_paper.training.randomness import seeded_generator
 from support.requests import model_settings
@@ -28,24 +27,20 @@ def drawn(*overrides):
     return [*network.state_dict().values(), network(inputs)]
 
 
-def is_refused(*overrides):
-    try:
-        refuse_without_effect(composed(*overrides)["model"])
-    except ConfigError:
-        return True
-    return False
+def messages(*overrides):
+    return without_effect(composed(*overrides)["model"])
 
 
 @pytest.mark.parametrize("option", OTHER)
 @pytest.mark.parametrize(("model", "init"), VARIANTS)
-def test_an_option_is_refused_where_the_network_is_the_same_without_it(model, init, option):
+def test_an_option_is_named_where_the_network_is_the_same_without_it(model, init, option):
     if init == "bias_only" and option in ("distribution", "bias_rule"):
         pytest.skip("the one uses up other random numbers, the other is refused by itself")
     usual = [f"model={model}", f"model.init={init}"]
     changed = [*usual, f"model.{option}={OTHER[option]}"]
     is_same = all(map(torch.equal, drawn(*usual), drawn(*changed)))
-    assert is_refused(*changed) == is_same
-    assert not is_refused(*usual)
+    assert bool(messages(*changed)) == is_same
+    assert not messages(*usual)
 
 
 def test_every_initialisation_says_what_it_uses():
@@ -57,28 +52,34 @@ def test_every_initialisation_says_what_it_uses():
     [
         (
             ["model=icnn_orthogonal", "model.rho=0.1"],
-            "model.rho=0.1 has no effect where model.init=orthogonal; leave it out, or choose "
+            "model.rho=0.1 has no effect where model.init=orthogonal, but with "
             "model.init=principled, bias_only, principled_lsuv",
         ),
         (
             ["model=nonconvex", "model.bias_noise=0.5"],
-            "model.bias_noise=0.5 has no effect where model.convex=false; leave it out, or choose "
+            "model.bias_noise=0.5 has no effect where model.convex=false, but with "
             "model.convex=true and model.init=principled, bias_only, principled_lsuv",
         ),
         (
             ["model=nonconvex", "model.positivity=exp"],
-            "model.positivity=exp has no effect where model.convex=false; leave it out, or choose "
+            "model.positivity=exp has no effect where model.convex=false, but with "
             "model.convex=true",
         ),
     ],
 )
-def test_what_to_choose_instead_is_named(overrides, message):
-    with pytest.raises(ConfigError) as error:
-        request_of(composed(*overrides))
-    assert str(error.value) == message
+def test_with_what_it_has_an_effect_is_said(overrides, message):
+    assert messages(*overrides) == [message]
+
+
+def test_a_run_warns_and_goes_on(tmp_path):
+    config = composed(
+        "model=icnn", "model.rho=0.1", "trainer.epochs=1", "seeds=1", f"results_dir={tmp_path}"
+    )
+    with pytest.warns(UserWarning, match="model.rho=0.1 has no effect where model.init=he"):
+        assert (run_experiment(config) / "metrics.csv").exists()
 
 
 def test_defaults_that_are_written_out_and_other_sections_pass():
-    assert request_of(composed("model=icnn", "model.rho=0.5", "model.distribution=lognormal"))
-    assert request_of(composed("experiment=your_network"))
-    refuse_without_effect({"init": "of one's own", "rho": 0.1})
+    assert not messages("model=icnn", "model.rho=0.5", "model.distribution=lognormal")
+    assert not messages("experiment=your_network")
+    assert not without_effect({"init": "of one's own", "rho": 0.1})

@@ -15,6 +15,7 @@ import importlib
 import pkgutil
 import shutil
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from convexinit_paper.request.config import field_names, parse_settings
 from convexinit_paper.request.options import one_of, require
 from convexinit_paper.request.paths import with_user_paths
 from convexinit_paper.request.request import Request, parse_request
+from convexinit_paper.request.unused import without_effect
 from convexinit_paper.store.checkpoints import checkpoint_folder
 from convexinit_paper.store.failures import recorded_failure
 from convexinit_paper.store.identity import Config
@@ -83,7 +85,8 @@ def run_experiment(config: Config) -> Path:
     """Run an experiment, or find it if it was stored by an earlier request.
 
     A damaged run is set aside and computed again. If another process is working on the same run,
-    this one waits for it. A failure is recorded (:mod:`convexinit_paper.store.failures`).
+    this one waits for it. A failure is recorded (:mod:`convexinit_paper.store.failures`). Options
+    without effect, as a sweep over variants may have, are warned about.
 
     Args:
         config: the resolved configuration.
@@ -96,6 +99,8 @@ def run_experiment(config: Config) -> Path:
         DataError: if data is missing, also if a run is stored, where it is not known by name.
     """
     request = request_of(config)
+    for message in without_effect(request.config["model"]):
+        warnings.warn(message, stacklevel=2)
     with recorded_failure(request.folder, request.config):
         request = identified(request)
     folder = request.folder

@@ -13,7 +13,6 @@ from convexinit_paper.request.config import field_names, parse_section
 from convexinit_paper.request.older import stored_folder
 from convexinit_paper.request.options import ConfigError, Range, Section, one_of, option, require
 from convexinit_paper.request.suggestions import did_you_mean
-from convexinit_paper.request.unused import refuse_without_effect
 from convexinit_paper.store.identity import Config
 
 MOST_SEEDS = 10_000
@@ -92,8 +91,8 @@ def parse_request(config: Config, sections: Collection[str]) -> Request:
         sections: names of the sections that the task uses.
 
     Raises:
-        ConfigError: if one of these options has a wrong name or value, a section is missing or
-            not used, or an option of the model has no effect.
+        ConfigError: if one of these options has a wrong name or value, or a section is missing or
+            not used.
     """
     missing = sorted({*sections} - {name for name in config if isinstance(config[name], dict)})
     if missing:
@@ -107,7 +106,6 @@ def parse_request(config: Config, sections: Collection[str]) -> Request:
         )
     variant = config["model"].get("name")
     require(WORD.holds(variant), "model.name", WORD.words, variant)
-    refuse_without_effect(config["model"])
     seeds = parse_seeds(config["seeds"])
     shared: dict[str, Any] = {name: config.get(name) for name in SHARED}
     shared |= {"seeds": seeds, "logger": parse_logger(config.get("logger", "csv"))}

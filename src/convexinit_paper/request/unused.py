@@ -1,4 +1,4 @@
-"""Options of a model that its initialisation does not use: only their defaults are accepted."""
+"""Options of a model that its initialisation does not use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 
 from convexinit_paper.request.config import CONF
-from convexinit_paper.request.options import ConfigError
 
 _OF_MOMENTS = ("rho", "variance", "bias_noise", "distribution", "bias_rule")
 # What each initialisation of a convex network uses.
@@ -24,34 +23,33 @@ USES = {
 _OF_CONVEX = ("positivity",)
 
 
-def refuse_without_effect(model: dict[str, Any]) -> None:
-    """Raise ConfigError if an option has another value than its default, but no effect.
+def without_effect(model: dict[str, Any]) -> list[str]:
+    """What to say of options that have another value than their default, but no effect.
 
     Args:
         model: the section of the configuration. One with another initialisation than the known
             ones, or none, passes: its own settings say what is wrong.
 
     Example:
-        >>> refuse_without_effect({"init": "he", "convex": True, "rho": 0.1})
-        Traceback (most recent call last):
-        convexinit_paper.request.options.ConfigError: model.rho=0.1 has no effect where \
-model.init=he; leave it out, or choose model.init=principled, bias_only, principled_lsuv
+        >>> without_effect({"init": "he", "convex": True, "rho": 0.1})
+        ['model.rho=0.1 has no effect where model.init=he, but with model.init=principled, \
+bias_only, principled_lsuv']
     """
     init, convex, defaults = str(model.get("init")), model.get("convex"), _defaults()
     if init not in USES:
-        return
+        return []
     used = (*USES[init], *_OF_CONVEX) if convex else ()
-    for name in (*_OF_MOMENTS, *_OF_CONVEX):
-        if name not in used and model.get(name, defaults[name]) != defaults[name]:
-            where = f"model.init={init}" if convex else "model.convex=false"
-            raise ConfigError(
-                f"model.{name}={model[name]} has no effect where {where}; leave it out, or choose "
-                f"{_users(name, bool(convex))}"
-            )
+    where = f"model.init={init}" if convex else "model.convex=false"
+    return [
+        f"model.{name}={model[name]} has no effect where {where}, but with "
+        f"{_users(name, bool(convex))}"
+        for name in (*_OF_MOMENTS, *_OF_CONVEX)
+        if name not in used and model.get(name, defaults[name]) != defaults[name]
+    ]
 
 
 def _users(name: str, convex: bool) -> str:
-    """What has to be chosen for an option to have an effect.
+    """With what an option has an effect.
 
     Args:
         name: of the option.
