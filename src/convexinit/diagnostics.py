@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from convexinit.evaluation import Convex, Inputs, as_tuple, convex_columns, evaluated, run
 from convexinit.finding import Found, FoundLayer, Options, PreActivation, find_prepared
 from convexinit.init_network import is_stacked
-from convexinit.tracing import Dependence, PassEnded, Watch, changes_in_place
+from convexinit.tracing import Dependence, PassEnded, Watch, as_product, changes_in_place
 
 # From which factor a layer on the signal is said to explode or to vanish.
 _FACTOR = 3.0
@@ -195,7 +196,7 @@ def check_signal(
                 "no linear operation with a parameter depends on the inputs, so that there is "
                 "no layer to check; call=... names the function to look at"
             )
-        watch, output = _measured(network, arguments, columns, call, found)
+        watch, output = measured(network, arguments, columns, call, found)
         if watch.differentiated is not None:
             output = watch.differentiated
         dead, gradients = _differentiated(watch, output, found)
@@ -203,11 +204,12 @@ def check_signal(
     return SignalReport(rows, _note(watch, output))
 
 
-class _Measuring(Watch):
+class Measuring(Watch):
     """A pass that keeps what layers compute, and lets pre-activations be differentiated by.
 
     Attributes:
         results: of operations and of pre-activations, by the index of their call.
+        means: of what constrained operations read, likewise.
         shifts: zeros that were added to pre-activations, by index.
         differentiated: what the network differentiates, None if it does not.
     """
@@ -217,7 +219,9 @@ class _Measuring(Watch):
         self._ends = {one.call.index for one in found.pre_activations}
         self._names = {layer.call.index: layer.call.name for layer in found.layers}
         self._names |= {one.call.index: one.call.name for one in found.pre_activations}
+        self._constrained = {m.call.index for one in found.pre_activations for m in one.constrained}
         self.results: dict[int, Tensor] = {}
+        self.means: dict[int, float] = {}
         self.shifts: dict[int, Tensor] = {}
         self.differentiated: Tensor | None = None
 
@@ -226,10 +230,28 @@ class _Measuring(Watch):
         self.differentiated = differentiated
         super().on_gradient(differentiated)
 
+    def by_unit(self, one: PreActivation, tensor: Tensor) -> Tensor:
+        """``[rows and positions, units]`` from anything of the size of a pre-activation."""
+        call = (one.constrained + one.free)[0].call
+        assert call.product is not None
+        return call.product.by_unit(tensor.reshape(self.results[call.index].shape)).double()
+
+    def signal(self, one: PreActivation) -> Tensor:
+        """A pre-activation, ``[rows and positions, units]``."""
+        return self.by_unit(one, self.results[one.call.index])
+
+    def std(self, one: PreActivation) -> float:
+        """Root of the variance over rows and positions, averaged over the units."""
+        return math.sqrt(_variance(self.signal(one)))
+
     def run(self, function: Callable[..., Any], args: Any, kwargs: Any, level: Dependence) -> Any:
         """Make the call, and keep its result if it belongs to a layer."""
-        output = function(*args, **kwargs)
         index = self.count
+        if level and index in self._constrained:
+            product = as_product(function, args, kwargs, self.dependence)
+            if product:
+                self.means[index] = float(product.input.detach().mean(dtype=torch.float64))
+        output = function(*args, **kwargs)
         # Calls that give no tensor, such as that of a shape, are not counted.
         if not level or index not in self._names or not isinstance(output, Tensor):
             return output
@@ -246,13 +268,13 @@ class _Measuring(Watch):
         return output
 
 
-def _measured(
+def measured(
     network: nn.Module,
     arguments: tuple[Tensor, ...],
     columns: Mapping[int, Any],
     call: Callable[..., Tensor] | None,
     found: Found,
-) -> tuple[_Measuring, Any]:
+) -> tuple[Measuring, Any]:
     """A pass over all inputs, and the output of the network; None if there is none."""
     # A network that differentiates itself needs inputs that it can differentiate by.
     inputs = [
@@ -265,7 +287,7 @@ def _measured(
         (tensor, Dependence.AFFINE if index in columns else Dependence.CONTEXT)
         for index, tensor in enumerate(inputs)
     ]
-    watch, output = _Measuring(levels, found), None
+    watch, output = Measuring(levels, found), None
     with torch.enable_grad(), suppress(PassEnded), watch:
         output = run(network, inputs, call)
     if not watch.results.keys() >= {one.call.index for one in found.pre_activations}:
@@ -274,7 +296,7 @@ def _measured(
 
 
 def _differentiated(
-    watch: _Measuring, output: Any, found: Found
+    watch: Measuring, output: Any, found: Found
 ) -> tuple[dict[int, Tensor], dict[int, float]]:
     """Gradients by pre-activations, by index, and norms over those of the weights, by layer."""
     output = _first_of(output)
@@ -311,7 +333,7 @@ def _is_differentiable(output: Any) -> bool:
     return isinstance(output, Tensor) and output.requires_grad
 
 
-def _note(watch: _Measuring, output: Any) -> str:
+def _note(watch: Measuring, output: Any) -> str:
     """Of a report on a network that does not return what is differentiated."""
     output = _first_of(output)
     if not _is_differentiable(output):
@@ -329,7 +351,7 @@ def _note(watch: _Measuring, output: Any) -> str:
 
 
 def _rows(
-    found: Found, watch: _Measuring, reached: dict[int, Tensor], gradients: dict[int, float]
+    found: Found, watch: Measuring, reached: dict[int, Tensor], gradients: dict[int, float]
 ) -> Iterator[LayerSignal]:
     """One row for every pre-activation, and for every layer that cannot be initialised."""
     before = math.nan
@@ -351,19 +373,13 @@ def _rows(
 
 def _row(
     one: PreActivation,
-    watch: _Measuring,
+    watch: Measuring,
     reached: dict[int, Tensor],
     gradients: dict[int, float],
     before: float,
 ) -> LayerSignal:
     first = (one.constrained + one.free)[0]
-    product, shape = first.call.product, watch.results[first.call.index].shape
-    assert product is not None
-
-    def by_unit(tensor: Tensor) -> Tensor:
-        return product.by_unit(tensor.reshape(shape)).double()
-
-    signal = by_unit(watch.results[one.call.index])
+    by_unit, signal = partial(watch.by_unit, one), watch.signal(one)
     convex = torch.zeros_like(signal)
     for layer in one.constrained:
         gains = torch.nan if layer.gains is None else layer.gains
@@ -380,7 +396,7 @@ def _row(
         gain=gain * (first.map.gain if first.map else 1.0),
         bias=one.biases[0].name if one.biases else "",
         mean=float(signal.mean()),
-        std=math.sqrt(_variance(signal)),
+        std=watch.std(one),
         correlation=_correlation(signal),
         convex=share,
         skip=1 - share,

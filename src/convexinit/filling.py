@@ -23,7 +23,15 @@ from convexinit.evaluation import (
     forward,
     run,
 )
-from convexinit.finding import Found, FoundLayer, Options, PreActivation, find_prepared
+from convexinit.finding import (
+    Found,
+    FoundLayer,
+    Options,
+    PreActivation,
+    find_prepared,
+    named_problems,
+    no_convex_layer,
+)
 from convexinit.init import Distribution
 from convexinit.orthogonal import orthogonal_init_, raise_zeros_
 from convexinit.tracing import (
@@ -109,8 +117,8 @@ def fill_network_(
     """
     arguments = as_tuple(inputs)
     columns = convex_columns(convex, arguments)
-    _check_values(arguments, columns)
-    functions = [call] if call else _convex_functions(network, layers)
+    check_values(arguments, columns)
+    functions = convex_functions(network, call, layers)
     random_state = torch.get_rng_state()
     state = None if generator is None else generator.get_state()
     if generator is None:
@@ -139,21 +147,22 @@ def fill_network_(
         warnings.warn(message, stacklevel=4)
 
 
-def _convex_functions(
-    network: nn.Module, layers: Options | None
+def convex_functions(
+    network: nn.Module, call: Callable[..., Tensor] | None, layers: Options | None
 ) -> list[Callable[..., Tensor] | None]:
-    """``call`` for what is convex by itself: both parts of a difference, else the network."""
-    if not isinstance(network, ConvexDifference):
-        return [None]
+    """``call`` for what is convex by itself: both parts of a difference, else as it was given."""
+    if call or not isinstance(network, ConvexDifference):
+        return [call]
     if layers:
         raise ValueError(
-            "layers= cannot be given for both parts of a difference at once; initialise each by "
-            "itself: init_icnn_(network.minuend, inputs, layers=...)"
+            "layers= cannot be given for both parts of a difference at once; give it for each by "
+            "itself: for network.minuend and for network.subtrahend"
         )
     return [lambda _, *inputs, part=part: part(*inputs) for part in parts_of(network)]
 
 
-def _check_values(arguments: tuple[Tensor, ...], columns: Mapping[int, Any]) -> None:
+def check_values(arguments: tuple[Tensor, ...], columns: Mapping[int, Any]) -> None:
+    """Raise ValueError for inputs that are not finite, or whose rows are all the same."""
     for index, argument in enumerate(arguments):
         if argument.is_floating_point() and not argument.isfinite().all():
             raise ValueError(f"inputs must be finite; argument {index} is not")
@@ -171,17 +180,9 @@ def _check_found(found: Found, target: Target, options: Options) -> None:
         layer: layer.problem or _not_fillable(layer, target.convex_path and target.draw is None)
         for layer in found.layers
     }
-    problems = [
-        f"{', '.join(layer.name for layer in problem_of if problem_of[layer] == one)}: {one}"
-        for one in dict.fromkeys(problem_of.values())
-        if one
-    ]
+    problems = named_problems(problem_of)
     if not problems and not any(one.constrained for one in found.pre_activations):
-        raise ValueError(
-            "the network has no convex layer to initialise: no linear operation with a parameter "
-            "reads a function of the convex argument that is not affine; say which arguments it is "
-            "convex in (convex=), or which function (call=)"
-        )
+        raise no_convex_layer("to initialise")
     for one in found.pre_activations:
         said_none = any(
             "bias" in options.get(name, {})

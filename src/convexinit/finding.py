@@ -248,6 +248,24 @@ def find_prepared(
     return Found(layers, pre_activations, trace.returns_gradient, output, 2 * rows)
 
 
+def named_problems(problem_of: Mapping[FoundLayer, str]) -> list[str]:
+    """Each problem of layers once, after the names of all that have it; "" is none."""
+    return [
+        f"{', '.join(layer.name for layer in problem_of if problem_of[layer] == one)}: {one}"
+        for one in dict.fromkeys(problem_of.values())
+        if one
+    ]
+
+
+def no_convex_layer(purpose: str) -> ValueError:
+    """The error for a network in which no layer was found that is constrained."""
+    return ValueError(
+        f"the network has no convex layer {purpose}: no linear operation with a parameter reads a "
+        "function of the convex argument that is not affine; say which arguments it is convex in "
+        "(convex=), or which function (call=)"
+    )
+
+
 def _halves(arguments: tuple[Tensor, ...], columns: Mapping[int, Any], rows: int) -> list[Tensor]:
     """A few rows twice, with other values of the convex arguments the second time."""
     halves = []

@@ -327,3 +327,9 @@ def is_stacked(layer: nn.Module) -> bool:
         return False
     kernel = () if isinstance(layer, nn.Linear) else layer.kernel_size
     return layer.weight.ndim != 2 + len(kernel)
+
+
+def check_not_stacked(network: nn.Module) -> None:
+    """Raise ValueError for a stack of networks, in which layers cannot be found by tracing."""
+    if any(map(is_stacked, network.modules())):
+        raise ValueError("layers cannot be found in a stack of networks; leave inputs out")

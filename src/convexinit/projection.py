@@ -11,8 +11,8 @@ from torch.utils.hooks import RemovableHandle
 
 from convexinit.assignment import check_fillable
 from convexinit.evaluation import Convex, Inputs
-from convexinit.finding import find_layers
-from convexinit.init_network import is_stacked
+from convexinit.finding import find_layers, no_convex_layer
+from convexinit.init_network import check_not_stacked
 from convexinit.layers import ConvexLayer, clamp_negative_, project_
 
 
@@ -101,15 +101,10 @@ def _raw_weights(
     known: Collection[int],
 ) -> list[Tensor]:
     """Parameters that are weights of convex layers as they are; those of ``known`` id left out."""
-    if any(map(is_stacked, network.modules())):
-        raise ValueError("layers cannot be found in a stack of networks; leave inputs out")
+    check_not_stacked(network)
     layers = [layer for layer in find_layers(network, inputs, convex, call) if layer.curved]
     if not layers:
-        raise ValueError(
-            "the network has no convex layer to keep convex: no linear operation reads a function "
-            "of the convex argument that is not affine; say which arguments it is convex in "
-            "(convex=), or which function (call=)"
-        )
+        raise no_convex_layer("to keep convex")
     found: dict[int, Tensor] = {}
     for layer in layers:
         product, raw = layer.call.product, layer.raw

@@ -95,6 +95,16 @@ class Product:
             return result.reshape(-1, 1)
         return result.movedim(self.units, -1).flatten(0, -2)
 
+    def fan_in(self, result: Tensor) -> int:
+        """How many inputs a unit sums, within the image; ``result`` is that of the operation."""
+        if self.is_convolution:
+            return self.weight.numel() // self.by_unit(result).shape[1]
+        inputs, weight = (
+            torch.ones(t.shape, dtype=torch.float32, device="cpu")
+            for t in (self.input, self.weight)
+        )
+        return int(self.function(inputs, weight).max())
+
     def sum_inputs(self, values: Tensor, weight: Tensor) -> Tensor:
         """``[rows and positions, units]`` sums of the inputs of a unit, one column if all agree."""
         if self.name == "einsum" or self.is_convolution:
