@@ -56,9 +56,10 @@ def test_all_weights_of_a_dtype_have_finite_raw_values_that_give_them_back(posit
     assert raw.isfinite().all()
     assert raw.dtype == dtype
     # A raw value is rounded relative to its size; the slope of the map makes it one of the weight.
+    # A map and its inverse are of up to three operations each, which round by half an eps or more.
     exact = raw.double().requires_grad_()
     (slope,) = torch.autograd.grad(positivity.forward(exact).sum(), exact)
-    error = 2 * torch.finfo(dtype).eps * (exact.detach() * slope).abs().maximum(weights.double())
+    error = 4 * torch.finfo(dtype).eps * (exact.detach() * slope).abs().maximum(weights.double())
     again = positivity.forward(raw).double()
     assert ((again - weights.double()).abs() <= error + low / 2).all()
     assert (again > 0).all()
