@@ -1,10 +1,14 @@
 """Commands of the project as real processes."""
 
+import atexit
+import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 from support.data import ROOT
@@ -22,16 +26,34 @@ def environment(**variables):
     return {**os.environ, "OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "0", **variables}
 
 
+@cache
+def prepared():
+    """A process of :mod:`support.prepared`."""
+    process = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("prepared.py")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(),
+    )  # fmt: skip
+    atexit.register(process.kill)
+    return process
+
+
 def run(*options, results_dir, cwd=ROOT, **variables):
-    return subprocess.run(
-        command(*options, results_dir=results_dir),
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=environment(**variables),
-        timeout=300,
-        check=False,
-    )
+    """``python run.py`` in a process of its own, but with packages that are imported already."""
+    _, *arguments = command(*options, results_dir=results_dir)
+    with tempfile.TemporaryDirectory() as place:
+        output, errors = Path(place, "output"), Path(place, "errors")
+        output.touch()
+        errors.touch()
+        call = {
+            "arguments": arguments, "folder": str(cwd), "environment": environment(**variables),
+            "output": str(output), "errors": str(errors),
+        }  # fmt: skip
+        server = prepared()
+        print(json.dumps(call), file=server.stdin, flush=True)
+        status = int(server.stdout.readline())
+        return subprocess.CompletedProcess(
+            arguments, status, output.read_text("utf-8"), errors.read_text("utf-8")
+        )
 
 
 def folder_of(result):
