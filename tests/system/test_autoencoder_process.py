@@ -33,7 +33,7 @@ def test_a_killed_training_goes_on_when_asked_again(tmp_path):
         },
         "corpus": {"recombined": 0.0, "spellings": 1, "vocabulary": 60},
         "autoencoder": {
-            "steps": 400, "batch_size": 32, "learning_rate": 1e-3, "warmup": 2, "clip": 1.0,
+            "steps": 160, "batch_size": 32, "learning_rate": 1e-3, "warmup": 2, "clip": 1.0,
             "noise": 0.05, "canonical_share": 0.5, "property_weight": 0.1, "precision": "float32",
             "device": "cpu", "checkpoint_every": 20, "evaluated": 5,
         },
@@ -53,5 +53,5 @@ def test_a_killed_training_goes_on_when_asked_again(tmp_path):
     assert run.summary["earlier_revisions"] == [run.summary["git_revision"]]
     losses = run.metrics[run.metrics["metric"] == "batch_loss"]["value"]
     assert not list((tmp_path / "results").glob("checkpoints/autoencoder/*"))
-    assert len(losses) == 400
+    assert len(losses) == 160
     assert (losses > 0).all()
