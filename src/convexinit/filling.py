@@ -43,6 +43,7 @@ from convexinit.tracing import (
     replace,
     tensors_in,
 )
+from convexinit.unseen import unseen_problems, unseen_remarks
 
 # Passes over all layers: one that draws, the others correct what it could not foresee.
 _PASSES = 5
@@ -134,7 +135,7 @@ def fill_network_(
                 reached = _fill_(
                     network, arguments, columns, function, found, target, evaluation, generator
                 )
-                messages += _remarks(found, reached, target)
+                messages += _remarks(found, reached, target) + unseen_remarks(found.unseen)
                 if not found.returns_gradient:
                     messages += _not_convex(network, arguments, columns, function)
             evaluation.keeps = True
@@ -180,7 +181,7 @@ def _check_found(found: Found, target: Target, options: Options) -> None:
         layer: layer.problem or _not_fillable(layer, target.convex_path and target.draw is None)
         for layer in found.layers
     }
-    problems = named_problems(problem_of)
+    problems = named_problems(problem_of) + unseen_problems(found.unseen)
     if not problems and not any(one.constrained for one in found.pre_activations):
         raise no_convex_layer("to initialise")
     for one in found.pre_activations:
