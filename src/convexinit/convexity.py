@@ -99,7 +99,9 @@ class ConvexityReport:
         curvature = "unknown" if self.curvature is None else f"{self.curvature:.3g}"
         parts = [*map(str, self.negative_weights or ())]
         if self.unknown_weights or self.negative_weights is None:
-            parts.append(f"unknown of {self.unknown_weights}" if self.unknown_weights else "unknown")
+            parts.append(
+                f"unknown of {self.unknown_weights}" if self.unknown_weights else "unknown"
+            )
         weights = "; ".join(parts) or "none"
         return f"{verdict}\nsmallest curvature: {curvature}\nnegative weights: {weights}"
 
@@ -233,14 +235,13 @@ def _negative_weights(found: Found) -> Iterator[NegativeWeights]:
     """Of layers, each once, and of other parameters that multiply the convex path."""
     negative = {layer.name: layer for layer in found.layers if layer.negative}
     for name, layer in negative.items():
+        assert layer.call.product is not None
         weight = layer.call.product.weight.detach()
         yield NegativeWeights(name, layer.negative, weight.numel(), float(weight.min()))
     for one in found.unseen:
         if one.negative:
             weight = one.operand
-            yield NegativeWeights(
-                one.parameter, one.negative, weight.numel(), float(weight.min())
-            )
+            yield NegativeWeights(one.parameter, one.negative, weight.numel(), float(weight.min()))
 
 
 @contextmanager

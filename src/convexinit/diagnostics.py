@@ -417,7 +417,9 @@ def _row(
     problems = dict.fromkeys(m.problem for m in one.constrained + one.free if m.problem)
     for layer in one.constrained:
         if layer.negative and layer.call.product:
-            problems[f"{layer.negative} of {layer.call.product.weight.numel()} weights negative"] = None
+            problems[
+                f"{layer.negative} of {layer.call.product.weight.numel()} weights negative"
+            ] = None
     verdict = "; ".join([*problems, *_verdicts(row, before, one.output, precision)])
     return LayerSignal(**{**vars(row), "verdict": verdict})
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import CheckpointError
+from torch.autograd.graph import disable_saved_tensors_hooks
 
 from convexinit.assignment import is_close
 from convexinit.checks import check_choice
@@ -53,7 +53,12 @@ Options = Mapping[str, Mapping[str, Any]]
 
 _ROWS = 8  # in each half of the rows that are traced
 _WITHOUT_GRADIENTS = (
-    "it is computed without gradients (detach, no_grad or .data), so that nothing can be learned"
+    "it is computed without gradients (detach, no_grad, .data or reentrant "
+    "torch.utils.checkpoint), so that nothing can be learned"
+)
+_RECOMPUTED = (
+    "torch.utils.checkpoint computes a part of it again to differentiate, which cannot be "
+    "followed; switch that off for this call"
 )
 _OPTIONS = ("positivity", "gain", "bias")
 
@@ -147,6 +152,7 @@ class PreActivation:
         biases: parameters that shift it, the most suitable first.
         output: whether no constrained operation follows.
         normalised: whether a normalisation that initialises itself is in it.
+        said: whether the user has chosen its bias, or none.
         noise: random part of the bias, one number or as many as the bias has.
     """
 
@@ -157,6 +163,7 @@ class PreActivation:
     biases: list[BiasOption] = field(default_factory=list)
     output: bool = False
     normalised: bool = False
+    said: bool = False
     noise: float | Tensor = 0.0
 
     @property
@@ -243,23 +250,6 @@ def find_prepared(
     starting: Mapping[str, nn.Module],
 ) -> Found:
     """:func:`find` in a network in evaluation mode, which is not restored."""
-    try:
-        return _find(network, arguments, columns, call, options, starting)
-    except CheckpointError as error:
-        raise ValueError(
-            "the network computes a part of itself again to differentiate (torch.utils.checkpoint), "
-            "which cannot be followed; switch that off until the network is initialised"
-        ) from error
-
-
-def _find(
-    network: nn.Module,
-    arguments: tuple[Tensor, ...],
-    columns: Mapping[int, Any],
-    call: Callable[..., Tensor] | None,
-    options: Options,
-    starting: Mapping[str, nn.Module],
-) -> Found:
     for parameter in network.parameters():
         if parameter.is_leaf and parameter.is_floating_point():
             parameter.requires_grad_()
@@ -269,8 +259,8 @@ def _find(
     if trace.lost:
         raise ValueError(
             f"a tensor that {trace.lost} uses is computed in a way that cannot be seen, as by a "
-            "torch.autograd.Function, torch.vmap or reentrant torch.utils.checkpoint; write it with "
-            "functions of torch, or say with call= which part of the network to look at"
+            "torch.autograd.Function, torch.vmap or reentrant torch.utils.checkpoint; write it "
+            "with functions of torch, or say with call= which part of the network to look at"
         )
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     curved = _curved_parameters(trace, names)
@@ -347,7 +337,12 @@ def _trace(
         trace = Trace(levels, rows)
         output = None
         try:
-            with torch.enable_grad(), suppress(PassEnded), trace:
+            with (
+                torch.enable_grad(),
+                disable_saved_tensors_hooks(_RECOMPUTED),
+                suppress(PassEnded),
+                trace,
+            ):
                 output = run(network, inputs, call)
             return trace, output, requires_grad
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -399,8 +394,9 @@ def _found_layer(
         layer.gated = _is_gated(trace, call)
         if layer.map is None:
             layer.problem = (
-                f"its weight is computed from {parameter} in a way that cannot be inverted; "
-                f"say how with layers={{{layer.name!r}: {{'positivity': ..., 'gain': ...}}}}, or "
+                f"its weight is computed from {parameter} in a way that cannot be inverted, as "
+                "with a mask, a bound or a softmax; say the map without that with "
+                f"layers={{{layer.name!r}: {{'positivity': ..., 'gain': ...}}}}, or "
                 "give its parametrization a right_inverse"
             )
     if not product.weight.requires_grad:
@@ -676,6 +672,7 @@ def _choose_bias(one: PreActivation, options: Options) -> None:
     for layer in one.constrained + one.free:
         said = options.get(layer.name, options.get(layer.parameter, {}))
         if "bias" in said:
+            one.said = True
             chosen = [option for option in one.biases if option.name == said["bias"]]
             if said["bias"] is not None and not chosen:
                 raise ValueError(

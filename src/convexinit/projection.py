@@ -14,7 +14,7 @@ from convexinit.assignment import check_fillable, is_close
 from convexinit.evaluation import Convex, Inputs
 from convexinit.finding import FoundLayer, find, no_convex_layer
 from convexinit.init_network import check_not_stacked
-from convexinit.layers import ConvexLayer, clamp_negative_, project_
+from convexinit.layers import ConvexLayer, clamp_negative_, project_layers_
 from convexinit.unseen import UNDERSTOOD
 from convexinit.weight_maps import WeightMap
 
@@ -66,7 +66,8 @@ def keep_convex(
         >>> bool((network[2].weight >= 0).all())
         True
     """
-    others, written = list(weights), []
+    others = list(weights)
+    written: list[WeightMap] = []
     for index, weight in enumerate(others):
         check_fillable(f"weights[{index}]", weight)
     of_library = {
@@ -92,7 +93,7 @@ def keep_convex(
         )
 
     def project(*_: Any) -> None:
-        project_(network)
+        project_layers_(network)
         clamp_negative_([weight.detach() for weight in others])
         _project_written_(written)
 

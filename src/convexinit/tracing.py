@@ -155,7 +155,7 @@ def as_product(
         operands, plain, prefix = list(args[1:3]), torch.matmul, ()
     elif name == "einsum" and isinstance(args[0], str):
         operands, plain, prefix = _flat(args[1:]), torch.einsum, args[:1]
-    elif name == "tensordot" and {**dict(enumerate(args)), **kwargs}.get("dims", args[-1]) == 1:
+    elif name == "tensordot" and kwargs.get("dims", args[-1]) == 1:
         operands, plain, prefix = list(args[:2]), torch.matmul, ()
     elif name in _PRODUCTS - {"einsum"}:
         operands, plain, prefix = [*args, *kwargs.values()], torch.matmul, ()
@@ -427,7 +427,7 @@ class Trace(Watch):
         return output
 
     def _is_lost(self, tensor: Tensor) -> bool:
-        """Whether a tensor comes from what makes no calls, such as a ``torch.autograd.Function``."""
+        """Whether a tensor comes from what makes no calls, such as ``torch.vmap``."""
         if id(tensor) in self._lost:
             return True
         known = id(tensor) in self._makers or self.is_reached(tensor)

@@ -213,7 +213,10 @@ def test_what_has_no_effect_is_refused():
     parametrize.register_parametrization(computed[2], "weight", Doubled())
     nn.init.constant_(computed[2].parametrizations.weight.original, 1.0)  # today
     for other, message in (
-        (computed, r"kept convex\. 2: its weight is computed from 2\.param.* negative.*NonNegative"),
+        (
+            computed,
+            r"kept convex\. 2: its weight is computed from 2\.param.* negative.*NonNegative",
+        ),
         (nn.Linear(4, 1), "no convex layer to keep convex: no linear operation"),
         (stack_networks([MLP([4, 3, 1])] * 2), "stack of networks; leave inputs out"),
     ):
