@@ -119,12 +119,12 @@ def _raw_weights(
         and id(layer.raw) not in known
         and not (layer.call.product and id(layer.call.product.weight) in known)
     ]
-    problems = [
-        f"{one}: used on the convex path in a way that cannot be followed; write it with "
-        f"{UNDERSTOOD}, or name it with weights=[...] if it must not be negative"
-        for one in unseen
-        if one.is_weight
-    ]
+    problems = []
+    if unknown := ", ".join(str(one) for one in unseen if one.is_weight):
+        problems.append(
+            f"{unknown}: used on the convex path in a way that cannot be followed; write it with "
+            f"{UNDERSTOOD}, or name with weights=[...] what must not be negative"
+        )
     if not problems and not any(layer.curved for layer in found.layers):
         raise no_convex_layer("to keep convex")
     names = {id(parameter): name for name, parameter in network.named_parameters()}
@@ -207,3 +207,8 @@ def _project_written_(maps: Iterable[WeightMap]) -> None:
         if weight.lt(0).any():
             # Not to zero: some maps, such as weight_norm, cannot give a row of zeros.
             one.write(weight.clamp_min(torch.finfo(weight.dtype).eps ** 2))
+            if not (one.forward(torch.empty(0)) >= 0).all():
+                raise ValueError(
+                    "a weight is computed by a parametrization and stays negative after it was set "
+                    "to zero; remove the parametrization"
+                )

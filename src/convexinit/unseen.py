@@ -106,6 +106,9 @@ def find_unseen(
 def _unseen(trace: Trace, call: Call, operand: Tensor, leaf: Tensor, name: str) -> Unseen | None:
     """What a parameter does in a call; None if nothing that concerns convexity."""
     moving = [t for t in tensors_in(call.args, call.kwargs) if trace.dependence(t) > 1]
+    moving = [t for t in moving if t.is_floating_point()]  # no conditions
+    if not moving:
+        return None
     curved = [t for t in moving if trace.dependence(t) == Dependence.CURVED]
     source = torch.Generator().manual_seed(4)
     draws = (torch.rand(leaf.shape, generator=source) / 2 + 0.25).to(leaf)
@@ -144,9 +147,8 @@ def _holds(
     lower = trace.result_at(call, curved, lambda a, _: a, given)
     if first is None or second is None or middle is None or higher is None or lower is None:
         return True  # not of numbers
-    rounding = torch.finfo(moving[0].dtype).eps ** 0.5 * max(
-        float(values.abs().max()) for values in (first, second, higher)
-    )
+    precision = max(torch.finfo(t.dtype).eps for t in moving)
+    rounding = precision**0.5 * max(float(values.abs().max()) for values in (first, second, higher))
     bends = (middle - (first + second) / 2).max()
     return bool(bends <= rounding and (lower - higher).max() <= rounding)
 

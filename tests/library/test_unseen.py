@@ -348,3 +348,9 @@ def test_an_output_that_is_to_have_no_bias_makes_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         init_icnn_(network, X, layers={"2": {"bias": None}})
+
+
+def test_a_parametrization_that_stays_negative_is_refused():
+    network = plain(parametrizations.orthogonal(nn.Linear(16, 16)))
+    with pytest.raises(ValueError, match="stays negative after it was set to zero"):
+        keep_convex(torch.optim.Adam(network.parameters()), network, inputs=X)
