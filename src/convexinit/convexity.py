@@ -19,7 +19,7 @@ from torch import Generator, Tensor, nn
 
 from convexinit.checks import check_integer
 from convexinit.evaluation import Convex, Inputs, Snapshot, as_tuple, convex_columns, run
-from convexinit.finding import find_layers
+from convexinit.finding import Found, find
 from convexinit.init_network import is_stacked
 
 # F.softplus is linear above 20, so that activations of torch are only this accurate in float64.
@@ -70,6 +70,8 @@ class ConvexityReport:
         negative_weights: of layers that should have none, see :func:`negative_weights`; None if
             layers cannot be found, as in functions that are no networks. Not part of the verdict:
             a network may be convex in spite of them, on these inputs at least.
+        unknown_weights: of which it is not known whether they are negative where they should not
+            be, or why that is not known of any; "" for nothing.
     """
 
     pairs: int
@@ -81,6 +83,7 @@ class ConvexityReport:
     direction: Tensor | None
     curved_at: Any
     negative_weights: tuple[NegativeWeights, ...] | None
+    unknown_weights: str = ""
 
     def __bool__(self) -> bool:
         return self.pair is None
@@ -94,9 +97,12 @@ class ConvexityReport:
                 f"than on average at them (rounding explains {self.tolerance:.1g})"
             )
         curvature = "unknown" if self.curvature is None else f"{self.curvature:.3g}"
-        weights = "; ".join(map(str, self.negative_weights or ())) or (
-            "unknown" if self.negative_weights is None else "none"
-        )
+        parts = [*map(str, self.negative_weights or ())]
+        if self.unknown_weights or self.negative_weights is None:
+            parts.append(
+                f"unknown of {self.unknown_weights}" if self.unknown_weights else "unknown"
+            )
+        weights = "; ".join(parts) or "none"
         return f"{verdict}\nsmallest curvature: {curvature}\nnegative weights: {weights}"
 
 
@@ -156,10 +162,14 @@ def is_convex(
         raise ValueError(
             "a stack of networks cannot be tested; test each of convexinit.stacking.unstack_network"
         )
-    weights = None
+    weights, unknown = None, ""
     if isinstance(network, nn.Module):
-        with suppress(ValueError):  # of networks in which layers cannot be found
-            weights = tuple(negative_weights(network, inputs, convex, call))
+        with suppress(ValueError, RuntimeError):  # where layers cannot be found
+            found = find(network, inputs, convex, call)
+            weights = tuple(_negative_weights(found))
+            unknown = ", ".join(
+                str(one) for one in found.unseen if one.breaks and not one.only_negative
+            )
     with _evaluated(network), torch.enable_grad():
         function = _Rows(network, call, inputs, convex)
         curvature = _curvature(function, generator)
@@ -188,6 +198,7 @@ def is_convex(
         if curvature is None
         else function.given(curvature.point[None], curvature.row),
         negative_weights=weights,
+        unknown_weights=unknown,
     )
 
 
@@ -217,12 +228,20 @@ def negative_weights(
         >>> print(*negative_weights(network, torch.randn(8, 2)))
         2: 4 of 4, the smallest -1
     """
-    for layer in find_layers(network, inputs, convex, call):
-        if layer.role == "constrained" and layer.call.product is not None:
-            weight = layer.call.product.weight.detach()
-            count = int(weight.lt(0).sum())
-            if count:
-                yield NegativeWeights(layer.name, count, weight.numel(), float(weight.min()))
+    yield from _negative_weights(find(network, inputs, convex, call))
+
+
+def _negative_weights(found: Found) -> Iterator[NegativeWeights]:
+    """Of layers, each once, and of other parameters that multiply the convex path."""
+    negative = {layer.name: layer for layer in found.layers if layer.negative}
+    for name, layer in negative.items():
+        assert layer.call.product is not None
+        weight = layer.call.product.weight.detach()
+        yield NegativeWeights(name, layer.negative, weight.numel(), float(weight.min()))
+    for one in found.unseen:
+        if one.negative:
+            weight = one.operand
+            yield NegativeWeights(one.parameter, one.negative, weight.numel(), float(weight.min()))
 
 
 @contextmanager

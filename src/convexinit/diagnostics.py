@@ -72,8 +72,8 @@ class SignalReport:
 
     Attributes:
         rows: one a layer, in the order of the forward pass.
-        note: what dead units and gradients are those of, or why there are none; "" where they are
-            those of the output.
+        note: what dead units and gradients are those of, or why there are none, and parameters that
+            the rows leave out; "" where there is nothing to say.
     """
 
     rows: tuple[LayerSignal, ...]
@@ -156,6 +156,7 @@ def check_signal(
     - "convex path carries a constant": less than 5% of the variance comes through it.
     - "units are alike": correlated by more than 0.95.
     - "dead": no gradient reaches more than half of the units.
+    - "8 of 64 weights negative": of those that keep the network convex.
     - "does not vary", "not finite", and what keeps a layer from being initialised.
 
     Dead units and gradients are those of the output, of the first if there are several. Where
@@ -201,7 +202,7 @@ def check_signal(
             output = watch.differentiated
         dead, gradients = _differentiated(watch, output, found)
         rows = tuple(_rows(found, watch, dead, gradients))
-    return SignalReport(rows, _note(watch, output))
+    return SignalReport(rows, "; ".join(filter(None, [_note(watch, output), _not_seen(found)])))
 
 
 class Measuring(Watch):
@@ -276,11 +277,10 @@ def measured(
     found: Found,
 ) -> tuple[Measuring, Any]:
     """A pass over all inputs, and the output of the network; None if there is none."""
-    # A network that differentiates itself needs inputs that it can differentiate by.
     inputs = [
         argument.detach()
         .clone()
-        .requires_grad_(argument.is_floating_point() and found.returns_gradient)
+        .requires_grad_(argument.is_floating_point() and found.needs_gradient)
         for argument in arguments
     ]
     levels = [
@@ -350,6 +350,14 @@ def _note(watch: Measuring, output: Any) -> str:
     return ""
 
 
+def _not_seen(found: Found) -> str:
+    """What the report does not show."""
+    layers = ", ".join(str(one) for one in found.unseen if one.is_layer or one.is_weight)
+    if not layers:
+        return ""
+    return f"not seen: {layers}, used on the convex path in a way that cannot be followed"
+
+
 def _rows(
     found: Found, watch: Measuring, reached: dict[int, Tensor], gradients: dict[int, float]
 ) -> Iterator[LayerSignal]:
@@ -407,6 +415,11 @@ def _row(
     )
     precision = torch.finfo(watch.results[one.call.index].dtype).eps
     problems = dict.fromkeys(m.problem for m in one.constrained + one.free if m.problem)
+    for layer in one.constrained:
+        if layer.negative and layer.call.product:
+            problems[
+                f"{layer.negative} of {layer.call.product.weight.numel()} weights negative"
+            ] = None
     verdict = "; ".join([*problems, *_verdicts(row, before, one.output, precision)])
     return LayerSignal(**{**vars(row), "verdict": verdict})
 

@@ -21,6 +21,11 @@ def as_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
     if isinstance(inputs, (tuple, list)):
         arguments = tuple(inputs)
         for index, argument in enumerate(arguments):
+            if argument is None:
+                raise ValueError(
+                    f"inputs[{index}] is None; give what is no tensor with call=, as in "
+                    "call=lambda network, x: network(x, None)"
+                )
             check_tensor(f"inputs[{index}]", argument)
     else:
         arguments = (check_tensor("inputs", inputs),)
@@ -90,6 +95,9 @@ def not_callable(network: nn.Module, arguments: Sequence[Tensor], problem: Excep
     given = {argument.dtype for argument in arguments if argument.is_floating_point()}
     if len(known) == 1 and given - known:
         hint = f" (its parameters are {known.pop()}, the inputs {given.pop()}: convert either)"
+    if isinstance(problem, TypeError) and "argument" in str(problem):
+        hint += " (arguments that are no tensors, or have names, are given with call=, as in "
+        hint += "call=lambda network, x: network(x, scale=2.0))"
     return ValueError(f"the network cannot be called with these inputs: {problem}{hint}")
 
 

@@ -43,6 +43,7 @@ from convexinit.tracing import (
     replace,
     tensors_in,
 )
+from convexinit.unseen import unseen_problems, unseen_remarks
 
 # Passes over all layers: one that draws, the others correct what it could not foresee.
 _PASSES = 5
@@ -134,7 +135,7 @@ def fill_network_(
                 reached = _fill_(
                     network, arguments, columns, function, found, target, evaluation, generator
                 )
-                messages += _remarks(found, reached, target)
+                messages += _remarks(found, reached, target) + unseen_remarks(found.unseen)
                 if not found.returns_gradient:
                     messages += _not_convex(network, arguments, columns, function)
             evaluation.keeps = True
@@ -180,22 +181,18 @@ def _check_found(found: Found, target: Target, options: Options) -> None:
         layer: layer.problem or _not_fillable(layer, target.convex_path and target.draw is None)
         for layer in found.layers
     }
-    problems = named_problems(problem_of)
+    problems = named_problems(problem_of) + unseen_problems(found.unseen)
     if not problems and not any(one.constrained for one in found.pre_activations):
         raise no_convex_layer("to initialise")
     for one in found.pre_activations:
-        said_none = any(
-            "bias" in options.get(name, {})
-            for layer in one.constrained
-            for name in (layer.name, layer.parameter)
-        )
         known = any(problem_of[layer] for layer in one.constrained)
-        if one.constrained and not (one.biases or one.output or said_none or known):
+        if one.constrained and not (one.biases or one.output or one.said or known):
             name = one.constrained[0].name
             problems.append(
                 f"{name}: no parameter shifts its pre-activation by the same amount for every row, "
-                "so that it cannot be centred; give it or its skip connection a bias, or accept "
-                f"that with layers={{{name!r}: {{'bias': None}}}}"
+                "so that it cannot be centred; give it or its skip connection a bias (one that is "
+                "added after a transposition is not found: write F.linear), or accept that with "
+                f"layers={{{name!r}: {{'bias': None}}}}"
             )
     if problems:
         raise ValueError("the network cannot be initialised. " + "; ".join(problems))
@@ -280,7 +277,10 @@ def _write_(layer: FoundLayer, weight: Tensor) -> None:
         raise ValueError(
             f"the weight of the layer {layer.name} does not become what is written to "
             f"{layer.parameter}: its map ({layer.map.name}) does not reach the weights needed, "
-            f"from {float(weight.min()):.3g} to {float(weight.max()):.3g}"
+            f"from {float(weight.min()):.3g} to {float(weight.max()):.3g}. Use a map that "
+            "does, such as softplus; weights more alike are smaller: method='moments', rho=0.9. "
+            "Remove a parametrization that normalises "
+            "(torch.nn.utils.parametrize.remove_parametrizations)"
         )
 
 
@@ -552,9 +552,13 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
             " their moments hold on average over the rows that were given"
         )
     few: dict[str, float] = {}
+    used: set[int] = set()
     for one in found.pre_activations:
         mean, variance, rows = reached.get(one, Deviation(0.0, 0.0, math.inf))
-        if one.constrained and one.output and not one.biases:
+        own = {id(layer.raw) for layer in one.constrained + one.free}
+        own |= {id(option.parameter) for option in one.biases[:1]}
+        again, used = own & used, own | used
+        if one.constrained and one.output and not one.biases and not one.said:
             messages.append(
                 f"no parameter can centre the output layer {one.name}; the mean of the output "
                 "stays what the weights make it"
@@ -563,8 +567,13 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
             messages.append(
                 f"the pre-activation of the layer {one.name} has the mean "
                 f"{target.mean + mean * target.std:.3g} and the variance "
-                f"{(1 + variance) * target.variance:.3g}, as what is added to it varies more than "
-                "the target, or differs from pass to pass"
+                f"{(1 + variance) * target.variance:.3g}, as "
+                + (
+                    "a weight or bias of it was set at its first use"
+                    if again
+                    else "what is added to it varies more than the target, or differs from pass to "
+                    "pass"
+                )
             )
         elif rows < _FEWEST_ROWS:
             few[one.name] = rows

@@ -9,13 +9,14 @@ other arguments alone is context. No names, classes or order of registration are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import disable_saved_tensors_hooks
 
 from convexinit.assignment import is_close
 from convexinit.checks import check_choice
@@ -38,6 +39,7 @@ from convexinit.tracing import (
     following,
     tensors_in,
 )
+from convexinit.unseen import Unseen, find_unseen
 from convexinit.weight_maps import (
     MAPS,
     WeightMap,
@@ -50,6 +52,14 @@ from convexinit.weight_maps import (
 Options = Mapping[str, Mapping[str, Any]]
 
 _ROWS = 8  # in each half of the rows that are traced
+_WITHOUT_GRADIENTS = (
+    "it is computed without gradients (detach, no_grad, .data or reentrant "
+    "torch.utils.checkpoint), so that nothing can be learned"
+)
+_RECOMPUTED = (
+    "torch.utils.checkpoint computes a part of it again to differentiate, which cannot be "
+    "followed; switch that off for this call"
+)
 _OPTIONS = ("positivity", "gain", "bias")
 
 
@@ -104,6 +114,14 @@ class FoundLayer:
     problem: str = ""
 
     @property
+    def negative(self) -> int:
+        """How many weights are negative that should not be."""
+        product = self.call.product
+        if self.role != "constrained" or product is None:
+            return 0
+        return int(product.weight.detach().lt(0).sum())
+
+    @property
     def is_raw(self) -> bool:
         """Whether the weight is a parameter as it is or scaled, which an author has to project."""
         entry = None if self.map is None else self.map.positivity
@@ -134,6 +152,7 @@ class PreActivation:
         biases: parameters that shift it, the most suitable first.
         output: whether no constrained operation follows.
         normalised: whether a normalisation that initialises itself is in it.
+        said: whether the user has chosen its bias, or none.
         noise: random part of the bias, one number or as many as the bias has.
     """
 
@@ -144,6 +163,7 @@ class PreActivation:
     biases: list[BiasOption] = field(default_factory=list)
     output: bool = False
     normalised: bool = False
+    said: bool = False
     noise: float | Tensor = 0.0
 
     @property
@@ -160,15 +180,19 @@ class Found:
         layers: linear operations that depend on the inputs and have a parameter, in order.
         pre_activations: in order; one without constrained layers is that of a first layer.
         returns_gradient: whether ``forward`` differentiates the network.
+        needs_gradient: whether it can be called with inputs alone that require gradients.
         output: of the network on the traced rows; None if it was not computed.
         rows: number of them.
+        unseen: parameters that act on the convex path in calls that are no layers.
     """
 
     layers: list[FoundLayer]
     pre_activations: list[PreActivation]
     returns_gradient: bool
+    needs_gradient: bool
     output: Any
     rows: int
+    unseen: list[Unseen]
 
 
 def find_layers(
@@ -231,10 +255,17 @@ def find_prepared(
             parameter.requires_grad_()
     rows = min(_ROWS, len(arguments[0]) // 2)
     halves = _halves(arguments, columns, rows)
-    trace, output = _trace(network, halves, columns, call, rows)
+    trace, output, needs_gradient = _trace(network, halves, columns, call, rows)
+    if trace.lost:
+        raise ValueError(
+            f"a tensor that {trace.lost} uses is computed in a way that cannot be seen, as by a "
+            "torch.autograd.Function, torch.vmap or reentrant torch.utils.checkpoint; write it "
+            "with functions of torch, or say with call= which part of the network to look at"
+        )
     names = {id(parameter): name for name, parameter in network.named_parameters()}
+    curved = _curved_parameters(trace, names)
     found = [
-        _found_layer(network, trace, one, names)
+        _found_layer(network, trace, one, names, curved)
         if one.product
         else _elementwise_hypernetwork(trace, one)
         for one in trace.calls
@@ -243,9 +274,16 @@ def find_prepared(
     for layer in layers:
         product = layer.call.product
         layer.curved = product is None or trace.dependence(product.input) == Dependence.CURVED
+    constrained = {id(layer.raw) for layer in layers if layer.role == "constrained"}
+    unseen = find_unseen(trace, names, constrained)
+    accepted = {one.parameter for one in unseen if options.get(one.parameter) == {}}
+    unseen = [one for one in unseen if one.parameter not in accepted]
+    options = {name: said for name, said in options.items() if name not in accepted}
     _apply_options(layers, options, dict(network.named_parameters()))
     pre_activations = _pre_activations(network, trace, layers, starting, options)
-    return Found(layers, pre_activations, trace.returns_gradient, output, 2 * rows)
+    return Found(
+        layers, pre_activations, trace.returns_gradient, needs_gradient, output, 2 * rows, unseen
+    )
 
 
 def named_problems(problem_of: Mapping[FoundLayer, str]) -> list[str]:
@@ -284,7 +322,8 @@ def _trace(
     columns: Mapping[int, Any],
     call: Callable[..., Tensor] | None,
     rows: int,
-) -> tuple[Trace, Any]:
+) -> tuple[Trace, Any, bool]:
+    """The trace, the output, and whether the network needs inputs that require gradients."""
     problem: Exception
     for requires_grad in (False, True):
         inputs = [
@@ -298,18 +337,30 @@ def _trace(
         trace = Trace(levels, rows)
         output = None
         try:
-            with torch.enable_grad(), suppress(PassEnded), trace:
+            with (
+                torch.enable_grad(),
+                disable_saved_tensors_hooks(_RECOMPUTED),
+                suppress(PassEnded),
+                trace,
+            ):
                 output = run(network, inputs, call)
-            return trace, output
+            return trace, output, requires_grad
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
             problem = error
     raise not_callable(network, halves, problem) from problem
 
 
 def _found_layer(
-    network: nn.Module, trace: Trace, call: Call, names: Mapping[int, str]
+    network: nn.Module,
+    trace: Trace,
+    call: Call,
+    names: Mapping[int, str],
+    curved_parameters: Collection[int],
 ) -> FoundLayer | None:
-    """The layer of a linear operation, None for one without parameters."""
+    """The layer of a linear operation, None for one without parameters.
+
+    A parameter is constrained if one of its uses is.
+    """
     product = call.product
     assert product is not None
     level, weight_level = trace.dependence(product.input), trace.dependence(product.weight)
@@ -329,7 +380,7 @@ def _found_layer(
     raw = max(leaves, key=lambda leaf: (leaf.numel() == product.weight.numel(), leaf.numel()))
     parameter = names[id(raw)]
     layer = FoundLayer(_layer_name(network, parameter), "free", product.name, call, raw, parameter)
-    if level == Dependence.CONTEXT:
+    if level <= Dependence.CONTEXT:
         layer.role = "context"
         return layer
     owner = parameter.rpartition(".")[0]
@@ -338,16 +389,31 @@ def _found_layer(
         layer.name, layer.role = owner or parameter, "constrained" if curved else "free"
         return layer
     layer.map = find_map(call, product.weight, raw) or inverted_map(network, call, parameter)
-    if curved or is_kept_positive(layer.map, raw):
+    if id(raw) in curved_parameters or is_kept_positive(layer.map, raw):
         layer.role = "constrained"
         layer.gated = _is_gated(trace, call)
         if layer.map is None:
             layer.problem = (
-                f"its weight is computed from {parameter} in a way that cannot be inverted; "
-                f"say how with layers={{{layer.name!r}: {{'positivity': ..., 'gain': ...}}}}, or "
+                f"its weight is computed from {parameter} in a way that cannot be inverted, as "
+                "with a mask, a bound or a softmax; say the map without that with "
+                f"layers={{{layer.name!r}: {{'positivity': ..., 'gain': ...}}}}, or "
                 "give its parametrization a right_inverse"
             )
+    if not product.weight.requires_grad:
+        layer.problem = _WITHOUT_GRADIENTS
     return layer
+
+
+def _curved_parameters(trace: Trace, names: Mapping[int, str]) -> set[int]:
+    """Parameters that a linear operation multiplies what is not affine by, by ``id``."""
+    products = [(call, call.product) for call in trace.calls if call.product]
+    return {
+        id(leaf)
+        for call, product in products
+        if trace.dependence(product.input) == Dependence.CURVED
+        for leaf in call.leaves_of(product.weight)
+        if id(leaf) in names
+    }
 
 
 def _hook_problem(module: nn.Module) -> str:
@@ -530,7 +596,7 @@ def _differentiate(
     draws = [(torch.rand(value.shape, generator=source) + 0.5).to(value) for _ in range(2)]
     if not value.requires_grad:
         for layer in members:
-            layer.problem = "it is computed without gradients, so that nothing can be learned"
+            layer.problem = _WITHOUT_GRADIENTS
         return
     # A sum, as torch imports a lot on the first call with ``grad_outputs``.
     with torch.enable_grad():
@@ -606,6 +672,7 @@ def _choose_bias(one: PreActivation, options: Options) -> None:
     for layer in one.constrained + one.free:
         said = options.get(layer.name, options.get(layer.parameter, {}))
         if "bias" in said:
+            one.said = True
             chosen = [option for option in one.biases if option.name == said["bias"]]
             if said["bias"] is not None and not chosen:
                 raise ValueError(

@@ -100,7 +100,8 @@ def init_icnn_(
         layers: what cannot be found, by the name of the layer or its parameter: ``"positivity"`` (a
             name or a :class:`~convexinit.positivity.Positivity`), ``"gain"`` (factor between what
             the map gives and the weight), ``"bias"`` (name of the parameter that centres the
-            pre-activation, None for none).
+            pre-activation, None for none). ``{name: {}}`` accepts that a parameter which cannot be
+            followed stays as it is.
         skip: "counted", or "only" to leave the weights of constrained layers as they are, for
             networks that start on their skip connections alone.
 

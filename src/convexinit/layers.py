@@ -341,9 +341,10 @@ def project_(model: Network) -> Network:
     parametrization (``torch.nn.utils.parametrize``) is projected through its ``right_inverse``.
 
     Raises:
-        ValueError: if a weight is computed and has negative values that cannot be set to zero
-            (under ``weight_norm`` those of a unit without a positive one, as a row of zeros has no
-            direction); the network is unchanged then.
+        ValueError: if no layer is of this library, so that nothing would be projected; or if a
+            weight is computed and has negative values that cannot be set to zero (under
+            ``weight_norm`` those of a unit without a positive one, as a row of zeros has no
+            direction). The network is unchanged then.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), ConvexLinear(16, 1))
@@ -352,6 +353,18 @@ def project_(model: Network) -> Network:
         >>> optimiser.step()
         >>> network = project_(network)
     """
+    if not any(isinstance(module, MappedLayer) for module in model.modules()):
+        raise ValueError(
+            "the network has no layer of this library to project; "
+            "convexinit.keep_convex(optimizer, network, inputs=...) finds the weights of layers of "
+            "any class that must not be negative, and projects them now and after every step"
+        )
+    project_layers_(model)
+    return model
+
+
+def project_layers_(model: nn.Module) -> None:
+    """:func:`project_`, which a network without any layer of this library passes."""
     layers = _projected_layers(model)
     computed = {name: layer for name, layer in layers.items() if not is_held(layer, "weight")}
     if computed:
@@ -359,7 +372,6 @@ def project_(model: Network) -> Network:
     clamp_negative_(
         [layer.weight.detach() for name, layer in layers.items() if name not in computed]
     )
-    return model
 
 
 @torch.no_grad()

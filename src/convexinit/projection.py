@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+import warnings
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from convexinit.assignment import check_fillable
+from convexinit.assignment import check_fillable, is_close
 from convexinit.evaluation import Convex, Inputs
-from convexinit.finding import find_layers, no_convex_layer
+from convexinit.finding import FoundLayer, find, no_convex_layer
 from convexinit.init_network import check_not_stacked
-from convexinit.layers import ConvexLayer, clamp_negative_, project_
+from convexinit.layers import ConvexLayer, clamp_negative_, project_layers_
+from convexinit.unseen import UNDERSTOOD
+from convexinit.weight_maps import WeightMap
 
 
 def keep_convex(
@@ -30,7 +33,8 @@ def keep_convex(
     them, and with ``inputs`` also those of any other class, found by tracing
     (:mod:`convexinit.finding`): the weights that a linear operation uses as they are, or scaled,
     and whose input is not affine in the convex arguments. Weights that are non-negative by their
-    forward pass, as in softplus(w), need nothing and stay as they are.
+    forward pass, as in softplus(w), need nothing and stay as they are. Those of a parametrization
+    with a ``right_inverse``, such as ``weight_norm``, are projected through it.
 
     With several optimisers, call it once for each. LBFGS evaluates the network within a step, where
     it need not be convex.
@@ -50,7 +54,8 @@ def keep_convex(
     Raises:
         ValueError: if there is nothing to keep convex, or the optimiser has no parameter of the
             network; if one of ``weights`` is computed, or a weight that was found is computed and
-            negative; if ``inputs`` do not fit; or as :func:`~convexinit.project_`.
+            can be negative; if a parameter acts on the convex path in a way that cannot be
+            followed; if ``inputs`` do not fit; or as :func:`~convexinit.project_`.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 1))
@@ -62,6 +67,7 @@ def keep_convex(
         True
     """
     others = list(weights)
+    written: list[WeightMap] = []
     for index, weight in enumerate(others):
         check_fillable(f"weights[{index}]", weight)
     of_library = {
@@ -72,7 +78,8 @@ def keep_convex(
     }
     if inputs is not None:
         known = of_library | {id(weight): weight for weight in others}
-        others += _raw_weights(network, inputs, convex, call, known)
+        raws, written = _raw_weights(network, inputs, convex, call, known)
+        others += raws
     elif not others and not of_library:
         raise ValueError(
             "the network has no convex layer to keep convex; give inputs=, on which constrained "
@@ -86,8 +93,9 @@ def keep_convex(
         )
 
     def project(*_: Any) -> None:
-        project_(network)
+        project_layers_(network)
         clamp_negative_([weight.detach() for weight in others])
+        _project_written_(written)
 
     project()
     return optimizer.register_step_post_hook(project)
@@ -99,23 +107,108 @@ def _raw_weights(
     convex: Convex,
     call: Callable[..., Tensor] | None,
     known: Collection[int],
-) -> list[Tensor]:
-    """Parameters that are weights of convex layers as they are; those of ``known`` id left out."""
+) -> tuple[list[Tensor], list[WeightMap]]:
+    """Parameters that are weights as they are, and maps that can be written; ``known`` left out."""
     check_not_stacked(network)
-    layers = [layer for layer in find_layers(network, inputs, convex, call) if layer.curved]
-    if not layers:
+    found = find(network, inputs, convex, call)
+    unseen = [one for one in found.unseen if id(one.raw) not in known]
+    layers = [
+        layer
+        for layer in found.layers
+        if layer.curved
+        and id(layer.raw) not in known
+        and not (layer.call.product and id(layer.call.product.weight) in known)
+    ]
+    problems = []
+    if unknown := ", ".join(str(one) for one in unseen if one.is_weight):
+        problems.append(
+            f"{unknown}: used on the convex path in a way that cannot be followed; write it with "
+            f"{UNDERSTOOD}, or name with weights=[...] what must not be negative"
+        )
+    if not problems and not any(layer.curved for layer in found.layers):
         raise no_convex_layer("to keep convex")
-    found: dict[int, Tensor] = {}
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    factors = [one.parameter for one in unseen if one.only_negative and not one.is_weight]
+    raws: dict[int, Tensor] = {}
+    written: list[WeightMap] = []
     for layer in layers:
-        product, raw = layer.call.product, layer.raw
-        if id(raw) in known or product is None or id(product.weight) in known:
-            continue
-        if raw is not None and layer.is_raw:
-            found[id(raw)] = raw
-        elif product.weight.lt(0).any():
+        turning, scaling = _turned_by(layer, names, known)
+        if layer.raw is not None and layer.is_raw:
+            raws[id(layer.raw)] = layer.raw
+            factors += scaling
+            if turning:
+                problems.append(
+                    f"{layer.name}: its weight becomes negative with {', '.join(turning)} too; "
+                    "name them with weights=[...] if they must not be negative, or compute a "
+                    "weight that is at least 0, as convexinit.positivity.NonNegative does"
+                )
+        elif turning or scaling or layer.negative:
+            if layer.map is not None and layer.map.name == "right_inverse":
+                written.append(layer.map)
+                continue
             problem = layer.problem or (
-                f"its weight is computed from {layer.parameter} and negative in places; compute "
+                f"its weight is computed from {layer.parameter} and can be negative; compute "
                 "one that is at least 0, as convexinit.positivity.NonNegative does"
             )
-            raise ValueError(f"the network cannot be kept convex. {layer.name}: {problem}")
-    return list(found.values())
+            problems.append(f"{layer.name}: {problem}")
+    if problems:
+        raise ValueError(f"the network cannot be kept convex. {'; '.join(problems)}")
+    if factors:
+        warnings.warn(
+            "the network stays convex only while these factors of its convex path are not negative:"
+            f" {', '.join(dict.fromkeys(factors))}; name them with weights=[...], or compute them "
+            "by a map such as softplus",
+            stacklevel=3,
+        )
+    return list(raws.values()), written
+
+
+@torch.no_grad()
+def _turned_by(
+    layer: FoundLayer, names: Mapping[int, str], known: Collection[int]
+) -> tuple[list[str], list[str]]:
+    """Parameters with which a weight can become negative, and those that only scale it.
+
+    By the map of the network, whatever their values are now. A weight that is used as it is, or
+    scaled, turns with itself: that parameter is left out.
+    """
+    turning: list[str] = []
+    scaling: list[str] = []
+    product = layer.call.product
+    if product is None:
+        return turning, scaling
+    for leaf in layer.call.leaves_of(product.weight):
+        if id(leaf) not in names or id(leaf) in known or (layer.is_raw and leaf is layer.raw):
+            continue
+        draws = 3 * torch.randn(leaf.shape, generator=torch.Generator().manual_seed(6)).to(leaf)
+        if layer.is_raw:
+            draws = draws.abs()
+        try:
+            first, second = (
+                layer.call.recompute(product.weight, leaf, values) for values in (draws, -draws)
+            )
+        except (RuntimeError, TypeError):
+            continue
+        if layer.is_raw:  # which may be negative now, until it is projected
+            if is_close(first, -second):
+                scaling.append(names[id(leaf)])
+            elif bool((first * second < 0).any()):
+                turning.append(names[id(leaf)])
+        elif bool(torch.minimum(first, second).lt(0).any()):
+            turning.append(names[id(leaf)])
+    return turning, scaling
+
+
+@torch.no_grad()
+def _project_written_(maps: Iterable[WeightMap]) -> None:
+    """Raise negative weights through maps that invert themselves."""
+    for one in maps:
+        weight = one.forward(torch.empty(0))
+        if weight.lt(0).any():
+            # Not to zero: some maps, such as weight_norm, cannot give a row of zeros.
+            one.write(weight.clamp_min(torch.finfo(weight.dtype).eps ** 2))
+            if not (one.forward(torch.empty(0)) >= 0).all():
+                raise ValueError(
+                    "a weight is computed by a parametrization and stays negative after it was set "
+                    "to zero; remove the parametrization"
+                )

@@ -28,6 +28,7 @@ from convexinit.layers import ConvexLayer
 from convexinit.networks import CNN, MLP, activation_of
 from convexinit.orthogonal import plan_layers
 from convexinit.tracing import following
+from convexinit.unseen import unseen_problems
 
 # Inputs of a layer from which on its steps are smaller.
 _MANY_INPUTS = 256
@@ -209,7 +210,9 @@ def _traced(
             found = find_prepared(
                 network, arguments, columns, function, options or {}, evaluation.starting
             )
-            if problems := named_problems({layer: layer.problem for layer in found.layers}):
+            problems = named_problems({layer: layer.problem for layer in found.layers})
+            problems += unseen_problems(found.unseen)
+            if problems:
                 raise ValueError(f"step sizes cannot be told for all layers. {'; '.join(problems)}")
             if not any(one.constrained for one in found.pre_activations):
                 raise no_convex_layer("of which step sizes would be known")

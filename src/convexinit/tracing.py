@@ -21,14 +21,15 @@ from torch.overrides import TorchFunctionMode
 _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 _TRANSPOSED = {f"conv_transpose{n}d" for n in (1, 2, 3)}
 _PRODUCTS = {"matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "einsum"}
+_INNER_PRODUCTS = {"inner", "linalg_vecdot"}  # over the last dimension of both operands
 _SUMS_OF_PRODUCTS = {"addmm", "baddbmm", "addmm_", "baddbmm_"}
 _SELECTIONS = {
     "__getitem__", "narrow", "select", "split", "chunk", "index_select", "unbind", "tensor_split",
     "split_with_sizes",
 }  # fmt: skip
 _GRADIENTS = {"grad", "backward"}
-_SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__", "sub", "__sub__", "sub_", "__isub__"}
-_RESHAPES = {"view", "reshape", "squeeze", "unsqueeze", "flatten", "contiguous", "clone"}
+SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__", "sub", "__sub__", "sub_", "__isub__"}
+RESHAPES = {"view", "reshape", "squeeze", "unsqueeze", "flatten", "contiguous", "clone"}
 MULTIPLICATIONS = {"mul", "__mul__", "__rmul__", "mul_", "__imul__", "multiply"}
 
 
@@ -147,10 +148,15 @@ def as_product(
             lambda x, w: function(x, w, None, *rest, **options), channels, channels,
         )  # fmt: skip
     plain: Callable[..., Tensor]
+    if name in _INNER_PRODUCTS and len(args) == 2 and dependence(args[0]) > dependence(args[1]):
+        units = None if args[1].ndim == 1 else -1
+        return Product(name, args[0], args[1], function, units, -1)
     if name in _SUMS_OF_PRODUCTS:
         operands, plain, prefix = list(args[1:3]), torch.matmul, ()
     elif name == "einsum" and isinstance(args[0], str):
         operands, plain, prefix = _flat(args[1:]), torch.einsum, args[:1]
+    elif name == "tensordot" and kwargs.get("dims", args[-1]) == 1:
+        operands, plain, prefix = list(args[:2]), torch.matmul, ()
     elif name in _PRODUCTS - {"einsum"}:
         operands, plain, prefix = [*args, *kwargs.values()], torch.matmul, ()
         if name == "__rmatmul__":
@@ -163,13 +169,21 @@ def as_product(
     if dependence(first) == dependence(second):
         return None
     if dependence(first) > dependence(second):
-        units = None if second.ndim == 1 else -1
+        units = None if second.ndim == 1 or (prefix and _sums_all(prefix[0], 1)) else -1
         stored = not prefix and second.ndim > 1
         return Product(name, first, second, lambda x, w: plain(*prefix, x, w), units, -1, stored)
-    units = -1 if prefix else (None if first.ndim == 1 else -min(2, second.ndim))
+    units = None if first.ndim == 1 else -min(2, second.ndim)
+    if prefix:
+        units = None if _sums_all(prefix[0], 0) else -1
     return Product(
         name, second, first, lambda x, w: plain(*prefix, w, x), units, -min(2, second.ndim)
     )
+
+
+def _sums_all(equation: str, place: int) -> bool:
+    """Whether no dimension of an operand of einsum is left in the result."""
+    operands, _, result = equation.partition("->")
+    return bool(result) and not set(operands.split(",")[place]) & set(result) - {" "}
 
 
 def _flat(values: Any) -> list[Any]:
@@ -224,6 +238,10 @@ class Watch(TorchFunctionMode):
         """How a tensor depends on the inputs."""
         return self._levels.get(id(value), (value, Dependence.CONSTANT))[1]
 
+    def is_reached(self, value: Any) -> bool:
+        """Whether a tensor was made from the inputs, even if only from their shape."""
+        return id(value) in self._levels
+
     def __torch_function__(
         self,
         function: Callable[..., Any],
@@ -238,7 +256,7 @@ class Watch(TorchFunctionMode):
         if level and name in _GRADIENTS:
             self.on_gradient(operands[0])
         output = self.run(function, args, kwargs, level)
-        if not level:
+        if not any(map(self.is_reached, operands)):
             return output
         changed = _flat(output)
         if changes_in_place(name) and operands:
@@ -348,6 +366,11 @@ class Trace(Watch):
         inputs: as for :class:`Watch`; the rows of each are two halves that differ in the convex
             arguments alone.
         rows: in each half.
+
+    Attributes:
+        calls: whose results were made from the inputs.
+        returns_gradient: whether the network differentiates itself.
+        lost: name of the first call in which a tensor of unknown origin meets others, "" for none.
     """
 
     def __init__(self, inputs: Iterable[tuple[Tensor, Dependence]], rows: int) -> None:
@@ -355,6 +378,8 @@ class Trace(Watch):
         self.rows = rows
         self.calls: list[Call] = []
         self.returns_gradient = False
+        self.lost = ""
+        self._lost: set[int] = set()
         self._makers: dict[int, Call] = {}
         self._kept: list[Any] = []
         self._draws = torch.Generator().manual_seed(0)
@@ -368,16 +393,20 @@ class Trace(Watch):
     def run(self, function: Callable[..., Any], args: Any, kwargs: Any, level: Dependence) -> Any:
         """Make the call and record it."""
         operands = tensors_in(args, kwargs)
+        reached = any(map(self.is_reached, operands))
         makers = {id(t): self._makers[id(t)] for t in operands if id(t) in self._makers}
-        call = Call(self.count if level else -1, function, args, kwargs, makers)
+        call = Call(self.count if reached else -1, function, args, kwargs, makers)
         call.product = product = as_product(function, args, kwargs, self.dependence)
         self._kept.append(operands)
+        lost = [t for t in operands if self._is_lost(t)]
+        if lost and any(t.requires_grad and not self._is_lost(t) for t in operands):
+            self.lost = self.lost or call.name
         cut: dict[int, Tensor] = {}
         if product and self.dependence(product.input) == Dependence.CURVED:
             cut[id(product.input)] = _tame(product.input)
         renewed = [replace(a, lambda t: cut.get(id(t), t)) for a in (args, kwargs)] if cut else None
         output = function(*renewed[0], **renewed[1]) if renewed else function(*args, **kwargs)
-        if product and level and isinstance(output, Tensor) and not changes_in_place(call.name):
+        if product and reached and isinstance(output, Tensor) and not changes_in_place(call.name):
             call.shift = torch.zeros_like(output, requires_grad=True)
             output = output + call.shift
         made = [t for t in _flat(output) if isinstance(t, Tensor)]
@@ -387,20 +416,33 @@ class Trace(Watch):
             return output
         for tensor in made:
             self._makers[id(tensor)] = call
+        self._lost |= {id(tensor) for tensor in made if lost}
         for maker in {id(m): m for m in makers.values()}.values():
             maker.consumers.append(call)
         call.output = output
-        if level:
+        if reached:
             call.value = output.clone() if isinstance(output, Tensor) else None
             self.calls.append(call)
         self._kept.append(made)
         return output
 
+    def _is_lost(self, tensor: Tensor) -> bool:
+        """Whether a tensor comes from what makes no calls, such as ``torch.vmap``."""
+        if id(tensor) in self._lost:
+            return True
+        known = id(tensor) in self._makers or self.is_reached(tensor)
+        return tensor.grad_fn is not None and not known
+
     def level_of(
         self, tensor: Tensor, function: Any, args: Any, kwargs: Any, level: Dependence
     ) -> Dependence:
-        """Affine where the function is, on affine operands; context where the halves agree."""
+        """Affine where the function is, on affine operands; context where the halves agree.
+
+        Constant is what is the same in every row, whatever the operands (zeros in their shape).
+        """
         call = self.calls[-1]
+        if level and not call.product and self._is_constant(call, tensor, args, kwargs):
+            return Dependence.CONSTANT
         if level != Dependence.AFFINE:
             call.level = max(call.level, level)
             return level
@@ -416,11 +458,19 @@ class Trace(Watch):
         return level
 
     @torch.no_grad()
+    def _is_constant(self, call: Call, tensor: Tensor, args: Any, kwargs: Any) -> bool:
+        if tensor.ndim == 0 or bool((tensor != tensor[:1]).any()):
+            return False
+        moving = [t for t in tensors_in(args, kwargs) if self.is_reached(t)]
+        first, second = self.result_at(call, moving, _first), self.result_at(call, moving, _second)
+        return first is not None and second is not None and torch.equal(first, second)
+
+    @torch.no_grad()
     def is_affine(self, call: Call, moving: list[Tensor]) -> bool:
         """Whether the function of a call maps midpoints of some of its operands to midpoints."""
-        if call.name in _SUMS | _RESHAPES:
+        if call.name in SUMS | RESHAPES:
             return True
-        results = [self._result_at(call, moving, *at) for at in ((1, 0), (0, 1), (0.5, 0.5))]
+        results = [self.result_at(call, moving, point) for point in (_first, _second, _middle)]
         first, second, middle = results
         if first is None or second is None or middle is None:
             return False
@@ -431,11 +481,11 @@ class Trace(Watch):
     @torch.no_grad()
     def is_elementwise(self, call: Call, operand: Tensor) -> bool:
         """Whether every entry of a result depends on the same entry of an operand alone."""
-        if call.name in _SUMS | _RESHAPES:
+        if call.name in SUMS | RESHAPES:
             return True
         chosen = (torch.rand(operand.shape, generator=self._draws) < 0.5).float()
-        before = self._result_at(call, [operand], 1.0, 0.0)
-        after = self._result_at(call, [operand], 1.0, chosen)
+        before = self.result_at(call, [operand], _first)
+        after = self.result_at(call, [operand], lambda a, b: a + chosen * b)
         if before is None or after is None:
             return False
         return torch.equal(before.ne(after), chosen.flatten().to(before).bool())
@@ -443,22 +493,36 @@ class Trace(Watch):
     @torch.no_grad()
     def degree(self, call: Call, moving: Tensor) -> float:
         """Degree of a function that is homogeneous where its operand is large; else near 1 or 0."""
-        once, twice = (self._result_at(call, [moving], scale, 0.0) for scale in (8.0, 16.0))
+        once = self.result_at(call, [moving], lambda a, _: 8 * a)
+        twice = self.result_at(call, [moving], lambda a, _: 16 * a)
         if once is None or twice is None:
             return 1.0
         return float((twice.norm() / once.norm().clamp_min(1e-30)).log2())
 
-    def _result_at(
-        self, call: Call, moving: list[Tensor], first: float, second: float | Tensor
+    def result_at(
+        self,
+        call: Call,
+        moving: list[Tensor],
+        point: Callable[[Tensor, Tensor], Tensor],
+        given: Mapping[int, Tensor] | None = None,
     ) -> Tensor | None:
-        """What a call gives on a combination of two random operands, None if that is no number."""
+        """What a call gives on other operands, flattened; None if that is no number.
+
+        Args:
+            call: any.
+            moving: operands that are random.
+            point: what they are, given two random tensors of their shape.
+            given: other values of other operands, by ``id``; the rest is as it was.
+        """
         places = {id(tensor): place for place, tensor in enumerate(moving)}
 
         def renew(tensor: Tensor) -> Tensor:
+            if given and id(tensor) in given:
+                return given[id(tensor)].detach().clone()
             if id(tensor) not in places:
                 return tensor.detach().clone()
-            a, b = self._pair(tensor.shape, places[id(tensor)])
-            return (first * a + second * b).to(tensor)
+            chosen = point(*self._pair(tensor.shape, places[id(tensor)]))
+            return chosen.to(tensor, copy=True)  # the call may change it
 
         args, kwargs = replace(call.args, renew), replace(call.kwargs, renew)
         try:
@@ -466,7 +530,7 @@ class Trace(Watch):
         except Exception:
             return None
         floating = [r for r in results if isinstance(r, Tensor) and r.is_floating_point()]
-        if len(floating) < len(results):
+        if len(floating) < max(1, len(results)):
             return None
         return torch.cat([r.float().flatten() for r in floating])
 
@@ -478,6 +542,18 @@ class Trace(Watch):
                 torch.randn(shape, generator=self._draws),
             )
         return self._pairs[shape, place]
+
+
+def _first(a: Tensor, _: Tensor) -> Tensor:
+    return a
+
+
+def _second(_: Tensor, b: Tensor) -> Tensor:
+    return b
+
+
+def _middle(a: Tensor, b: Tensor) -> Tensor:
+    return (a + b) / 2
 
 
 def _tame(tensor: Tensor) -> Tensor:

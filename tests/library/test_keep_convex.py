@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
 from convexinit import CNN, MLP, ConvexLinear, keep_convex, project_
 from convexinit.stacking import stack_networks
@@ -209,11 +209,14 @@ def test_what_has_no_effect_is_refused():
         keep_convex(optimiser, network, weights=[network.positive[0], network.positive[1].exp()])
     with pytest.raises(ValueError, match=r"weights\[0\] must be a tensor"):
         keep_convex(optimiser, network, weights=["positive.0"])
-    normed = nn.Sequential(
-        nn.Linear(4, 8), nn.Softplus(), parametrizations.weight_norm(nn.Linear(8, 1))
-    )
+    computed = nn.Sequential(nn.Linear(4, 8), nn.Softplus(), nn.Linear(8, 1))
+    parametrize.register_parametrization(computed[2], "weight", Doubled())
+    nn.init.constant_(computed[2].parametrizations.weight.original, 1.0)  # today
     for other, message in (
-        (normed, r"kept convex\. 2: its weight is computed from 2\.parametrizations.*NonNegative"),
+        (
+            computed,
+            r"kept convex\. 2: its weight is computed from 2\.param.* negative.*NonNegative",
+        ),
         (nn.Linear(4, 1), "no convex layer to keep convex: no linear operation"),
         (stack_networks([MLP([4, 3, 1])] * 2), "stack of networks; leave inputs out"),
     ):
@@ -229,3 +232,10 @@ def test_an_optimiser_of_another_network_is_refused():
     network, other = MLP([2, 4, 1]), MLP([2, 4, 1])
     with pytest.raises(ValueError, match="no parameter of the network"):
         keep_convex(torch.optim.SGD(other.parameters(), lr=0.1), network)
+
+
+class Doubled(nn.Module):
+    """A map whose weights have the sign of the raw values."""
+
+    def forward(self, raw):
+        return raw + raw.abs() * raw

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from convexinit.layers import ConvexLayer, project_
+from convexinit.layers import ConvexLayer, project_, project_layers_
 
 ACTIVATIONS = ["relu", "leaky_relu", "softplus", "elu"]
 
@@ -21,7 +21,8 @@ def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
     source = generator(seed)
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.3, generator=source)
-    return project_(network)
+    project_layers_(network)
+    return network
 
 
 def convex_weights(network: nn.Module) -> list[Tensor]:

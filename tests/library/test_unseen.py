@@ -1,0 +1,356 @@
+"""Parameters on the convex path that no layer accounts for, and weights with several uses."""
+
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
+
+from convexinit import (
+    MLP,
+    ConvexLinear,
+    check_signal,
+    init_icnn_,
+    is_convex,
+    keep_convex,
+    parameter_groups,
+    project_,
+)
+from convexinit.finding import find
+from support.foreign_networks import normal
+
+X = normal(256, 6, seed=0)
+
+
+class Middle(nn.Module):
+    """A hidden layer that is a function of the network, the features and the input."""
+
+    def __init__(self, function, **parameters):
+        super().__init__()
+        torch.manual_seed(0)
+        self.function, self.a, self.o = function, nn.Linear(6, 16), nn.Linear(16, 1)
+        self.b = nn.Parameter(torch.zeros(16))
+        nn.init.uniform_(self.o.weight, 0, 0.1)
+        for name, value in parameters.items():
+            setattr(self, name, value if isinstance(value, nn.Module) else nn.Parameter(value))
+
+    def forward(self, x):
+        return self.o(F.softplus(self.function(self, F.softplus(self.a(x)), x) + self.b))
+
+
+def matrix():
+    return 0.2 * torch.randn(16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def ones(z):
+    return torch.ones(len(z), 1)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda n, z, x: torch.inner(z, n.w),
+        lambda n, z, x: torch.tensordot(z, n.w.T, dims=1),
+        lambda n, z, x: torch.linalg.vecdot(z[:, None], n.w),
+    ],
+)
+def test_inner_products_are_layers(function):
+    network = init_icnn_(Middle(function, w=matrix()), X)
+    assert (network.w >= 0).all()
+    signal = network.function(network, F.softplus(network.a(X)), X) + network.b
+    assert signal.mean().abs() < 0.01
+    assert float(signal.var(0).mean()) == pytest.approx(1.0, abs=0.1)
+
+
+UNSEEN = {
+    "bilinear": lambda n, z, x: F.bilinear(z, ones(z), n.w[:, :, None]),
+    "product and sum": lambda n, z, x: (z[:, None] * n.w).sum(-1),
+    "sparse": lambda n, z, x: torch.sparse.mm(n.w, z.T).T,
+    "chain": lambda n, z, x: torch.linalg.multi_dot([z, n.w, torch.eye(16)]),
+    "three operands": lambda n, z, x: torch.einsum("bi,oi,o->bo", z, n.w, torch.ones(16)),
+}
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_what_cannot_be_followed_is_named_by_all(name):
+    network = Middle(UNSEEN[name], w=matrix())
+    with pytest.raises(ValueError, match=r"initialised\. w \(.*F\.linear.*call=.*layers="):
+        init_icnn_(network, X)
+    with pytest.raises(ValueError, match=r"step sizes .* w \(.*F\.linear"):
+        parameter_groups(network, 1e-3, inputs=X)
+    with pytest.raises(ValueError, match=r"kept convex\. w \(.*weights=\[\.\.\.\]"):
+        keep_convex(torch.optim.Adam(network.parameters()), network, inputs=X)
+    assert "not seen: w (" in check_signal(network, X).note
+    assert "w: " in str(is_convex(network, X)).splitlines()[-1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is not convex
+        init_icnn_(network, X, layers={"w": {}})
+    assert torch.equal(network.w, matrix())
+    keep_convex(torch.optim.Adam(network.parameters()), network, weights=[network.w], inputs=X)
+    assert (network.w >= 0).all()
+
+
+def test_recurrent_cells_are_refused_and_unknown():
+    network = Middle(lambda n, z, x: n.cell(z), cell=nn.GRUCell(16, 16))
+    with pytest.raises(ValueError, match=r"cell\.weight_ih \(gru_cell\)"):
+        init_icnn_(network, X)
+    assert "unknown of cell.weight_ih" in str(is_convex(network, X))
+
+
+HARMLESS = {
+    "shift": (lambda n, z, x: z + n.p, ""),
+    "gain": (lambda n, z, x: z * n.p, "p"),
+    "gain by a map": (lambda n, z, x: z * n.p.exp(), ""),
+    "temperature": (lambda n, z, x: F.softplus(z * n.p) / n.p, "p"),
+    "slope": (lambda n, z, x: F.prelu(z, n.p), "p"),
+    "normalisation": (lambda n, z, x: F.batch_norm(z, torch.zeros(16), torch.ones(16), n.p), "p"),
+    "distances": (lambda n, z, x: z + torch.cdist(x, n.p[:, None].expand(-1, 6)), ""),
+    "threshold": (lambda n, z, x: F.relu(z - n.p) ** 2, ""),
+    "form": (lambda n, z, x: z + (x @ torch.outer(n.p[:6], n.p[:6]) * x).sum(1)[:, None], ""),
+    "ellipsoid": (lambda n, z, x: z + (n.p[:6].exp() * x**2).sum(1)[:, None], ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_scales_shifts_or_bends_is_not_refused(name):
+    function, factor = HARMLESS[name]
+    network = Middle(function, p=torch.linspace(0.2, 0.8, 16))
+    assert not [one for one in find(network, X).unseen if one.is_layer]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        keep_convex(torch.optim.Adam(network.parameters()), network, inputs=X)
+    assert [f"not negative: {factor};" in str(one.message) for one in caught] == [True] * bool(
+        factor
+    )
+
+
+def test_factors_that_stay_as_they_are_are_mentioned():
+    network = Middle(lambda n, z, x: z + (z * n.p.exp()).sum(1)[:, None], p=torch.zeros(16))
+    with pytest.warns(UserWarning, match=r"before a sum, and stay as they are: p \(mul\)"):
+        init_icnn_(network, X)
+
+
+class Recurrent(nn.Module):
+    def __init__(self, start):
+        super().__init__()
+        self.start, self.w = start, nn.Linear(16, 16, bias=False)
+        self.u, self.v = nn.Linear(2, 16), nn.Linear(16, 1)
+
+    def forward(self, x):
+        h = self.start(x)
+        for t in range(3):
+            h = F.relu(self.u(x[:, 2 * t : 2 * t + 2]) + self.w(h))
+        return self.v(h)
+
+
+STARTS = {
+    "new_zeros": lambda x: x.new_zeros(len(x), 16),
+    "zeros_like": lambda x: torch.zeros_like(x[:, :1]).expand(-1, 16),
+    "filled": lambda x: torch.empty_like(x[:, :1]).expand(-1, 16).clone().fill_(0.5),
+    "curved": lambda x: torch.zeros_like(x.square()[:, :1].expand(-1, 16)),
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+@pytest.mark.filterwarnings("ignore:the pre-activation of the layer w")
+def test_what_is_the_same_in_every_row_is_a_constant(name):
+    network = Recurrent(STARTS[name])
+    roles = [layer.role for layer in find(network, X).layers if layer.name == "w"]
+    assert roles == ["context", "constrained", "constrained"]
+    assert "weights negative" in check_signal(network, X).rows[1].verdict
+    init_icnn_(network, X)
+    assert (network.w.weight >= 0).all()
+    assert is_convex(network, X)
+    assert not any("negative" in row.verdict for row in check_signal(network, X).rows)
+
+
+def test_a_unit_that_is_dead_on_these_rows_is_no_constant():
+    network = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1))
+    nn.init.constant_(network[0].bias, -100.0)
+    roles = [layer.role for layer in find(network, X).layers]
+    assert roles == ["free", "constrained", "constrained"]
+
+
+@pytest.mark.filterwarnings("ignore:the pre-activation of the layer a")
+def test_a_first_layer_that_is_used_again_is_constrained():
+    class Again(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.o = nn.Linear(6, 6), nn.Linear(6, 1)
+
+        def forward(self, x):
+            for _ in range(3):
+                x = F.softplus(self.a(x))
+            return self.o(x)
+
+    network = Again()
+    (negative, _) = is_convex(network, X).negative_weights
+    assert negative.layer == "a"
+    with pytest.warns(UserWarning, match="a weight or bias of it was set at its first use"):
+        init_icnn_(network, X)
+    assert (network.a.weight >= 0).all()
+    assert is_convex(network, X)
+
+
+class Sum(nn.Linear):
+    """A weight that is a sum: with ``b`` as it starts it is the first term."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs)
+        self.a = nn.Parameter(torch.randn(2, inputs))
+        self.b = nn.Parameter(torch.zeros(outputs, 2))
+
+    def forward(self, z):
+        return F.linear(z, self.weight + self.b @ self.a, self.bias)
+
+
+def test_weights_that_can_become_negative_are_refused():
+    network = nn.Sequential(nn.Linear(6, 16), nn.Softplus(), Sum(16, 1))
+    nn.init.constant_(network[2].weight, 1.0)
+    optimiser = torch.optim.Adam(network.parameters())
+    with pytest.raises(ValueError, match=r"2\.weight: its weight becomes negative with 2\.b too"):
+        keep_convex(optimiser, network, inputs=X)
+    keep_convex(optimiser, network, weights=[network[2].a, network[2].b], inputs=X)
+
+
+def test_weights_of_weight_norm_are_projected():
+    layers = [nn.Linear(6, 16), nn.Softplus()]
+    layers += [parametrizations.weight_norm(nn.Linear(16, 16)), nn.Softplus()]
+    network = init_icnn_(nn.Sequential(*layers, parametrizations.weight_norm(nn.Linear(16, 1))), X)
+    optimiser = torch.optim.SGD(network.parameters(), lr=1.0)
+    keep_convex(optimiser, network, inputs=X)
+    for sign in (1, -1):
+        optimiser.zero_grad()
+        (sign * network(X)).mean().backward()
+        optimiser.step()
+        for layer in (network[2], network[4]):
+            assert layer.weight.isfinite().all()
+            assert (layer.weight >= 0).all()
+
+
+def test_a_network_without_layers_of_ours_is_not_projected_in_silence():
+    network = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 1))
+    with pytest.raises(ValueError, match=r"keep_convex\(optimizer, network, inputs=\.\.\.\)"):
+        project_(network)
+    for ours in (MLP([6, 4, 1], convex=False), ConvexLinear(4, 1, positivity="exp")):
+        assert project_(ours) is ours
+
+
+def plain(middle):
+    return nn.Sequential(nn.Linear(6, 16), nn.Softplus(), middle, nn.Softplus(), nn.Linear(16, 1))
+
+
+class Recomputed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = MLP([6, 16, 16, 1])
+
+    def forward(self, x):
+        return checkpoint(self.inner, x, use_reentrant=False)
+
+
+class Mapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.w, self.o = nn.Linear(6, 16), nn.Parameter(matrix()), nn.Linear(16, 1)
+
+    def forward(self, x):
+        return self.o(F.softplus(torch.vmap(lambda row: self.w @ row)(F.softplus(self.a(x)))))
+
+
+class Detached(nn.Linear):
+    def forward(self, z):
+        return F.linear(z, self.weight.abs().detach(), self.bias)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (Recomputed(), r"torch\.utils\.checkpoint.*switch that off"),
+        (Mapped(), r"that linear uses .*torch\.vmap"),
+        (nn.Sequential(nn.Linear(6, 16), nn.ReLU(), Detached(16, 1)), "2: it is computed without"),
+    ],
+)
+def test_what_cannot_be_traced_is_said_in_one_message(network, message):
+    with pytest.raises(ValueError, match=message):
+        init_icnn_(network, X)
+    assert is_convex(network, X).pairs > 0
+
+
+def test_one_unit_of_all_dimensions_is_found():
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.v = nn.Linear(6, 16), nn.Parameter(torch.randn(4, 4))
+            self.c = nn.Parameter(torch.zeros(()))
+
+        def forward(self, x):
+            return torch.einsum("bhd,hd->b", F.relu(self.a(x)).view(-1, 4, 4), self.v) + self.c
+
+    network = init_icnn_(Heads(), X)
+    assert (network.v >= 0).all()
+    assert network(X).mean().abs() < 0.01
+    assert float(network(X).var()) == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_gradient_is_taken_of_inputs_as_the_network_wants_them():
+    class Gradient(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Sequential(nn.Linear(6, 16), nn.Softplus(), nn.Linear(16, 1))
+
+        def forward(self, x):
+            if not x.requires_grad:
+                x = x.detach().requires_grad_()
+            return torch.autograd.grad(self.inner(x).sum(), x, create_graph=True)[0]
+
+    network = init_icnn_(Gradient(), X)
+    assert [row.layer for row in check_signal(network, X).rows] == ["inner.0", "inner.2"]
+    assert parameter_groups(network, 1e-3, inputs=X)
+
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(6, 1)
+
+    def forward(self, x, *, scale):
+        return self.inner(x) * scale
+
+
+class Bounded(nn.Linear):
+    def forward(self, z):
+        return F.linear(z, self.weight.sigmoid(), self.bias)
+
+
+@pytest.mark.parametrize(
+    ("network", "inputs", "message"),
+    [
+        (Named(), X, "'scale' .*call=lambda network, x"),
+        (Named(), (X, None), r"inputs\[1\] is None; .*call="),
+        (plain(Bounded(16, 16)), X, r"does not reach .* method='moments', rho=0\.9"),
+        (
+            plain(parametrizations.orthogonal(nn.Linear(16, 16))), X,
+            r"does not reach .*remove_parametrizations",
+        ),
+    ],
+)  # fmt: skip
+def test_messages_name_the_next_step(network, inputs, message):
+    with pytest.raises(ValueError, match=message):
+        init_icnn_(network, inputs)
+
+
+def test_an_output_that_is_to_have_no_bias_makes_no_warning():
+    network = nn.Sequential(nn.Linear(6, 16), nn.Softplus(), nn.Linear(16, 1, bias=False))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_icnn_(network, X, layers={"2": {"bias": None}})
+
+
+def test_a_parametrization_that_stays_negative_is_refused():
+    network = plain(parametrizations.orthogonal(nn.Linear(16, 16)))
+    with pytest.raises(ValueError, match="stays negative after it was set to zero"):
+        keep_convex(torch.optim.Adam(network.parameters()), network, inputs=X)
