@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from convexinit.checks import check_tensor
@@ -165,7 +166,9 @@ class Evaluation:
 
     Attributes:
         starting: modules that initialise themselves on their first batch (ActNorm), by name.
-        keeps: whether parameters, and what a first batch has set, stay as they are at the end.
+        statistics: running means and variances of batch normalisations, but of those that are in
+            evaluation mode in a network that is not.
+        keeps: whether parameters, statistics and what a first batch has set stay at the end.
     """
 
     def __init__(
@@ -175,6 +178,13 @@ class Evaluation:
         call: Callable[..., Tensor] | None,
     ) -> None:
         self.starting = {name: module for name, module in network.named_modules() if _flags(module)}
+        self.statistics = [
+            tensor
+            for module in network.modules()
+            if isinstance(module, _BatchNorm) and (module.training or not network.training)
+            for tensor in (module.running_mean, module.running_var)
+            if tensor is not None
+        ]
         self.keeps = False
         self._network, self._arguments, self._call = network, arguments, call
 
@@ -253,6 +263,7 @@ def evaluated(
             yield evaluation
     finally:
         if evaluation.keeps:
-            snapshot.restore(network.parameters(), evaluation.starting.values())
+            kept = (*network.parameters(), *evaluation.statistics)
+            snapshot.restore(kept, evaluation.starting.values())
         else:
             snapshot.restore()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -40,6 +40,7 @@ from convexinit.tracing import (
     Product,
     Watch,
     as_product,
+    calls_between,
     replace,
     tensors_in,
 )
@@ -252,10 +253,12 @@ def _fill_(
         Dependence.AFFINE if index in columns else Dependence.CONTEXT
         for index in range(len(arguments))
     ]
+    statistics = set(map(id, evaluation.statistics))
+    rescaled = _take_rescaled(found, statistics)
     for number in range(_PASSES):
         copies = [argument.detach().clone() for argument in arguments]
         traced = list(zip(copies, levels, strict=True))
-        filling = _Filling(traced, found, target, generator, drawing=number == 0)
+        filling = _Filling(traced, found, target, generator, number == 0, statistics, rescaled)
         with torch.no_grad(), filling, suppress(PassEnded):
             run(network, copies, call)
         filling.check_complete()
@@ -264,6 +267,30 @@ def _fill_(
         if evaluation.starting and number < _PASSES_WITH_FIRST_BATCH:
             evaluation.start(again=True)
     return filling.deviations
+
+
+def _normalises(name: str, args: Any, statistics: Collection[int]) -> bool:
+    """Whether a call is a batch normalisation that is to use the statistics of the batch."""
+    return name == "batch_norm" and any(id(tensor) in statistics for tensor in args[1:3])
+
+
+def _take_rescaled(found: Found, statistics: Collection[int]) -> set[int]:
+    """Numbers (``id``) of layers whose scale has no effect, as the batch decides it.
+
+    What shifts such a layer alone is no longer a bias.
+    """
+    layers, shifts = set(), set()
+    for one in found.pre_activations:
+        members = one.constrained + one.free
+        for layer in members:
+            calls = [layer.call, *calls_between(layer.call, one.call)]
+            for index, call in enumerate(calls):
+                if _normalises(call.name, call.args, statistics):
+                    layers.add(id(layer))
+                    shifts |= {id(t) for c in calls[:index] for t in tensors_in(c.args, c.kwargs)}
+        one.normalised |= layers >= set(map(id, members))
+        one.biases = [option for option in one.biases if id(option.parameter) not in shifts]
+    return layers
 
 
 def _write_(layer: FoundLayer, weight: Tensor) -> None:
@@ -326,6 +353,8 @@ class _Filling(Watch):
         target: Target,
         generator: Generator,
         drawing: bool,
+        statistics: Collection[int],
+        rescaled: set[int],
     ) -> None:
         super().__init__(inputs)
         self._target, self._generator, self._drawing = target, generator, drawing
@@ -335,6 +364,7 @@ class _Filling(Watch):
         self._operands: dict[int, _Operand] = {}
         self._used: set[int] = set()  # parameters of earlier pre-activations, which stay
         self._last = max(self._ends)
+        self._statistics, self._rescaled = statistics, rescaled
         self.deviations: dict[PreActivation, Deviation] = {}
 
     def is_precise(self) -> bool:
@@ -350,6 +380,8 @@ class _Filling(Watch):
         """Keep what a linear operation reads before it is called."""
         layer = self._layers.get(self.count) if level else None
         if layer is None:
+            if _normalises(getattr(function, "__name__", ""), args, self._statistics):
+                kwargs = {**kwargs, "training": True, "momentum": 1.0}
             return function(*args, **kwargs)
         product = as_product(function, args, kwargs, self.dependence)
         if product is None or product.name != layer.operation:
@@ -379,6 +411,7 @@ class _Filling(Watch):
             self._target.convex_path
             and layer.role == "constrained"
             and id(layer.raw) not in self._used
+            and (self._drawing or id(layer) not in self._rescaled)
         )
 
     def on_call(self, index: int, function: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -391,7 +424,7 @@ class _Filling(Watch):
         self._fill(one, output)
         self._used |= {id(layer.raw) for layer in one.constrained + one.free}
         self._used |= {id(option.parameter) for option in one.biases[:1]}
-        if index == self._last:
+        if index == self._last and not self._statistics:
             self.count += 1
             raise PassEnded
 
@@ -478,7 +511,8 @@ class _Filling(Watch):
         limit = self._target.variance * ((1 - _CONVEX_SHARE) if parts else 1.0)
         if parts and _variance(rest) <= 1.05 * limit:
             return rest
-        scaled = [o for o in free if o.layer.map and id(o.layer.raw) not in self._used]
+        kept = self._used | self._rescaled
+        scaled = [o for o in free if o.layer.map and not {id(o.layer), id(o.layer.raw)} & kept]
         squared = [layer for layer in one.squared if layer.map]
         linear = sum((o.part(o.weight) for o in scaled), torch.zeros_like(rest))
         # What is squared is known as a part of everything else only.

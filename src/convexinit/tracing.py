@@ -496,3 +496,10 @@ def following(call: Call) -> Iterator[Call]:
             seen.add(id(one))
             yield one
             waiting += one.consumers
+
+
+def calls_between(call: Call, end: Call) -> Iterator[Call]:
+    """The calls that hand a result on to ``end``, that included, each to a single next one."""
+    while call is not end:
+        (call,) = call.consumers
+        yield call

@@ -1,0 +1,114 @@
+"""What networks do in training alone: the start is the same there as in evaluation mode."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from convexinit import init_icnn_
+from support.networks import generator
+
+INPUTS = torch.randn(1021, 6, generator=generator())
+
+
+def layers(*blocks):
+    """A network of four convex layers, with blocks between an activation and the next layer."""
+    made = [nn.Linear(6, 32), nn.Softplus()]
+    for _ in range(3):
+        made += [*(block() for block in blocks), nn.Linear(32, 32), nn.Softplus()]
+    return nn.Sequential(*made, *(block() for block in blocks), nn.Linear(32, 1))
+
+
+class Summed(nn.Module):
+    """A skip connection or the convex path has a normalisation to itself."""
+
+    def __init__(self, normalised):
+        super().__init__()
+        self.first, self.skip, self.hidden = nn.Linear(6, 32), nn.Linear(6, 32), nn.Linear(32, 32)
+        self.out, self.norm, self.normalised = nn.Linear(32, 1), nn.BatchNorm1d(32), normalised
+
+    def forward(self, x):
+        z, skipped = self.hidden(F.softplus(self.first(x))), self.skip(x)
+        if self.normalised == "skip":
+            z = z + self.norm(skipped)
+        elif self.normalised == "convex":
+            z = self.norm(z) + skipped
+        return self.out(F.softplus(z))
+
+
+def recorded(network, x):
+    """What the activations and the caller get."""
+    got = []
+    hooks = [
+        m.register_forward_pre_hook(lambda _, args: got.append(args[0].detach()))
+        for m in network.modules()
+        if isinstance(m, nn.Softplus)
+    ]
+    got.append(network(x).detach())
+    for hook in hooks:
+        hook.remove()
+    return got
+
+
+NORMALISED = {
+    "after the activation": lambda: layers(lambda: nn.BatchNorm1d(32)),
+    "of the inputs": lambda: nn.Sequential(nn.BatchNorm1d(6), *layers()),
+    "of pre-activations": lambda: nn.Sequential(
+        nn.Linear(6, 32), nn.BatchNorm1d(32), nn.Softplus(),
+        nn.Linear(32, 32, bias=False), nn.BatchNorm1d(32, momentum=None), nn.Softplus(),
+        nn.Linear(32, 1),
+    ),
+    "of the outputs": lambda: nn.Sequential(*layers(), nn.Softplus(), nn.BatchNorm1d(1)),
+    "of a skip connection": lambda: Summed("skip"),
+    "of the convex path": lambda: Summed("convex"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["orthogonal", "moments"])
+@pytest.mark.parametrize("where", NORMALISED)
+def test_batch_normalisations_start_alike_in_training_and_in_evaluation(where, method):
+    torch.manual_seed(0)
+    network = NORMALISED[where]()
+    x = 3 * INPUTS + 2
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d):  # as if it had been trained on something else
+            module.running_mean += 7
+            module.running_var *= 40
+    init_icnn_(network, x, method=method, generator=generator())
+    assert network.training
+    statistics = copy.deepcopy(dict(network.named_buffers()))
+    evaluated = recorded(network.eval(), x)
+    trained = recorded(network.train(), x)
+    for one, other in zip(evaluated, trained, strict=True):
+        assert float((one - other).abs().max()) < 0.02 * float(other.abs().max())
+    hidden = trained[:-1] if where == "of the outputs" else trained
+    for signal in hidden:
+        assert float(signal.mean()) == pytest.approx(0, abs=0.05)
+        assert float(signal.var(0).mean()) == pytest.approx(1, rel=0.15)
+    assert all(int(v) == 0 for name, v in statistics.items() if name.endswith("tracked"))
+
+
+def test_statistics_stay_where_a_network_is_refused_or_they_are_frozen():
+    network = layers(lambda: nn.BatchNorm1d(32))
+    before = copy.deepcopy(dict(network.named_buffers()))
+    with pytest.raises(ValueError, match="does not shift"):
+        init_icnn_(network, INPUTS, layers={"3": {"bias": "0.bias"}})
+    growing = nn.Sequential(*network, nn.Softplus(), *(Exponential() for _ in range(3)))
+    growing.append(nn.Linear(1, 1))
+    with pytest.raises(ValueError, match="grows or falls too fast"):
+        init_icnn_(growing, 9 * INPUTS)
+    assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
+    network[2].eval()
+    init_icnn_(network, INPUTS)
+    same = {n.split(".")[0] for n, v in network.named_buffers() if torch.equal(v, before[n])}
+    assert "2" in same
+    frozen = {n for n, v in network.named_buffers() if n[0] == "2" and torch.equal(v, before[n])}
+    assert frozen == {"2.running_mean", "2.running_var", "2.num_batches_tracked"}
+    assert not torch.equal(network.get_buffer("5.running_mean"), before["5.running_mean"])
+
+
+class Exponential(nn.Module):
+    def forward(self, x):
+        return (9 * x).exp()
