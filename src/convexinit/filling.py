@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from convexinit.difference import ConvexDifference, parts_of
+from convexinit.dropout import grows_noise
 from convexinit.evaluation import (
     Convex,
     Evaluation,
@@ -41,6 +42,7 @@ from convexinit.tracing import (
     Watch,
     as_product,
     calls_between,
+    following,
     replace,
     tensors_in,
 )
@@ -136,6 +138,8 @@ def fill_network_(
                     network, arguments, columns, function, found, target, evaluation, generator
                 )
                 messages += _remarks(found, reached, target)
+                if target.convex_path and target.draw is None:
+                    messages += grows_noise(_hidden_dropouts(found))
                 if not found.returns_gradient:
                     messages += _not_convex(network, arguments, columns, function)
             evaluation.keeps = True
@@ -291,6 +295,19 @@ def _take_rescaled(found: Found, statistics: Collection[int]) -> set[int]:
         one.normalised |= layers >= set(map(id, members))
         one.biases = [option for option in one.biases if id(option.parameter) not in shifts]
     return layers
+
+
+def _hidden_dropouts(found: Found) -> list[float]:
+    """Probabilities of every dropout of what a layer has computed."""
+    calls = {
+        id(call): call
+        for one in found.pre_activations
+        for layer in one.constrained + one.free
+        for call in following(layer.call)
+        if "dropout" in call.name
+    }
+    # torch hands on the probability by name, or as the second argument.
+    return [float(c.kwargs.get("p", [*c.args, 0.0][1])) for c in calls.values()]
 
 
 def _write_(layer: FoundLayer, weight: Tensor) -> None:

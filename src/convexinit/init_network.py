@@ -6,17 +6,20 @@ import copy
 import functools
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 
 from convexinit.activations import Activation
 from convexinit.assignment import assign_, is_close, unchanged_on_error
 from convexinit.checks import check_choice, check_function, check_number
 from convexinit.difference import parts_of
+from convexinit.dropout import Dropout, grows_noise
 from convexinit.evaluation import Convex, Inputs
 from convexinit.filling import Target, fill_network_
 from convexinit.finding import Options
@@ -29,7 +32,7 @@ from convexinit.init import (
     moments_init_,
 )
 from convexinit.layers import ConvexLayer, Network
-from convexinit.networks import activation_of
+from convexinit.networks import MLP, activation_of
 from convexinit.orthogonal import orthogonal_layer_, plan_layers, raise_zeros_
 from convexinit.theory import solve_init
 
@@ -146,7 +149,10 @@ def init_icnn_(
             "bias_rule": bias_rule,
         }  # fmt: skip
         _refuse_changed(chosen, _OF_MOMENTS)
-        return _init_orthogonal_(model, activation, variance, generator)
+        _init_orthogonal_(model, activation, variance, generator)
+        for message in (m for part in parts_of(model) for m in grows_noise(_dropouts(part))):
+            warnings.warn(message, stacklevel=3)
+        return model
     distribution = check_function("distribution", distribution, DISTRIBUTIONS)
     bias_rule = check_function("bias_rule", bias_rule, BIAS_RULES)
     solve_init(1, activation, rho, variance, bias_noise, mean)
@@ -180,9 +186,22 @@ def _defaults() -> Mapping[str, inspect.Parameter]:
     return inspect.signature(init_icnn_).parameters
 
 
+def _dropouts(network: nn.Module) -> list[float]:
+    """Probabilities of dropout in hidden layers, by classes: after the first layer."""
+    if isinstance(network, MLP):
+        return [network.hidden_dropout.probability] * (len(network.layers) - 1)
+    modules = list(network.modules())
+    modules = modules[modules.index(next(iter(initialised_layers(network).values()))) :]
+    return [
+        float(module.probability if isinstance(module, Dropout) else module.p)
+        for module in modules
+        if isinstance(module, (Dropout, _DropoutNd))
+    ]
+
+
 def _init_orthogonal_(
-    model: Network, activation: Activation, variance: float, generator: Generator | None
-) -> Network:
+    model: nn.Module, activation: Activation, variance: float, generator: Generator | None
+) -> None:
     with unchanged_on_error(model):
         parts = [initialised_layers(part) for part in parts_of(model)]
         of_parts = [
@@ -214,7 +233,6 @@ def _init_orthogonal_(
                 # The shift of the plan is for a feature, the mean of which this unit may multiply.
                 bias = shift + (scale - weight.flatten(1).sum(1)) * mean
                 assign_parameters_(layer, weight, None if layer.bias is None else bias, name)
-    return model
 
 
 @torch.inference_mode(False)

@@ -1,13 +1,14 @@
 """What networks do in training alone: the start is the same there as in evaluation mode."""
 
 import copy
+import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from convexinit import init_icnn_
+from convexinit import MLP, ConvexLinear, init_icnn_
 from support.networks import generator
 
 INPUTS = torch.randn(1021, 6, generator=generator())
@@ -112,3 +113,75 @@ def test_statistics_stay_where_a_network_is_refused_or_they_are_frozen():
 class Exponential(nn.Module):
     def forward(self, x):
         return (9 * x).exp()
+
+
+def dropped(hidden, probability, of_inputs=0.0, layer=nn.Linear):
+    """A network with dropout after every activation, and another of the inputs."""
+    made = [nn.Dropout(of_inputs), nn.Linear(6, 16), nn.ReLU()]
+    for _ in range(hidden - 1):
+        made += [nn.Dropout(probability), layer(16, 16), nn.ReLU()]
+    return nn.Sequential(*made, nn.Dropout(probability), layer(16, 1))
+
+
+class SkippedInputs(nn.Module):
+    """Dropout of what is read by three skip connections."""
+
+    def __init__(self):
+        super().__init__()
+        self.skips = nn.ModuleList(nn.Linear(6, 16) for _ in range(4))
+        self.hidden = nn.ModuleList(nn.Linear(16, 16) for _ in range(3))
+
+    def forward(self, x):
+        z = self.skips[0](x)
+        for hidden, skip in zip(self.hidden, self.skips[1:], strict=True):
+            z = hidden(F.relu(z)) + skip(F.dropout(x, 0.5, self.training))
+        return z
+
+
+@pytest.mark.parametrize(
+    ("build", "warns"),
+    [
+        (lambda: dropped(3, 0.2), True),
+        (lambda: dropped(2, 0.5, 0.7), False),
+        (lambda: dropped(6, 0.1), False),
+        (lambda: MLP([6, 16, 16, 16, 1], hidden_dropout=0.3), True),
+        (lambda: MLP([6, 16, 16, 1], input_dropout=0.7, hidden_dropout=0.5), False),
+        (SkippedInputs, False),
+    ],
+)
+def test_dropout_in_many_hidden_layers_is_warned_of(build, warns):
+    for options in ({"inputs": INPUTS}, {}):
+        network = build()
+        if not options and not isinstance(network, MLP):
+            continue
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            init_icnn_(network, **options)
+            messages = [
+                str(w.message) for w in caught if "dropout acts in 3 hidden" in str(w.message)
+            ]
+            assert len(messages) == warns
+            assert all(w.filename == __file__ for w in caught)
+            init_icnn_(network, **options, method="moments")
+        assert len(caught) == warns
+
+
+def test_dropout_between_layers_of_this_library_is_warned_of():
+    with pytest.warns(UserWarning, match="dropout acts in 4 hidden layers"):
+        init_icnn_(dropped(4, 0.5, 0.5, ConvexLinear))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_icnn_(dropped(2, 0.5, 0.5, ConvexLinear))
+
+
+def test_noise_of_dropout_grows_with_orthogonal_weights_only():
+    """What the warning says: in evaluation mode the variance is 1 with either."""
+    torch.manual_seed(0)
+    variances = {}
+    for method in ("orthogonal", "moments"):
+        network = MLP([6, *[64] * 6, 1], hidden_dropout=0.5)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            init_icnn_(network, INPUTS, method=method, generator=generator())
+        variances[method] = float(network(INPUTS).detach().var())
+    assert variances["orthogonal"] > 10 * variances["moments"]
