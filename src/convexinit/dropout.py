@@ -80,7 +80,7 @@ def grows_noise(probabilities: Sequence[float]) -> list[str]:
     return [
         f"dropout acts in {len(strong)} hidden layers. Orthogonal weights pass on every unit by "
         "itself, so that its noise is never averaged and grows from layer to layer; "
-        'give method="moments", or drop inputs or the first hidden layers alone'
+        'give method="moments", bias_noise=0.5, or drop inputs and the first hidden layers alone'
     ]
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
+from convexinit.convexity import largest_gap
 from convexinit.difference import ConvexDifference, parts_of
 from convexinit.dropout import grows_noise
 from convexinit.evaluation import (
@@ -21,7 +22,6 @@ from convexinit.evaluation import (
     as_tuple,
     convex_columns,
     evaluated,
-    forward,
     run,
 )
 from convexinit.finding import (
@@ -53,7 +53,7 @@ _PASSES_WITH_FIRST_BATCH = 2  # after which normalisations stay as they are
 _PRECISE = 0.01  # deviation of mean or variance, in units of the target, that is left as it is
 _TOLERATED = (0.1, 0.2)  # deviations of mean and variance that are not reported
 _FEWEST_ROWS = 10.0  # that a variance may rest on without being reported
-_PAIRS = 128  # of rows whose midpoints are looked at
+_PAIRS = 128  # of rows whose midpoints are looked at, and of points close to a row
 # Share of the variance of a pre-activation that comes through the convex path at least.
 _CONVEX_SHARE = 0.5
 
@@ -628,34 +628,24 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
     return messages
 
 
-@torch.no_grad()
 def _not_convex(
     network: nn.Module,
     arguments: tuple[Tensor, ...],
     columns: Mapping[int, Any],
     call: Callable[..., Tensor] | None,
 ) -> list[str]:
-    """A warning if a network is above the mean of two rows at their midpoint."""
-    rows = min(len(arguments[0]) // 2, _PAIRS)
-    first = [argument[:rows] for argument in arguments]
-    second, middle = [one.clone() for one in first], [one.clone() for one in first]
-    for index, chosen in columns.items():
-        other = arguments[index][-rows:]
-        second[index][..., chosen] = other[..., chosen]
-        middle[index][..., chosen] = (first[index][..., chosen] + other[..., chosen]) / 2
-    together = tuple(torch.cat(parts) for parts in zip(first, second, middle, strict=True))
-    output = forward(network, together, call)
-    output = (output[0] if isinstance(output, (tuple, list)) else output).detach()
-    a, b, at_middle = output.to(torch.promote_types(output.dtype, torch.float32)).chunk(3)
-    gap = at_middle - (a + b) / 2
-    rounding = torch.finfo(output.dtype).eps ** 0.5 * output.abs().max()
-    if bool((gap <= rounding).all()):
+    """A warning if a network is above the mean of two points at their midpoint."""
+    try:
+        gap = largest_gap(network, arguments, columns, call, _PAIRS)
+    except ValueError as error:
+        return [f"whether the network is convex could not be tested: {error}"]
+    if gap <= 0:
         return []
     return [
         f"the network is not convex in argument {', '.join(map(str, columns))}: at the midpoint of "
-        f"two rows it is up to {float(gap.max()):.3g} above their mean. Look for activations that "
-        "are not convex and increasing and for gates below zero, or say what is convex with "
-        "convex= or call="
+        f"two points it is up to {gap:.3g} above their mean. Look for activations that are not "
+        "convex and increasing and for gates below zero, or say what is convex with convex= or "
+        "call="
     ]
 
 

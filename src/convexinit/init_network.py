@@ -31,12 +31,11 @@ from convexinit.init import (
     lecun_normal_,
     moments_init_,
 )
-from convexinit.layers import ConvexLayer, Network
+from convexinit.layers import CONVOLUTIONS, ConvexLayer, Network, is_stacked
 from convexinit.networks import MLP, activation_of
 from convexinit.orthogonal import orthogonal_layer_, plan_layers, raise_zeros_
 from convexinit.theory import solve_init
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _OF_MOMENTS = 'belongs to method="moments"; give that too, or leave it out'
 
 
@@ -337,14 +336,6 @@ def initialised_layers(model: nn.Module) -> dict[str, nn.Module]:
             if index == 0 or isinstance(layer, ConvexLayer)
         }
     return initialised
-
-
-def is_stacked(layer: nn.Module) -> bool:
-    """Whether a layer has the weights of many networks (:mod:`convexinit.stacking`)."""
-    if not isinstance(layer, (nn.Linear, *CONVOLUTIONS)) or is_lazy(layer.weight):
-        return False
-    kernel = () if isinstance(layer, nn.Linear) else layer.kernel_size
-    return layer.weight.ndim != 2 + len(kernel)
 
 
 def check_not_stacked(network: nn.Module) -> None:

@@ -425,7 +425,7 @@ class Trace(Watch):
         if first is None or second is None or middle is None:
             return False
         gap = (middle - (first + second) / 2).abs().max()
-        tolerance = torch.finfo(moving[0].dtype).eps ** 0.5
+        tolerance = min(torch.finfo(moving[0].dtype).eps ** 0.5, 0.02)
         return bool(gap <= tolerance * torch.maximum(first.abs(), second.abs()).max())
 
     @torch.no_grad()
