@@ -212,6 +212,18 @@ class Evaluation:
         self._network.eval()
 
 
+@contextmanager
+def _without_autocast_cache() -> Iterator[None]:
+    """In an ``autocast`` around, weights are cast anew by every call, as they change in between."""
+    enabled = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.clear_autocast_cache()
+        torch.set_autocast_cache_enabled(enabled)
+
+
 def _check_watchable(network: nn.Module) -> None:
     for name, parameter in network.named_parameters():
         if is_lazy(parameter) or parameter.is_meta:
@@ -257,6 +269,7 @@ def evaluated(
     try:
         with (
             torch.inference_mode(False),
+            _without_autocast_cache(),
             torch.random.fork_rng([device] if device.type == "cuda" else []),
         ):
             evaluation.start(again)

@@ -185,3 +185,18 @@ def test_noise_of_dropout_grows_with_orthogonal_weights_only():
             init_icnn_(network, INPUTS, method=method, generator=generator())
         variances[method] = float(network(INPUTS).detach().var())
     assert variances["orthogonal"] > 10 * variances["moments"]
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_in_autocast_the_weights_that_were_written_are_seen(cached):
+    torch.manual_seed(0)
+    network = layers()
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=cached), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        network(INPUTS)  # fills the cache
+        init_icnn_(network, INPUTS, generator=generator())
+        assert torch.is_autocast_cache_enabled() == cached
+        signals = recorded(network, INPUTS)
+    for signal in (*signals, *recorded(network, INPUTS)):
+        assert float(signal.float().mean()) == pytest.approx(0, abs=0.05)
+        assert float(signal.float().var(0).mean()) == pytest.approx(1, rel=0.1)
