@@ -133,10 +133,12 @@ def fill_network_(
                 found = find_prepared(
                     network, arguments, columns, function, layers or {}, evaluation.starting
                 )
+                kept = _take_kept(network, found)
                 _check_found(found, target, layers or {})
                 reached = _fill_(
-                    network, arguments, columns, function, found, target, evaluation, generator
-                )
+                    network, arguments, columns, function, found, kept, target, evaluation,
+                    generator,
+                )  # fmt: skip
                 messages += _remarks(found, reached, target)
                 if target.convex_path and target.draw is None:
                     messages += grows_noise(_hidden_dropouts(found))
@@ -194,7 +196,7 @@ def _check_found(found: Found, target: Target, options: Options) -> None:
             for layer in one.constrained
             for name in (layer.name, layer.parameter)
         )
-        known = any(problem_of[layer] for layer in one.constrained)
+        known = any(problem_of[layer] or layer.kept for layer in one.constrained)
         if one.constrained and not (one.biases or one.output or said_none or known):
             name = one.constrained[0].name
             problems.append(
@@ -248,6 +250,7 @@ def _fill_(
     columns: Mapping[int, Any],
     call: Callable[..., Tensor] | None,
     found: Found,
+    kept: set[int],
     target: Target,
     evaluation: Evaluation,
     generator: Generator,
@@ -262,7 +265,9 @@ def _fill_(
     for number in range(_PASSES):
         copies = [argument.detach().clone() for argument in arguments]
         traced = list(zip(copies, levels, strict=True))
-        filling = _Filling(traced, found, target, generator, number == 0, statistics, rescaled)
+        filling = _Filling(
+            traced, found, target, generator, number == 0, statistics, rescaled, kept
+        )
         with torch.no_grad(), filling, suppress(PassEnded):
             run(network, copies, call)
         filling.check_complete()
@@ -295,6 +300,22 @@ def _take_rescaled(found: Found, statistics: Collection[int]) -> set[int]:
         one.normalised |= layers >= set(map(id, members))
         one.biases = [option for option in one.biases if id(option.parameter) not in shifts]
     return layers
+
+
+def _take_kept(network: nn.Module, found: Found) -> set[int]:
+    """Numbers (``id``) of the parameters of layers that stay; none of them is a bias any more."""
+    modules = dict(network.named_modules())
+    kept = {
+        id(parameter)
+        for layer in found.layers
+        if layer.kept
+        for parameter in (
+            modules[layer.name].parameters() if layer.name in modules else [layer.raw]
+        )
+    }
+    for one in found.pre_activations:
+        one.biases = [option for option in one.biases if id(option.parameter) not in kept]
+    return kept
 
 
 def _hidden_dropouts(found: Found) -> list[float]:
@@ -372,6 +393,7 @@ class _Filling(Watch):
         drawing: bool,
         statistics: Collection[int],
         rescaled: set[int],
+        kept: set[int],
     ) -> None:
         super().__init__(inputs)
         self._target, self._generator, self._drawing = target, generator, drawing
@@ -379,7 +401,7 @@ class _Filling(Watch):
         members = [layer for one in found.pre_activations for layer in one.constrained + one.free]
         self._layers = {layer.call.index: layer for layer in members}
         self._operands: dict[int, _Operand] = {}
-        self._used: set[int] = set()  # parameters of earlier pre-activations, which stay
+        self._used = set(kept)  # also parameters of earlier pre-activations, which stay
         self._last = max(self._ends)
         self._statistics, self._rescaled = statistics, rescaled
         self.deviations: dict[PreActivation, Deviation] = {}
@@ -447,6 +469,8 @@ class _Filling(Watch):
 
     @torch.no_grad()
     def _fill(self, one: PreActivation, output: Tensor) -> None:
+        if all(layer.kept for layer in one.constrained + one.free):
+            return
         try:
             constrained = [self._operands[id(layer)] for layer in one.constrained]
             free = [self._operands[id(layer)] for layer in one.free]
@@ -530,7 +554,7 @@ class _Filling(Watch):
             return rest
         kept = self._used | self._rescaled
         scaled = [o for o in free if o.layer.map and not {id(o.layer), id(o.layer.raw)} & kept]
-        squared = [layer for layer in one.squared if layer.map]
+        squared = [layer for layer in one.squared if layer.map and id(layer.raw) not in kept]
         linear = sum((o.part(o.weight) for o in scaled), torch.zeros_like(rest))
         # What is squared is known as a part of everything else only.
         scalable = rest if squared else linear

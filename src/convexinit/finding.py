@@ -50,7 +50,7 @@ from convexinit.weight_maps import (
 Options = Mapping[str, Mapping[str, Any]]
 
 _ROWS = 8  # in each half of the rows that are traced
-_OPTIONS = ("positivity", "gain", "bias")
+_OPTIONS = ("positivity", "gain", "bias", "keep")
 
 
 @dataclass(eq=False)
@@ -88,6 +88,7 @@ class FoundLayer:
         curved: whether the input is not affine in the convex arguments, so that negative weights
             may end convexity.
         gated: whether the input is multiplied by a gate that differs with other inputs.
+        kept: whether the user says that it is to stay as it is.
         problem: what keeps it from being initialised, "" for nothing.
     """
 
@@ -101,6 +102,7 @@ class FoundLayer:
     gains: Tensor | None = None
     curved: bool = False
     gated: bool = False
+    kept: bool = False
     problem: str = ""
 
     @property
@@ -439,6 +441,14 @@ def _apply_options(
                     gain = float(said.get("gain", 1.0))
                     layer.map = said_map(product.weight, raw, entry, gain)
                     layer.role, layer.problem = "constrained", ""
+        for layer in chosen:
+            layer.kept = said.get("keep", False)
+            if not isinstance(layer.kept, bool):
+                raise ValueError(
+                    f"keep of layers[{name!r}] must be True or False, got {layer.kept!r}"
+                )
+            if layer.kept and layer.raw is not None:
+                layer.problem = ""  # nothing is written to it
 
 
 def _pre_activations(

@@ -102,7 +102,8 @@ def init_icnn_(
         layers: what cannot be found, by the name of the layer or its parameter: ``"positivity"`` (a
             name or a :class:`~convexinit.positivity.Positivity`), ``"gain"`` (factor between what
             the map gives and the weight), ``"bias"`` (name of the parameter that centres the
-            pre-activation, None for none).
+            pre-activation, None for none); ``{"keep": True}`` leaves a layer with all its
+            parameters as it is. Frozen parameters are filled otherwise, as by torch.nn.init.
         skip: "counted", or "only" to leave the weights of constrained layers as they are, for
             networks that start on their skip connections alone.
 
@@ -141,6 +142,8 @@ def init_icnn_(
         )  # fmt: skip
         fill_network_(model, inputs, target, convex, call, layers, generator)
         return model
+    traced: dict[str, Any] = {"convex": convex, "call": call, "layers": layers, "skip": skip}
+    _refuse_changed(traced, "says what is traced; give inputs= as well")
     activation = activation_of(parts_of(model)[0]) if activation is None else activation
     if method == "orthogonal":
         chosen = {

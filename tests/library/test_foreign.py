@@ -65,7 +65,7 @@ def convex_arguments(name):
 
 def moments(signal):
     """Mean over everything, and variance over the rows averaged over the units."""
-    return float(signal.mean()), float(signal.var(0).mean())
+    return float(signal.detach().mean()), float(signal.detach().var(0).mean())
 
 
 def signals_of(network, name, rows, seed):
@@ -670,3 +670,47 @@ def test_a_network_that_does_not_train_does_afterwards():
         losses.append(float(loss))
     assert losses[0] > 1e3
     assert losses[1] < 0.5
+
+
+@pytest.mark.parametrize("kept", ["0", "2", "4"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_layers_that_are_to_be_kept(kept, frozen):
+    """They are measured, and nothing is written to them; frozen ones are filled otherwise."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Linear(INPUTS, 20), nn.Softplus(), nn.Linear(20, 20), nn.Softplus(),
+        nn.Linear(20, 20), nn.Softplus(), nn.Linear(20, 1),
+    )  # fmt: skip
+    layer, inputs = network[int(kept)], normal(ROWS, INPUTS, seed=0)
+    nn.init.uniform_(layer.weight, 0, 1)
+    layer.requires_grad_(not frozen)
+    before = copy.deepcopy(network.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_icnn_(network, inputs, layers={kept: {"keep": True}}, generator=generator())
+    after = network.state_dict()
+    same = {name for name, value in after.items() if torch.equal(value, before[name])}
+    assert same == {f"{kept}.weight", f"{kept}.bias"}
+    signals = [*pre_activations(network, (inputs,)), network(inputs)]
+    del signals[int(kept) // 2]
+    for signal in signals:
+        assert moments(signal) == (pytest.approx(0, abs=0.05), pytest.approx(1, rel=0.05))
+    init_icnn_(network, inputs, generator=generator())
+    assert not torch.equal(layer.weight, before[f"{kept}.weight"])
+
+
+def test_a_kept_skip_connection_counts():
+    network, inputs = TransportPotential(3), normal(ROWS, INPUTS, seed=0)
+    skip = network.wx[1]
+    before = copy.deepcopy(skip.state_dict())
+    layers = {"wx.1": {"keep": True}}
+    with pytest.raises(ValueError, match=r"wz\.0: no parameter shifts"):  # the bias was the skip's
+        init_icnn_(network, inputs, layers=layers)
+    layers["wz.0"] = {"bias": None}
+    init_icnn_(network, inputs, layers=layers, generator=generator())
+    assert all(torch.equal(value, before[name]) for name, value in skip.state_dict().items())
+    signals = pre_activations(network, (inputs,))
+    assert moments(signals[1])[1] == pytest.approx(1, rel=0.05)
+    assert moments(signals[2]) == (pytest.approx(0, abs=0.05), pytest.approx(1, rel=0.05))
+    with pytest.raises(ValueError, match="keep of layers.* must be True or False"):
+        init_icnn_(network, inputs, layers={"wx.1": {"keep": "yes"}})
