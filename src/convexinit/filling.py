@@ -7,7 +7,8 @@ import warnings
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -56,6 +57,9 @@ _FEWEST_ROWS = 10.0  # that a variance may rest on without being reported
 _PAIRS = 128  # of rows whose midpoints are looked at, and of points close to a row
 # Share of the variance of a pre-activation that comes through the convex path at least.
 _CONVEX_SHARE = 0.5
+
+
+W = TypeVar("W", bound="_Pass")
 
 
 @dataclass(frozen=True)
@@ -262,20 +266,51 @@ def _fill_(
     ]
     statistics = set(map(id, evaluation.statistics))
     rescaled = _take_rescaled(found, statistics)
-    for number in range(_PASSES):
+
+    def watched(watch: Callable[[list[tuple[Tensor, Dependence]]], W]) -> W:
         copies = [argument.detach().clone() for argument in arguments]
-        traced = list(zip(copies, levels, strict=True))
-        filling = _Filling(
-            traced, found, target, generator, number == 0, statistics, rescaled, kept
-        )
-        with torch.no_grad(), filling, suppress(PassEnded):
+        watching = watch(list(zip(copies, levels, strict=True)))
+        with torch.no_grad(), watching, suppress(PassEnded):
             run(network, copies, call)
-        filling.check_complete()
+        watching.check_complete()
+        return watching
+
+    squares = _squares(found, watched)
+    for number in range(_PASSES):
+        filling = watched(
+            partial(
+                _Filling, found=found, target=target, generator=generator, drawing=number == 0,
+                statistics=statistics, rescaled=rescaled, kept=kept, squares=squares,
+            )
+        )  # fmt: skip
         if number > 0 and filling.is_precise():
             break
         if evaluation.starting and number < _PASSES_WITH_FIRST_BATCH:
             evaluation.start(again=True)
     return filling.deviations
+
+
+def _squares(
+    found: Found, watched: Callable[[Callable[[Any], _Silenced]], _Silenced]
+) -> dict[PreActivation, Tensor]:
+    """What layers add to pre-activations through a square, each in the form of its call.
+
+    They read the inputs alone, so that it does not matter what other layers compute.
+
+    Args:
+        found: layers of the network.
+        watched: makes a pass.
+    """
+    affected = [one for one in found.pre_activations if one.squared]
+    if not affected:
+        return {}
+    constrained = {m.call.index for one in found.pre_activations for m in one.constrained}
+    squared = {layer.call.index for one in affected for layer in one.squared}
+    whole, rest = (
+        watched(partial(_Silenced, found=found, silent=off)).signals
+        for off in (constrained, constrained | squared)
+    )
+    return {one: whole[one.call.index] - rest[one.call.index] for one in affected}
 
 
 def _normalises(name: str, args: Any, statistics: Collection[int]) -> bool:
@@ -378,7 +413,57 @@ class _Operand:
         return of_sum * factor, float(summed) * factor
 
 
-class _Filling(Watch):
+class _Pass(Watch):
+    """A pass over all layers that were found."""
+
+    def __init__(self, inputs: list[tuple[Tensor, Dependence]], found: Found) -> None:
+        super().__init__(inputs)
+        self._ends = {one.call.index: one for one in found.pre_activations}
+        self._last = max(self._ends)
+
+    def check_complete(self) -> None:
+        """Raise ValueError if the network did other things than in the pass that was traced."""
+        if self.count <= self._last:
+            raise ValueError(_OTHER_PATH)
+
+
+class _Silenced(_Pass):
+    """A pass in which some operations have weights of zero.
+
+    Attributes:
+        signals: pre-activations, by the index of their call.
+    """
+
+    def __init__(
+        self, inputs: list[tuple[Tensor, Dependence]], found: Found, silent: set[int]
+    ) -> None:
+        super().__init__(inputs, found)
+        self._silent = silent
+        self.signals: dict[int, Tensor] = {}
+
+    def run(self, function: Callable[..., Any], args: Any, kwargs: Any, level: Dependence) -> Any:
+        """Make the call, without its weight where it is to be silent."""
+        if level and self.count in self._silent:
+            product = as_product(function, args, kwargs, self.dependence)
+            if product is not None:
+                return _without_weight(product, function, args, kwargs)
+        return function(*args, **kwargs)
+
+    def on_call(self, index: int, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+        """Keep a pre-activation."""
+        if index in self._ends:
+            precise = torch.promote_types(output.dtype, torch.float32)
+            self.signals[index] = output.detach().to(precise, copy=True)
+
+
+def _without_weight(product: Product, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """The result of a linear operation with weights of zero."""
+    weight, zeros = product.weight, torch.zeros_like(product.weight)
+    args, kwargs = (replace(a, lambda t: zeros if t is weight else t) for a in (args, kwargs))
+    return function(*args, **kwargs)
+
+
+class _Filling(_Pass):
     """A pass that fills each layer when its pre-activation is there, and corrects that on the way.
 
     The calls after it see the corrected pre-activation, so that one pass fills all layers.
@@ -394,26 +479,20 @@ class _Filling(Watch):
         statistics: Collection[int],
         rescaled: set[int],
         kept: set[int],
+        squares: dict[PreActivation, Tensor],
     ) -> None:
-        super().__init__(inputs)
+        super().__init__(inputs, found)
         self._target, self._generator, self._drawing = target, generator, drawing
-        self._ends = {one.call.index: one for one in found.pre_activations}
         members = [layer for one in found.pre_activations for layer in one.constrained + one.free]
         self._layers = {layer.call.index: layer for layer in members}
         self._operands: dict[int, _Operand] = {}
         self._used = set(kept)  # also parameters of earlier pre-activations, which stay
-        self._last = max(self._ends)
-        self._statistics, self._rescaled = statistics, rescaled
+        self._statistics, self._rescaled, self._squares = statistics, rescaled, squares
         self.deviations: dict[PreActivation, Deviation] = {}
 
     def is_precise(self) -> bool:
         """Whether no pre-activation was far from its target."""
         return all(one.is_small for one in self.deviations.values())
-
-    def check_complete(self) -> None:
-        """Raise ValueError if the network did other things than in the pass that was traced."""
-        if self.count <= self._last:
-            raise ValueError(_OTHER_PATH)
 
     def run(self, function: Callable[..., Any], args: Any, kwargs: Any, level: Dependence) -> Any:
         """Keep what a linear operation reads before it is called."""
@@ -435,11 +514,9 @@ class _Filling(Watch):
         )  # fmt: skip
         if self._drawing and self._is_drawn(layer):
             # What was there before may be so large that nothing else is left beside it.
-            weight, zeros = product.weight, torch.zeros_like(product.weight)
-            args, kwargs = (
-                replace(a, lambda t: zeros if t is weight else t) for a in (args, kwargs)
-            )
-        output = function(*args, **kwargs)
+            output = _without_weight(product, function, args, kwargs)
+        else:
+            output = function(*args, **kwargs)
         operand.shape = output.shape
         self._operands[id(layer)] = operand
         return output
@@ -461,7 +538,7 @@ class _Filling(Watch):
         if not isinstance(output, Tensor) or getattr(function, "__name__", "") != one.call.name:
             raise ValueError(_OTHER_PATH)
         self._fill(one, output)
-        self._used |= {id(layer.raw) for layer in one.constrained + one.free}
+        self._used |= {id(layer.raw) for layer in one.constrained + one.free + one.squared}
         self._used |= {id(option.parameter) for option in one.biases[:1]}
         if index == self._last and not self._statistics:
             self.count += 1
@@ -476,7 +553,7 @@ class _Filling(Watch):
             free = [self._operands[id(layer)] for layer in one.free]
         except KeyError:
             raise ValueError(_OTHER_PATH) from None
-        product, shape = (constrained + free)[0].product, (constrained + free)[0].shape
+        product, shape = self._place(one)
         signal = product.by_unit(output.detach().reshape(shape))
         signal = signal.to(torch.promote_types(signal.dtype, torch.float32))
         fillable = [operand for operand in constrained if self._is_drawn(operand.layer)]
@@ -505,6 +582,11 @@ class _Filling(Watch):
             signal = rest + factor * whole
         signal = self._centre(one, signal, product, shape)
         output.data.copy_(product.from_units(signal, shape).reshape(output.shape))
+
+    def _place(self, one: PreActivation) -> tuple[Product, torch.Size]:
+        """The operation that says which numbers of a pre-activation are of one unit; its shape."""
+        operand = self._operands[id((one.constrained + one.free)[0])]
+        return operand.product, operand.shape
 
     def _is_near(self, one: PreActivation, signal: Tensor) -> bool:
         """Whether a pre-activation has the moments of the target; keeps by how much it has not."""
@@ -554,10 +636,15 @@ class _Filling(Watch):
             return rest
         kept = self._used | self._rescaled
         scaled = [o for o in free if o.layer.map and not {id(o.layer), id(o.layer.raw)} & kept]
-        squared = [layer for layer in one.squared if layer.map and id(layer.raw) not in kept]
+        squared = one.squared
+        if not all(layer.map and id(layer.raw) not in kept for layer in squared):
+            squared = []
         linear = sum((o.part(o.weight) for o in scaled), torch.zeros_like(rest))
-        # What is squared is known as a part of everything else only.
-        scalable = rest if squared else linear
+        scalable = linear
+        if squared:
+            product, shape = self._place(one)
+            square = product.by_unit(self._squares[one].reshape(shape))
+            scalable = linear + square
         others = rest - scalable
         if _variance(scalable) <= 0:
             return rest
@@ -570,6 +657,8 @@ class _Filling(Watch):
             assert layer.map is not None
             assert layer.raw is not None
             _write_(layer, math.sqrt(scale) * layer.map.forward(layer.raw.detach()))
+        if squared:
+            self._squares[one] *= scale
         return scale * scalable + others
 
     def _centre(

@@ -714,3 +714,36 @@ def test_a_kept_skip_connection_counts():
     assert moments(signals[2]) == (pytest.approx(0, abs=0.05), pytest.approx(1, rel=0.05))
     with pytest.raises(ValueError, match="keep of layers.* must be True or False"):
         init_icnn_(network, inputs, layers={"wx.1": {"keep": "yes"}})
+
+
+@pytest.mark.parametrize("fixed", [0.0, 0.1, 0.7])
+@pytest.mark.parametrize("scale", [0.05, 0.3, 3.0])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_what_is_fixed_is_not_taken_for_a_trainable_square(fixed, scale, hidden):
+    """The bias centres the sum that occurs, a fixed quadratic function included."""
+
+    class Quadratic(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(INPUTS, 24), nn.Linear(24, 1)
+            self.hidden, self.factor = nn.Linear(24, 24), nn.Parameter(torch.randn(INPUTS, INPUTS))
+            self.factor.data *= scale
+
+        def forward(self, x):
+            square = (x @ self.factor).square().sum(1, keepdim=True)
+            square = square + fixed * x.square().sum(1, keepdim=True) / 2
+            z = self.hidden(F.softplus(self.first(x)))
+            z = self.last(F.softplus(z + square if hidden else z))
+            return z if hidden else z + square
+
+    torch.manual_seed(0)
+    network, inputs = Quadratic(), normal(ROWS, INPUTS, seed=0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        init_icnn_(network, inputs, generator=generator())
+    signals = [*pre_activations(network, (inputs,)), network(inputs)]
+    for signal in signals:
+        assert abs(moments(signal)[0]) < 0.02
+    if fixed < 0.7:
+        assert not caught
+        assert moments(signals[1 if hidden else 2])[1] == pytest.approx(1, rel=0.05)
