@@ -452,6 +452,8 @@ class _Silenced(_Pass):
     def on_call(self, index: int, function: Any, args: Any, kwargs: Any, output: Any) -> None:
         """Keep a pre-activation."""
         if index in self._ends:
+            if not isinstance(output, Tensor):
+                raise ValueError(_OTHER_PATH)
             precise = torch.promote_types(output.dtype, torch.float32)
             self.signals[index] = output.detach().to(precise, copy=True)
 

@@ -62,9 +62,9 @@ class _Facts:
 def parameter_groups(
     model: nn.Module,
     lr: float,
+    inputs: Inputs | None = None,
     activation: Activation | None = None,
     variance: float = 1.0,
-    inputs: Inputs | None = None,
     convex: Convex = 0,
     call: Callable[..., Tensor] | None = None,
     layers: Options | None = None,
@@ -98,11 +98,11 @@ def parameter_groups(
     Args:
         model: a network or, without ``inputs``, a stack of networks.
         lr: learning rate, greater than 0.
+        inputs: a batch of data, as for :func:`~convexinit.init_icnn_`. Then ``activation`` and
+            ``variance`` are of no use.
         activation: as for :func:`~convexinit.init_icnn_`; None for that of an MLP, CNN or
             PICNN, and for ReLU in other networks.
         variance: as for :func:`~convexinit.init_icnn_`.
-        inputs: a batch of data, as for :func:`~convexinit.init_icnn_`. Then ``activation`` and
-            ``variance`` are of no use.
         convex: see :func:`~convexinit.init_icnn_`.
         call: see :func:`~convexinit.init_icnn_`.
         layers: see :func:`~convexinit.init_icnn_`.
