@@ -59,7 +59,7 @@ _PAIRS = 128  # of rows whose midpoints are looked at, and of points close to a 
 _CONVEX_SHARE = 0.5
 
 
-W = TypeVar("W", bound="_Pass")
+AnyPass = TypeVar("AnyPass", bound="_Pass")
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,7 @@ def _fill_(
     statistics = set(map(id, evaluation.statistics))
     rescaled = _take_rescaled(found, statistics)
 
-    def watched(watch: Callable[[list[tuple[Tensor, Dependence]]], W]) -> W:
+    def watched(watch: Callable[[list[tuple[Tensor, Dependence]]], AnyPass]) -> AnyPass:
         copies = [argument.detach().clone() for argument in arguments]
         watching = watch(list(zip(copies, levels, strict=True)))
         with torch.no_grad(), watching, suppress(PassEnded):
@@ -738,7 +738,8 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
         messages.append(
             "the variances of these layers rest on a few of the rows, as few as "
             f"{min(few.values()):.0f}, and will be others on other rows: {', '.join(few)}. Give "
-            "more rows; where activations grow as squares, fewer layers"
+            "more rows; where activations grow as squares, a mean far from zero, as mean=10, with "
+            "which they bend less, or fewer layers"
         )
     return messages
 

@@ -432,10 +432,11 @@ def test_other_data_types(name, dtype):
 def test_moments_that_rest_on_a_few_rows_are_reported():
     """Those of squares of squares; of other rows they would be others."""
     network, rows = MLP([6, *[64] * 5, 1], "squared_relu"), normal(512, 6, seed=0)
-    with pytest.warns(UserWarning, match=r"rest on a few of the rows.*layers\.5"):
+    with pytest.warns(UserWarning, match=r"rest on a few of the rows.*layers\.5.*mean=10"):
         init_icnn_(network, rows, generator=generator())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        init_icnn_(network, rows, mean=10.0, generator=generator())
         init_icnn_(MLP([6, *[64] * 20, 1]), rows, generator=generator())
 
 
