@@ -85,6 +85,9 @@ def parameter_groups(
     Biases of other layers keep ``lr``. In an :class:`~convexinit.MLP` or :class:`~convexinit.CNN`
     that is not convex, for comparison, hidden layers are those between the first and the last.
 
+    Smaller steps are slower where equal ones would do, below about eight layers or at a small
+    ``lr``: raise ``lr``, up to ten times.
+
     With ``inputs``, the network may be anybody's; call :func:`~convexinit.init_icnn_` before. Its
     layers are found by tracing (:mod:`convexinit.finding`), and the network is as before
     afterwards. ``L`` is then the number of hidden convex layers on the longest way through the
