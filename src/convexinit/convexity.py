@@ -20,7 +20,7 @@ from torch import Generator, Tensor, nn
 from convexinit.checks import check_integer
 from convexinit.evaluation import Convex, Inputs, Snapshot, as_tuple, convex_columns, run
 from convexinit.finding import Found, find
-from convexinit.init_network import is_stacked
+from convexinit.layers import is_stacked
 
 # F.softplus is linear above 20, so that activations of torch are only this accurate in float64.
 _ACCURACY = math.exp(-20)
@@ -173,11 +173,7 @@ def is_convex(
     with _evaluated(network), torch.enable_grad():
         function = _Rows(network, call, inputs, convex)
         curvature = _curvature(function, generator)
-        sampled = [_far_pairs(function, pairs, generator), _close_pairs(function, pairs, generator)]
-        if curvature is not None and curvature.value < 0:
-            sampled.append(_pairs_along(function, curvature))
-        first, second, rows = (torch.cat(parts) for parts in zip(*sampled, strict=True))
-        first, second = function.representable(first), function.representable(second)
+        first, second, rows = _pairs(function, curvature, pairs, generator)
         gaps, scales = _gaps(function, first, second, rows)
         tolerances = _rounding(function, first, second, rows, generator) * scales
     # A gap of 0 beside a tolerance of 0 (of a function that is 0 everywhere) is none.
@@ -200,6 +196,41 @@ def is_convex(
         negative_weights=weights,
         unknown_weights=unknown,
     )
+
+
+def largest_gap(
+    network: nn.Module,
+    inputs: Inputs,
+    convex: Convex,
+    call: Callable[..., Tensor] | None,
+    pairs: int,
+) -> float:
+    """:func:`is_convex` by fewer means: the largest gap that rounding does not explain, or 0.
+
+    Rounding is measured only where there is a gap.
+
+    Args:
+        network: in evaluation mode.
+        inputs: see :func:`is_convex`.
+        convex: see :func:`is_convex`.
+        call: see :func:`is_convex`.
+        pairs: number of pairs of rows, and number of close pairs.
+
+    Raises:
+        ValueError: see :func:`is_convex`.
+    """
+    generator = Generator().manual_seed(0)
+    with torch.enable_grad():
+        function = _Rows(network, call, inputs, convex)
+        curvature = _curvature(function, generator, 16, 6)
+        points = _pairs(function, curvature, pairs, generator)
+        gaps, scales = _gaps(function, *points)
+        # Small values may be the difference of large ones inside of the network.
+        least = function.precision**0.75 * scales.max()
+        above = gaps > (_least_rounding(function) * scales).clamp_min(least)
+        if above.any():
+            above &= gaps > _rounding(function, *points, generator) * scales
+    return float(gaps[above].max()) if above.any() else 0.0
 
 
 def negative_weights(
@@ -380,6 +411,24 @@ def _pairs_along(function: _Rows, curvature: _Curvature) -> Pairs:
     return *_either_side(curvature.point.expand_as(step), step), curvature.row.expand(len(step))
 
 
+def _pairs(
+    function: _Rows, curvature: _Curvature | None, count: int, generator: Generator
+) -> Pairs:
+    """Far, close and along the direction of a negative curvature; of values that inputs can have.
+
+    Args:
+        function: to be looked at.
+        curvature: of the function.
+        count: of far pairs, and of close ones.
+        generator: source of randomness.
+    """
+    sampled = [_far_pairs(function, count, generator), _close_pairs(function, count, generator)]
+    if curvature is not None and curvature.value < 0:
+        sampled.append(_pairs_along(function, curvature))
+    first, second, rows = (torch.cat(parts) for parts in zip(*sampled, strict=True))
+    return function.representable(first), function.representable(second), rows
+
+
 def _gaussian(function: _Rows, count: int, generator: Generator) -> Tensor:
     """``[count, dimensions]`` steps with the spread of the inputs."""
     size = (count, function.points.shape[1])
@@ -400,11 +449,11 @@ def _gaps(function: _Rows, first: Tensor, second: Tensor, rows: Tensor) -> tuple
     """
     middle = ((first.double() + second.double()) / 2).to(first.dtype)
     # Not without gradients: some networks differentiate themselves.
-    ends = function(first, rows).detach(), function(second, rows).detach()
-    between = function(middle, rows).detach()
+    values = function(torch.cat([first, second, middle]), rows.repeat(3)).detach()
+    one, other, between = values.chunk(3)
     typical = between.abs().median(0).values
-    scales = ends[0].abs() + ends[1].abs() + between.abs() + typical
-    return between - (ends[0] + ends[1]) / 2, scales
+    scales = one.abs() + other.abs() + between.abs() + typical
+    return between - (one + other) / 2, scales
 
 
 def _rounding(
@@ -426,7 +475,12 @@ def _rounding(
     )
     gaps, scales = _gaps(function, *_either_side(centres, step), rows)
     largest = (gaps / scales.clamp_min(torch.finfo(torch.float64).tiny)).max()
-    return 4 * max(float(largest), function.precision, _ACCURACY)
+    return max(4 * float(largest), _least_rounding(function))
+
+
+def _least_rounding(function: _Rows) -> float:
+    """What :func:`_rounding` is at least."""
+    return 4 * max(function.precision, _ACCURACY)
 
 
 @dataclass(frozen=True)
@@ -439,13 +493,24 @@ class _Curvature:
     row: Tensor
 
 
-def _curvature(function: _Rows, generator: Generator) -> _Curvature | None:
+def _curvature(
+    function: _Rows,
+    generator: Generator,
+    count: int = _CURVED_POINTS,
+    steps: int = _LANCZOS_STEPS,
+) -> _Curvature | None:
     """Smallest curvature over some rows and outputs.
 
     By the method of Rayleigh and Ritz on Krylov spaces, orthogonalised in full. None for functions
     that cannot be differentiated twice.
+
+    Args:
+        function: to be looked at.
+        generator: source of randomness.
+        count: of rows.
+        steps: dimensions of the spaces.
     """
-    rows = torch.randperm(len(function.points), generator=generator)[:_CURVED_POINTS]
+    rows = torch.randperm(len(function.points), generator=generator)[:count]
     points = function.points[rows].detach().requires_grad_()
     try:
         values = function(points, rows)
@@ -457,7 +522,7 @@ def _curvature(function: _Rows, generator: Generator) -> _Curvature | None:
         basis: list[Tensor] = []
         images: list[Tensor] = []
         vector = torch.zeros_like(points, dtype=torch.float64)
-        for _ in range(min(size, _LANCZOS_STEPS)):
+        for _ in range(min(size, steps)):
             noise = torch.randn(points.shape, generator=generator, dtype=torch.float64)
             noise = _orthogonal_to(basis, noise.to(points.device))
             vector = _orthogonal_to(basis, vector)

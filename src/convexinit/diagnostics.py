@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from convexinit.evaluation import Convex, Inputs, as_tuple, convex_columns, evaluated, run
 from convexinit.finding import Found, FoundLayer, Options, PreActivation, find_prepared
-from convexinit.init_network import is_stacked
+from convexinit.layers import is_stacked
 from convexinit.tracing import Dependence, PassEnded, Watch, as_product, changes_in_place
 
 # From which factor a layer on the signal is said to explode or to vanish.

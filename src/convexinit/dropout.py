@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from convexinit.checks import check_number
 from convexinit.layers import Network
 
+# Dropout that an orthogonal start bears: in so many hidden layers, or up to this probability.
+_FEW_LAYERS, _WEAK = 2, 0.1
+
 
 class Dropout(nn.Module):
     """Dropout with masks from raw random bytes, for one network or a stack.
@@ -46,16 +49,39 @@ class Dropout(nn.Module):
 
         With several generators the first dimension is that of the networks.
         """
-        if not self.training or self.dropped_bytes == 0:
+        if self.dropped_bytes == 0:
             return input
+        if not self.training:  # through a function of torch, so that whoever watches calls sees it
+            return nn.functional.dropout(input, self.probability, training=False)
         # Compared in place, the mask stays in bytes: to make booleans, to convert them, and to
         # multiply with them is several times as slow on a CPU.
         kept = random_bytes(input.shape, self.generators, input.device).ge_(self.dropped_bytes)
         return input * kept.to(input.dtype).mul_(256.0 / (256 - self.dropped_bytes))
 
+    @property
+    def probability(self) -> float:
+        """Of setting a unit to zero."""
+        return self.dropped_bytes / 256
+
     def extra_repr(self) -> str:
         """Probability, for printing."""
-        return f"probability={self.dropped_bytes / 256}"
+        return f"probability={self.probability}"
+
+
+def grows_noise(probabilities: Sequence[float]) -> list[str]:
+    """A warning where dropout acts in too many hidden layers of an orthogonal start.
+
+    Args:
+        probabilities: of the hidden layers.
+    """
+    strong = [p for p in probabilities if p > _WEAK]
+    if len(strong) <= _FEW_LAYERS:
+        return []
+    return [
+        f"dropout acts in {len(strong)} hidden layers. Orthogonal weights pass on every unit by "
+        "itself, so that its noise is never averaged and grows from layer to layer; "
+        'give method="moments", bias_noise=0.5, or drop inputs and the first hidden layers alone'
+    ]
 
 
 def random_bytes(

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from convexinit.checks import check_tensor
@@ -173,7 +174,9 @@ class Evaluation:
 
     Attributes:
         starting: modules that initialise themselves on their first batch (ActNorm), by name.
-        keeps: whether parameters, and what a first batch has set, stay as they are at the end.
+        statistics: running means and variances of batch normalisations, but of those that are in
+            evaluation mode in a network that is not.
+        keeps: whether parameters, statistics and what a first batch has set stay at the end.
     """
 
     def __init__(
@@ -183,6 +186,13 @@ class Evaluation:
         call: Callable[..., Tensor] | None,
     ) -> None:
         self.starting = {name: module for name, module in network.named_modules() if _flags(module)}
+        self.statistics = [
+            tensor
+            for module in network.modules()
+            if isinstance(module, _BatchNorm) and (module.training or not network.training)
+            for tensor in (module.running_mean, module.running_var)
+            if tensor is not None
+        ]
         self.keeps = False
         self._network, self._arguments, self._call = network, arguments, call
 
@@ -208,6 +218,18 @@ class Evaluation:
             if _values(self.starting[name]) == before[name]:
                 del self.starting[name]  # what its flag says is something else
         self._network.eval()
+
+
+@contextmanager
+def _without_autocast_cache() -> Iterator[None]:
+    """In an ``autocast`` around, weights are cast anew by every call, as they change in between."""
+    enabled = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.clear_autocast_cache()
+        torch.set_autocast_cache_enabled(enabled)
 
 
 def _check_watchable(network: nn.Module) -> None:
@@ -255,12 +277,14 @@ def evaluated(
     try:
         with (
             torch.inference_mode(False),
+            _without_autocast_cache(),
             torch.random.fork_rng([device] if device.type == "cuda" else []),
         ):
             evaluation.start(again)
             yield evaluation
     finally:
         if evaluation.keeps:
-            snapshot.restore(network.parameters(), evaluation.starting.values())
+            kept = (*network.parameters(), *evaluation.statistics)
+            snapshot.restore(kept, evaluation.starting.values())
         else:
             snapshot.restore()

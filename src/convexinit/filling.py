@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
 
+from convexinit.convexity import largest_gap
 from convexinit.difference import ConvexDifference, parts_of
+from convexinit.dropout import grows_noise
 from convexinit.evaluation import (
     Convex,
     Evaluation,
@@ -20,7 +23,6 @@ from convexinit.evaluation import (
     as_tuple,
     convex_columns,
     evaluated,
-    forward,
     run,
 )
 from convexinit.finding import (
@@ -40,6 +42,8 @@ from convexinit.tracing import (
     Product,
     Watch,
     as_product,
+    calls_between,
+    following,
     replace,
     tensors_in,
 )
@@ -51,9 +55,12 @@ _PASSES_WITH_FIRST_BATCH = 2  # after which normalisations stay as they are
 _PRECISE = 0.01  # deviation of mean or variance, in units of the target, that is left as it is
 _TOLERATED = (0.1, 0.2)  # deviations of mean and variance that are not reported
 _FEWEST_ROWS = 10.0  # that a variance may rest on without being reported
-_PAIRS = 128  # of rows whose midpoints are looked at
+_PAIRS = 128  # of rows whose midpoints are looked at, and of points close to a row
 # Share of the variance of a pre-activation that comes through the convex path at least.
 _CONVEX_SHARE = 0.5
+
+
+AnyPass = TypeVar("AnyPass", bound="_Pass")
 
 
 @dataclass(frozen=True)
@@ -131,11 +138,15 @@ def fill_network_(
                 found = find_prepared(
                     network, arguments, columns, function, layers or {}, evaluation.starting
                 )
+                kept = _take_kept(network, found)
                 _check_found(found, target, layers or {})
                 reached = _fill_(
-                    network, arguments, columns, function, found, target, evaluation, generator
-                )
+                    network, arguments, columns, function, found, kept, target, evaluation,
+                    generator,
+                )  # fmt: skip
                 messages += _remarks(found, reached, target) + unseen_remarks(found.unseen)
+                if target.convex_path and target.draw is None:
+                    messages += grows_noise(_hidden_dropouts(found))
                 if not found.returns_gradient:
                     messages += _not_convex(network, arguments, columns, function)
             evaluation.keeps = True
@@ -185,7 +196,7 @@ def _check_found(found: Found, target: Target, options: Options) -> None:
     if not problems and not any(one.constrained for one in found.pre_activations):
         raise no_convex_layer("to initialise")
     for one in found.pre_activations:
-        known = any(problem_of[layer] for layer in one.constrained)
+        known = any(problem_of[layer] or layer.kept for layer in one.constrained)
         if one.constrained and not (one.biases or one.output or one.said or known):
             name = one.constrained[0].name
             problems.append(
@@ -240,6 +251,7 @@ def _fill_(
     columns: Mapping[int, Any],
     call: Callable[..., Tensor] | None,
     found: Found,
+    kept: set[int],
     target: Target,
     evaluation: Evaluation,
     generator: Generator,
@@ -249,18 +261,106 @@ def _fill_(
         Dependence.AFFINE if index in columns else Dependence.CONTEXT
         for index in range(len(arguments))
     ]
-    for number in range(_PASSES):
+    statistics = set(map(id, evaluation.statistics))
+    rescaled = _take_rescaled(found, statistics)
+
+    def watched(watch: Callable[[list[tuple[Tensor, Dependence]]], AnyPass]) -> AnyPass:
         copies = [argument.detach().clone() for argument in arguments]
-        traced = list(zip(copies, levels, strict=True))
-        filling = _Filling(traced, found, target, generator, drawing=number == 0)
-        with torch.no_grad(), filling, suppress(PassEnded):
+        watching = watch(list(zip(copies, levels, strict=True)))
+        with torch.no_grad(), watching, suppress(PassEnded):
             run(network, copies, call)
-        filling.check_complete()
+        watching.check_complete()
+        return watching
+
+    squares = _squares(found, watched)
+    for number in range(_PASSES):
+        filling = watched(
+            partial(
+                _Filling, found=found, target=target, generator=generator, drawing=number == 0,
+                statistics=statistics, rescaled=rescaled, kept=kept, squares=squares,
+            )
+        )  # fmt: skip
         if number > 0 and filling.is_precise():
             break
         if evaluation.starting and number < _PASSES_WITH_FIRST_BATCH:
             evaluation.start(again=True)
     return filling.deviations
+
+
+def _squares(
+    found: Found, watched: Callable[[Callable[[Any], _Silenced]], _Silenced]
+) -> dict[PreActivation, Tensor]:
+    """What layers add to pre-activations through a square, each in the form of its call.
+
+    They read the inputs alone, so that it does not matter what other layers compute.
+
+    Args:
+        found: layers of the network.
+        watched: makes a pass.
+    """
+    affected = [one for one in found.pre_activations if one.squared]
+    if not affected:
+        return {}
+    constrained = {m.call.index for one in found.pre_activations for m in one.constrained}
+    squared = {layer.call.index for one in affected for layer in one.squared}
+    whole, rest = (
+        watched(partial(_Silenced, found=found, silent=off)).signals
+        for off in (constrained, constrained | squared)
+    )
+    return {one: whole[one.call.index] - rest[one.call.index] for one in affected}
+
+
+def _normalises(name: str, args: Any, statistics: Collection[int]) -> bool:
+    """Whether a call is a batch normalisation that is to use the statistics of the batch."""
+    return name == "batch_norm" and any(id(tensor) in statistics for tensor in args[1:3])
+
+
+def _take_rescaled(found: Found, statistics: Collection[int]) -> set[int]:
+    """Numbers (``id``) of layers whose scale has no effect, as the batch decides it.
+
+    What shifts such a layer alone is no longer a bias.
+    """
+    layers, shifts = set(), set()
+    for one in found.pre_activations:
+        members = one.constrained + one.free
+        for layer in members:
+            calls = [layer.call, *calls_between(layer.call, one.call)]
+            for index, call in enumerate(calls):
+                if _normalises(call.name, call.args, statistics):
+                    layers.add(id(layer))
+                    shifts |= {id(t) for c in calls[:index] for t in tensors_in(c.args, c.kwargs)}
+        one.normalised |= layers >= set(map(id, members))
+        one.biases = [option for option in one.biases if id(option.parameter) not in shifts]
+    return layers
+
+
+def _take_kept(network: nn.Module, found: Found) -> set[int]:
+    """Numbers (``id``) of the parameters of layers that stay; none of them is a bias any more."""
+    modules = dict(network.named_modules())
+    kept = {
+        id(parameter)
+        for layer in found.layers
+        if layer.kept
+        for parameter in (
+            modules[layer.name].parameters() if layer.name in modules else [layer.raw]
+        )
+    }
+    for one in found.pre_activations:
+        one.biases = [option for option in one.biases if id(option.parameter) not in kept]
+    return kept
+
+
+def _hidden_dropouts(found: Found) -> list[float]:
+    """Probabilities of every dropout of what a layer has computed."""
+    calls = {
+        id(call): call
+        for one in found.pre_activations
+        for layer in one.constrained + one.free
+        for call in following(layer.call)
+        if "dropout" in call.name
+    }
+    # torch hands on the probability by name, or as the second argument.
+    return [float(c.kwargs.get("p", [*c.args, 0.0][1])) for c in calls.values()]
 
 
 def _write_(layer: FoundLayer, weight: Tensor) -> None:
@@ -313,7 +413,59 @@ class _Operand:
         return of_sum * factor, float(summed) * factor
 
 
-class _Filling(Watch):
+class _Pass(Watch):
+    """A pass over all layers that were found."""
+
+    def __init__(self, inputs: list[tuple[Tensor, Dependence]], found: Found) -> None:
+        super().__init__(inputs)
+        self._ends = {one.call.index: one for one in found.pre_activations}
+        self._last = max(self._ends)
+
+    def check_complete(self) -> None:
+        """Raise ValueError if the network did other things than in the pass that was traced."""
+        if self.count <= self._last:
+            raise ValueError(_OTHER_PATH)
+
+
+class _Silenced(_Pass):
+    """A pass in which some operations have weights of zero.
+
+    Attributes:
+        signals: pre-activations, by the index of their call.
+    """
+
+    def __init__(
+        self, inputs: list[tuple[Tensor, Dependence]], found: Found, silent: set[int]
+    ) -> None:
+        super().__init__(inputs, found)
+        self._silent = silent
+        self.signals: dict[int, Tensor] = {}
+
+    def run(self, function: Callable[..., Any], args: Any, kwargs: Any, level: Dependence) -> Any:
+        """Make the call, without its weight where it is to be silent."""
+        if level and self.count in self._silent:
+            product = as_product(function, args, kwargs, self.dependence)
+            if product is not None:
+                return _without_weight(product, function, args, kwargs)
+        return function(*args, **kwargs)
+
+    def on_call(self, index: int, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+        """Keep a pre-activation."""
+        if index in self._ends:
+            if not isinstance(output, Tensor):
+                raise ValueError(_OTHER_PATH)
+            precise = torch.promote_types(output.dtype, torch.float32)
+            self.signals[index] = output.detach().to(precise, copy=True)
+
+
+def _without_weight(product: Product, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """The result of a linear operation with weights of zero."""
+    weight, zeros = product.weight, torch.zeros_like(product.weight)
+    args, kwargs = (replace(a, lambda t: zeros if t is weight else t) for a in (args, kwargs))
+    return function(*args, **kwargs)
+
+
+class _Filling(_Pass):
     """A pass that fills each layer when its pre-activation is there, and corrects that on the way.
 
     The calls after it see the corrected pre-activation, so that one pass fills all layers.
@@ -326,30 +478,30 @@ class _Filling(Watch):
         target: Target,
         generator: Generator,
         drawing: bool,
+        statistics: Collection[int],
+        rescaled: set[int],
+        kept: set[int],
+        squares: dict[PreActivation, Tensor],
     ) -> None:
-        super().__init__(inputs)
+        super().__init__(inputs, found)
         self._target, self._generator, self._drawing = target, generator, drawing
-        self._ends = {one.call.index: one for one in found.pre_activations}
         members = [layer for one in found.pre_activations for layer in one.constrained + one.free]
         self._layers = {layer.call.index: layer for layer in members}
         self._operands: dict[int, _Operand] = {}
-        self._used: set[int] = set()  # parameters of earlier pre-activations, which stay
-        self._last = max(self._ends)
+        self._used = set(kept)  # also parameters of earlier pre-activations, which stay
+        self._statistics, self._rescaled, self._squares = statistics, rescaled, squares
         self.deviations: dict[PreActivation, Deviation] = {}
 
     def is_precise(self) -> bool:
         """Whether no pre-activation was far from its target."""
         return all(one.is_small for one in self.deviations.values())
 
-    def check_complete(self) -> None:
-        """Raise ValueError if the network did other things than in the pass that was traced."""
-        if self.count <= self._last:
-            raise ValueError(_OTHER_PATH)
-
     def run(self, function: Callable[..., Any], args: Any, kwargs: Any, level: Dependence) -> Any:
         """Keep what a linear operation reads before it is called."""
         layer = self._layers.get(self.count) if level else None
         if layer is None:
+            if _normalises(getattr(function, "__name__", ""), args, self._statistics):
+                kwargs = {**kwargs, "training": True, "momentum": 1.0}
             return function(*args, **kwargs)
         product = as_product(function, args, kwargs, self.dependence)
         if product is None or product.name != layer.operation:
@@ -364,11 +516,9 @@ class _Filling(Watch):
         )  # fmt: skip
         if self._drawing and self._is_drawn(layer):
             # What was there before may be so large that nothing else is left beside it.
-            weight, zeros = product.weight, torch.zeros_like(product.weight)
-            args, kwargs = (
-                replace(a, lambda t: zeros if t is weight else t) for a in (args, kwargs)
-            )
-        output = function(*args, **kwargs)
+            output = _without_weight(product, function, args, kwargs)
+        else:
+            output = function(*args, **kwargs)
         operand.shape = output.shape
         self._operands[id(layer)] = operand
         return output
@@ -379,6 +529,7 @@ class _Filling(Watch):
             self._target.convex_path
             and layer.role == "constrained"
             and id(layer.raw) not in self._used
+            and (self._drawing or id(layer) not in self._rescaled)
         )
 
     def on_call(self, index: int, function: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -389,20 +540,22 @@ class _Filling(Watch):
         if not isinstance(output, Tensor) or getattr(function, "__name__", "") != one.call.name:
             raise ValueError(_OTHER_PATH)
         self._fill(one, output)
-        self._used |= {id(layer.raw) for layer in one.constrained + one.free}
+        self._used |= {id(layer.raw) for layer in one.constrained + one.free + one.squared}
         self._used |= {id(option.parameter) for option in one.biases[:1]}
-        if index == self._last:
+        if index == self._last and not self._statistics:
             self.count += 1
             raise PassEnded
 
     @torch.no_grad()
     def _fill(self, one: PreActivation, output: Tensor) -> None:
+        if all(layer.kept for layer in one.constrained + one.free):
+            return
         try:
             constrained = [self._operands[id(layer)] for layer in one.constrained]
             free = [self._operands[id(layer)] for layer in one.free]
         except KeyError:
             raise ValueError(_OTHER_PATH) from None
-        product, shape = (constrained + free)[0].product, (constrained + free)[0].shape
+        product, shape = self._place(one)
         signal = product.by_unit(output.detach().reshape(shape))
         signal = signal.to(torch.promote_types(signal.dtype, torch.float32))
         fillable = [operand for operand in constrained if self._is_drawn(operand.layer)]
@@ -431,6 +584,11 @@ class _Filling(Watch):
             signal = rest + factor * whole
         signal = self._centre(one, signal, product, shape)
         output.data.copy_(product.from_units(signal, shape).reshape(output.shape))
+
+    def _place(self, one: PreActivation) -> tuple[Product, torch.Size]:
+        """The operation that says which numbers of a pre-activation are of one unit; its shape."""
+        operand = self._operands[id((one.constrained + one.free)[0])]
+        return operand.product, operand.shape
 
     def _is_near(self, one: PreActivation, signal: Tensor) -> bool:
         """Whether a pre-activation has the moments of the target; keeps by how much it has not."""
@@ -478,11 +636,17 @@ class _Filling(Watch):
         limit = self._target.variance * ((1 - _CONVEX_SHARE) if parts else 1.0)
         if parts and _variance(rest) <= 1.05 * limit:
             return rest
-        scaled = [o for o in free if o.layer.map and id(o.layer.raw) not in self._used]
-        squared = [layer for layer in one.squared if layer.map]
+        kept = self._used | self._rescaled
+        scaled = [o for o in free if o.layer.map and not {id(o.layer), id(o.layer.raw)} & kept]
+        squared = one.squared
+        if not all(layer.map and id(layer.raw) not in kept for layer in squared):
+            squared = []
         linear = sum((o.part(o.weight) for o in scaled), torch.zeros_like(rest))
-        # What is squared is known as a part of everything else only.
-        scalable = rest if squared else linear
+        scalable = linear
+        if squared:
+            product, shape = self._place(one)
+            square = product.by_unit(self._squares[one].reshape(shape))
+            scalable = linear + square
         others = rest - scalable
         if _variance(scalable) <= 0:
             return rest
@@ -495,6 +659,8 @@ class _Filling(Watch):
             assert layer.map is not None
             assert layer.raw is not None
             _write_(layer, math.sqrt(scale) * layer.map.forward(layer.raw.detach()))
+        if squared:
+            self._squares[one] *= scale
         return scale * scalable + others
 
     def _centre(
@@ -581,39 +747,30 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
         messages.append(
             "the variances of these layers rest on a few of the rows, as few as "
             f"{min(few.values()):.0f}, and will be others on other rows: {', '.join(few)}. Give "
-            "more rows; where activations grow as squares, fewer layers"
+            "more rows; where activations grow as squares, a mean far from zero, as mean=10, with "
+            "which they bend less, or fewer layers"
         )
     return messages
 
 
-@torch.no_grad()
 def _not_convex(
     network: nn.Module,
     arguments: tuple[Tensor, ...],
     columns: Mapping[int, Any],
     call: Callable[..., Tensor] | None,
 ) -> list[str]:
-    """A warning if a network is above the mean of two rows at their midpoint."""
-    rows = min(len(arguments[0]) // 2, _PAIRS)
-    first = [argument[:rows] for argument in arguments]
-    second, middle = [one.clone() for one in first], [one.clone() for one in first]
-    for index, chosen in columns.items():
-        other = arguments[index][-rows:]
-        second[index][..., chosen] = other[..., chosen]
-        middle[index][..., chosen] = (first[index][..., chosen] + other[..., chosen]) / 2
-    together = tuple(torch.cat(parts) for parts in zip(first, second, middle, strict=True))
-    output = forward(network, together, call)
-    output = (output[0] if isinstance(output, (tuple, list)) else output).detach()
-    a, b, at_middle = output.to(torch.promote_types(output.dtype, torch.float32)).chunk(3)
-    gap = at_middle - (a + b) / 2
-    rounding = torch.finfo(output.dtype).eps ** 0.5 * output.abs().max()
-    if bool((gap <= rounding).all()):
+    """A warning if a network is above the mean of two points at their midpoint."""
+    try:
+        gap = largest_gap(network, arguments, columns, call, _PAIRS)
+    except ValueError as error:
+        return [f"whether the network is convex could not be tested: {error}"]
+    if gap <= 0:
         return []
     return [
         f"the network is not convex in argument {', '.join(map(str, columns))}: at the midpoint of "
-        f"two rows it is up to {float(gap.max()):.3g} above their mean. Look for activations that "
-        "are not convex and increasing and for gates below zero, or say what is convex with "
-        "convex= or call="
+        f"two points it is up to {gap:.3g} above their mean. Look for activations that are not "
+        "convex and increasing and for gates below zero, or say what is convex with convex= or "
+        "call="
     ]
 
 

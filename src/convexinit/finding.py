@@ -60,7 +60,7 @@ _RECOMPUTED = (
     "torch.utils.checkpoint computes a part of it again to differentiate, which cannot be "
     "followed; switch that off for this call"
 )
-_OPTIONS = ("positivity", "gain", "bias")
+_OPTIONS = ("positivity", "gain", "bias", "keep")
 
 
 @dataclass(eq=False)
@@ -98,6 +98,7 @@ class FoundLayer:
         curved: whether the input is not affine in the convex arguments, so that negative weights
             may end convexity.
         gated: whether the input is multiplied by a gate that differs with other inputs.
+        kept: whether the user says that it is to stay as it is.
         problem: what keeps it from being initialised, "" for nothing.
     """
 
@@ -111,6 +112,7 @@ class FoundLayer:
     gains: Tensor | None = None
     curved: bool = False
     gated: bool = False
+    kept: bool = False
     problem: str = ""
 
     @property
@@ -276,7 +278,7 @@ def find_prepared(
         layer.curved = product is None or trace.dependence(product.input) == Dependence.CURVED
     constrained = {id(layer.raw) for layer in layers if layer.role == "constrained"}
     unseen = find_unseen(trace, names, constrained)
-    accepted = {one.parameter for one in unseen if options.get(one.parameter) == {}}
+    accepted = {one.parameter for one in unseen if options.get(one.parameter) == {"keep": True}}
     unseen = [one for one in unseen if one.parameter not in accepted]
     options = {name: said for name, said in options.items() if name not in accepted}
     _apply_options(layers, options, dict(network.named_parameters()))
@@ -505,6 +507,14 @@ def _apply_options(
                     gain = float(said.get("gain", 1.0))
                     layer.map = said_map(product.weight, raw, entry, gain)
                     layer.role, layer.problem = "constrained", ""
+        for layer in chosen:
+            layer.kept = said.get("keep", False)
+            if not isinstance(layer.kept, bool):
+                raise ValueError(
+                    f"keep of layers[{name!r}] must be True or False, got {layer.kept!r}"
+                )
+            if layer.kept and layer.raw is not None:
+                layer.problem = ""  # nothing is written to it
 
 
 def _pre_activations(

@@ -6,17 +6,20 @@ import copy
 import functools
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 
 from convexinit.activations import Activation
 from convexinit.assignment import assign_, is_close, unchanged_on_error
 from convexinit.checks import check_choice, check_function, check_number
 from convexinit.difference import parts_of
+from convexinit.dropout import Dropout, grows_noise
 from convexinit.evaluation import Convex, Inputs
 from convexinit.filling import Target, fill_network_
 from convexinit.finding import Options
@@ -28,12 +31,11 @@ from convexinit.init import (
     lecun_normal_,
     moments_init_,
 )
-from convexinit.layers import ConvexLayer, Network
-from convexinit.networks import activation_of
+from convexinit.layers import CONVOLUTIONS, ConvexLayer, Network, is_stacked
+from convexinit.networks import MLP, activation_of
 from convexinit.orthogonal import orthogonal_layer_, plan_layers, raise_zeros_
 from convexinit.theory import solve_init
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _OF_MOMENTS = 'belongs to method="moments"; give that too, or leave it out'
 
 
@@ -100,8 +102,9 @@ def init_icnn_(
         layers: what cannot be found, by the name of the layer or its parameter: ``"positivity"`` (a
             name or a :class:`~convexinit.positivity.Positivity`), ``"gain"`` (factor between what
             the map gives and the weight), ``"bias"`` (name of the parameter that centres the
-            pre-activation, None for none). ``{name: {}}`` accepts that a parameter which cannot be
-            followed stays as it is.
+            pre-activation, None for none); ``{"keep": True}`` leaves a layer with all its
+            parameters as it is, or one that cannot be followed. Frozen parameters are filled
+            otherwise, as by torch.nn.init.
         skip: "counted", or "only" to leave the weights of constrained layers as they are, for
             networks that start on their skip connections alone.
 
@@ -140,6 +143,8 @@ def init_icnn_(
         )  # fmt: skip
         fill_network_(model, inputs, target, convex, call, layers, generator)
         return model
+    traced: dict[str, Any] = {"convex": convex, "call": call, "layers": layers, "skip": skip}
+    _refuse_changed(traced, "says what is traced; give inputs= as well")
     activation = activation_of(parts_of(model)[0]) if activation is None else activation
     if method == "orthogonal":
         chosen = {
@@ -147,7 +152,10 @@ def init_icnn_(
             "bias_rule": bias_rule,
         }  # fmt: skip
         _refuse_changed(chosen, _OF_MOMENTS)
-        return _init_orthogonal_(model, activation, variance, generator)
+        _init_orthogonal_(model, activation, variance, generator)
+        for message in (m for part in parts_of(model) for m in grows_noise(_dropouts(part))):
+            warnings.warn(message, stacklevel=3)
+        return model
     distribution = check_function("distribution", distribution, DISTRIBUTIONS)
     bias_rule = check_function("bias_rule", bias_rule, BIAS_RULES)
     solve_init(1, activation, rho, variance, bias_noise, mean)
@@ -181,9 +189,22 @@ def _defaults() -> Mapping[str, inspect.Parameter]:
     return inspect.signature(init_icnn_).parameters
 
 
+def _dropouts(network: nn.Module) -> list[float]:
+    """Probabilities of dropout in hidden layers, by classes: after the first layer."""
+    if isinstance(network, MLP):
+        return [network.hidden_dropout.probability] * (len(network.layers) - 1)
+    modules = list(network.modules())
+    modules = modules[modules.index(next(iter(initialised_layers(network).values()))) :]
+    return [
+        float(module.probability if isinstance(module, Dropout) else module.p)
+        for module in modules
+        if isinstance(module, (Dropout, _DropoutNd))
+    ]
+
+
 def _init_orthogonal_(
-    model: Network, activation: Activation, variance: float, generator: Generator | None
-) -> Network:
+    model: nn.Module, activation: Activation, variance: float, generator: Generator | None
+) -> None:
     with unchanged_on_error(model):
         parts = [initialised_layers(part) for part in parts_of(model)]
         of_parts = [
@@ -215,7 +236,6 @@ def _init_orthogonal_(
                 # The shift of the plan is for a feature, the mean of which this unit may multiply.
                 bias = shift + (scale - weight.flatten(1).sum(1)) * mean
                 assign_parameters_(layer, weight, None if layer.bias is None else bias, name)
-    return model
 
 
 @torch.inference_mode(False)
@@ -320,14 +340,6 @@ def initialised_layers(model: nn.Module) -> dict[str, nn.Module]:
             if index == 0 or isinstance(layer, ConvexLayer)
         }
     return initialised
-
-
-def is_stacked(layer: nn.Module) -> bool:
-    """Whether a layer has the weights of many networks (:mod:`convexinit.stacking`)."""
-    if not isinstance(layer, (nn.Linear, *CONVOLUTIONS)) or is_lazy(layer.weight):
-        return False
-    kernel = () if isinstance(layer, nn.Linear) else layer.kernel_size
-    return layer.weight.ndim != 2 + len(kernel)
 
 
 def check_not_stacked(network: nn.Module) -> None:

@@ -13,12 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.parameter import is_lazy
 
 from convexinit.assignment import assign_, is_held, unchanged_on_error
 from convexinit.init import lognormal_init_
 from convexinit.positivity import POSITIVITY, Positivity, resolve_positivity
 
 Network = TypeVar("Network", bound=nn.Module)
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def affine(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -393,3 +396,11 @@ def clamp_negative_(weights: list[Tensor]) -> None:
     """Set negative entries to zero, in place."""
     if weights:
         torch._foreach_clamp_min_(weights, 0.0)
+
+
+def is_stacked(layer: nn.Module) -> bool:
+    """Whether a layer has the weights of many networks (:mod:`convexinit.stacking`)."""
+    if not isinstance(layer, (nn.Linear, *CONVOLUTIONS)) or is_lazy(layer.weight):
+        return False
+    kernel = () if isinstance(layer, nn.Linear) else layer.kernel_size
+    return layer.weight.ndim != 2 + len(kernel)

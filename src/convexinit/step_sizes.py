@@ -63,9 +63,9 @@ class _Facts:
 def parameter_groups(
     model: nn.Module,
     lr: float,
+    inputs: Inputs | None = None,
     activation: Activation | None = None,
     variance: float = 1.0,
-    inputs: Inputs | None = None,
     convex: Convex = 0,
     call: Callable[..., Tensor] | None = None,
     layers: Options | None = None,
@@ -86,6 +86,9 @@ def parameter_groups(
     Biases of other layers keep ``lr``. In an :class:`~convexinit.MLP` or :class:`~convexinit.CNN`
     that is not convex, for comparison, hidden layers are those between the first and the last.
 
+    Smaller steps are slower where equal ones would do, below about eight layers or at a small
+    ``lr``: raise ``lr``, up to ten times.
+
     With ``inputs``, the network may be anybody's; call :func:`~convexinit.init_icnn_` before. Its
     layers are found by tracing (:mod:`convexinit.finding`), and the network is as before
     afterwards. ``L`` is then the number of hidden convex layers on the longest way through the
@@ -99,11 +102,11 @@ def parameter_groups(
     Args:
         model: a network or, without ``inputs``, a stack of networks.
         lr: learning rate, greater than 0.
+        inputs: a batch of data, as for :func:`~convexinit.init_icnn_`. Then ``activation`` and
+            ``variance`` are of no use.
         activation: as for :func:`~convexinit.init_icnn_`; None for that of an MLP, CNN or
             PICNN, and for ReLU in other networks.
         variance: as for :func:`~convexinit.init_icnn_`.
-        inputs: a batch of data, as for :func:`~convexinit.init_icnn_`. Then ``activation`` and
-            ``variance`` are of no use.
         convex: see :func:`~convexinit.init_icnn_`.
         call: see :func:`~convexinit.init_icnn_`.
         layers: see :func:`~convexinit.init_icnn_`.

@@ -475,7 +475,7 @@ class Trace(Watch):
         if first is None or second is None or middle is None:
             return False
         gap = (middle - (first + second) / 2).abs().max()
-        tolerance = torch.finfo(moving[0].dtype).eps ** 0.5
+        tolerance = min(torch.finfo(moving[0].dtype).eps ** 0.5, 0.02)
         return bool(gap <= tolerance * torch.maximum(first.abs(), second.abs()).max())
 
     @torch.no_grad()
@@ -572,3 +572,10 @@ def following(call: Call) -> Iterator[Call]:
             seen.add(id(one))
             yield one
             waiting += one.consumers
+
+
+def calls_between(call: Call, end: Call) -> Iterator[Call]:
+    """The calls that hand a result on to ``end``, that included, each to a single next one."""
+    while call is not end:
+        (call,) = call.consumers
+        yield call

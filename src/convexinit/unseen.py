@@ -206,5 +206,5 @@ def unseen_problems(unseen: Iterable[Unseen]) -> list[str]:
     return [
         f"{', '.join(map(str, layers))}: used on the convex path in a way that cannot be followed; "
         f"write it with {UNDERSTOOD}, say with call= or a sub-network which part to initialise, or "
-        f"accept that the parameter stays as it is with layers={{{first!r}: {{}}}}"
+        f"accept that the parameter stays as it is with layers={{{first!r}: {{'keep': True}}}}"
     ]

@@ -1,6 +1,7 @@
 """Tests of convexity: what they find, what they must not find, and what they leave alone."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -331,3 +332,40 @@ def test_a_difference_is_not_convex_though_its_weights_are_not_negative():
 def test_what_cannot_be_tested_is_refused(function, inputs, options, message):
     with pytest.raises(ValueError, match=message):
         is_convex(function, inputs, **options)
+
+
+def initialised(activation, width=32, depth=3, dtype=torch.float32, rows=256, **options):
+    """Warnings of init_icnn_ about a network of any activation."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(8, width), activation()]
+    for _ in range(depth - 1):
+        layers += [nn.Linear(width, width), activation()]
+    network = nn.Sequential(*layers, nn.Linear(width, 1)).to(dtype)
+    x = torch.randn(rows, 8, generator=torch.Generator().manual_seed(1)).to(dtype)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        init_icnn_(network, x, **options)
+    return [message for message in (str(w.message) for w in caught) if "not convex" in message]
+
+
+@pytest.mark.parametrize(
+    "activation", [nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.ReLU6, nn.Tanh, nn.Tanhshrink]
+)
+def test_activations_that_are_not_convex_are_told_when_a_network_is_initialised(activation):
+    for dtype in (torch.float32, torch.bfloat16):
+        assert len(initialised(activation, dtype=dtype)) == 1
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    activation=st.sampled_from([nn.ReLU, nn.Softplus, nn.LeakyReLU, nn.ELU]),
+    width=st.integers(8, 48), depth=st.integers(1, 8), rows=st.sampled_from([40, 256]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    copied=st.booleans(), method=st.sampled_from(["orthogonal", "moments"]),
+)  # fmt: skip
+def test_networks_that_are_convex_are_initialised_without_that_warning(
+    activation, width, depth, rows, dtype, copied, method
+):
+    # What names its data type cannot be tested in another one.
+    options = {} if copied else {"call": lambda network, x: network(x.to(dtype))}
+    assert not initialised(activation, width, depth, dtype, rows, method=method, **options)

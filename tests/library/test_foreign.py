@@ -65,7 +65,7 @@ def convex_arguments(name):
 
 def moments(signal):
     """Mean over everything, and variance over the rows averaged over the units."""
-    return float(signal.mean()), float(signal.var(0).mean())
+    return float(signal.detach().mean()), float(signal.detach().var(0).mean())
 
 
 def signals_of(network, name, rows, seed):
@@ -392,7 +392,7 @@ def test_inference_mode_is_no_obstacle():
             init_icnn_(network, X)
 
 
-def test_success_changes_parameters_alone():
+def test_success_changes_parameters_and_running_statistics_alone():
     network = built("strided convolutions").train()
     network.stem.weight.requires_grad_(False)
     before = state_of(network)
@@ -401,7 +401,7 @@ def test_success_changes_parameters_alone():
     assert after[1:4] == before[1:4]
     assert torch.equal(after[4], before[4])  # a generator of its own was given
     for name, buffer in network.named_buffers():
-        assert torch.equal(buffer, before[0][name])
+        assert torch.equal(buffer, before[0][name]) == ("running" not in name)
 
 
 def test_same_generator_same_network_and_another_draw_without():
@@ -432,10 +432,11 @@ def test_other_data_types(name, dtype):
 def test_moments_that_rest_on_a_few_rows_are_reported():
     """Those of squares of squares; of other rows they would be others."""
     network, rows = MLP([6, *[64] * 5, 1], "squared_relu"), normal(512, 6, seed=0)
-    with pytest.warns(UserWarning, match=r"rest on a few of the rows.*layers\.5"):
+    with pytest.warns(UserWarning, match=r"rest on a few of the rows.*layers\.5.*mean=10"):
         init_icnn_(network, rows, generator=generator())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        init_icnn_(network, rows, mean=10.0, generator=generator())
         init_icnn_(MLP([6, *[64] * 20, 1]), rows, generator=generator())
 
 
@@ -622,7 +623,7 @@ class Counted(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(("power", "most"), [(1.0, 10), (1.5, 30)])
+@pytest.mark.parametrize(("power", "most"), [(1.0, 12), (1.5, 30)])
 def test_maps_are_computed_a_few_times(power, most):
     """Each time costs as much as in a pass; a map without a name is inverted by a table."""
     torch.manual_seed(0)
@@ -670,3 +671,80 @@ def test_a_network_that_does_not_train_does_afterwards():
         losses.append(float(loss))
     assert losses[0] > 1e3
     assert losses[1] < 0.5
+
+
+@pytest.mark.parametrize("kept", ["0", "2", "4"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_layers_that_are_to_be_kept(kept, frozen):
+    """They are measured, and nothing is written to them; frozen ones are filled otherwise."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Linear(INPUTS, 20), nn.Softplus(), nn.Linear(20, 20), nn.Softplus(),
+        nn.Linear(20, 20), nn.Softplus(), nn.Linear(20, 1),
+    )  # fmt: skip
+    layer, inputs = network[int(kept)], normal(ROWS, INPUTS, seed=0)
+    nn.init.uniform_(layer.weight, 0, 1)
+    layer.requires_grad_(not frozen)
+    before = copy.deepcopy(network.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_icnn_(network, inputs, layers={kept: {"keep": True}}, generator=generator())
+    after = network.state_dict()
+    same = {name for name, value in after.items() if torch.equal(value, before[name])}
+    assert same == {f"{kept}.weight", f"{kept}.bias"}
+    signals = [*pre_activations(network, (inputs,)), network(inputs)]
+    del signals[int(kept) // 2]
+    for signal in signals:
+        assert moments(signal) == (pytest.approx(0, abs=0.05), pytest.approx(1, rel=0.05))
+    init_icnn_(network, inputs, generator=generator())
+    assert not torch.equal(layer.weight, before[f"{kept}.weight"])
+
+
+def test_a_kept_skip_connection_counts():
+    network, inputs = TransportPotential(3), normal(ROWS, INPUTS, seed=0)
+    skip = network.wx[1]
+    before = copy.deepcopy(skip.state_dict())
+    layers = {"wx.1": {"keep": True}}
+    with pytest.raises(ValueError, match=r"wz\.0: no parameter shifts"):  # the bias was the skip's
+        init_icnn_(network, inputs, layers=layers)
+    layers["wz.0"] = {"bias": None}
+    init_icnn_(network, inputs, layers=layers, generator=generator())
+    assert all(torch.equal(value, before[name]) for name, value in skip.state_dict().items())
+    signals = pre_activations(network, (inputs,))
+    assert moments(signals[1])[1] == pytest.approx(1, rel=0.05)
+    assert moments(signals[2]) == (pytest.approx(0, abs=0.05), pytest.approx(1, rel=0.05))
+    with pytest.raises(ValueError, match=r"keep of layers.* must be True or False"):
+        init_icnn_(network, inputs, layers={"wx.1": {"keep": "yes"}})
+
+
+@pytest.mark.parametrize("fixed", [0.0, 0.1, 0.7])
+@pytest.mark.parametrize("scale", [0.05, 0.3, 3.0])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_what_is_fixed_is_not_taken_for_a_trainable_square(fixed, scale, hidden):
+    """The bias centres the sum that occurs, a fixed quadratic function included."""
+
+    class Quadratic(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(INPUTS, 24), nn.Linear(24, 1)
+            self.hidden, self.factor = nn.Linear(24, 24), nn.Parameter(torch.randn(INPUTS, INPUTS))
+            self.factor.data *= scale
+
+        def forward(self, x):
+            square = (x @ self.factor).square().sum(1, keepdim=True)
+            square = square + fixed * x.square().sum(1, keepdim=True) / 2
+            z = self.hidden(F.softplus(self.first(x)))
+            z = self.last(F.softplus(z + square if hidden else z))
+            return z if hidden else z + square
+
+    torch.manual_seed(0)
+    network, inputs = Quadratic(), normal(ROWS, INPUTS, seed=0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        init_icnn_(network, inputs, generator=generator())
+    signals = [*pre_activations(network, (inputs,)), network(inputs)]
+    for signal in signals:
+        assert abs(moments(signal)[0]) < 0.02
+    if fixed < 0.7:
+        assert not caught
+        assert moments(signals[1 if hidden else 2])[1] == pytest.approx(1, rel=0.05)

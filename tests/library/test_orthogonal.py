@@ -329,7 +329,7 @@ def train(networks, steps=200, lr=3e-3, activation=None):
     inputs = torch.randn(128, 8, generator=generator())
     labels = (inputs.square().sum(1) > 8).long().expand(len(networks), -1)
     stack = stack_networks(networks)
-    optimiser = torch.optim.Adam(parameter_groups(stack, lr, activation))
+    optimiser = torch.optim.Adam(parameter_groups(stack, lr, activation=activation))
     losses = []
     for _ in range(steps):
         outputs = stack(inputs.expand(len(networks), -1, -1))

@@ -422,3 +422,12 @@ def test_deep_networks_learn_with_the_groups_and_not_with_equal_steps(build, see
     assert max(losses["groups"]) < 10
     assert sum(losses["equal"][-10:]) / 10 > 1.5
     assert max(losses["equal"]) > 100
+
+
+def test_inputs_are_the_third_argument():
+    network = init_icnn_(TransportPotential(3), X)
+    by_place, by_name = parameter_groups(network, LR, X), parameter_groups(network, LR, inputs=X)
+    assert [group["lr"] for group in by_place] == [group["lr"] for group in by_name]
+    assert len(by_place) > 1
+    with pytest.raises(ValueError, match="inputs must be a tensor"):
+        parameter_groups(network, LR, "relu")

@@ -87,7 +87,7 @@ def test_what_cannot_be_followed_is_named_by_all(name):
     assert "w: " in str(is_convex(network, X)).splitlines()[-1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is not convex
-        init_icnn_(network, X, layers={"w": {}})
+        init_icnn_(network, X, layers={"w": {"keep": True}})
     assert torch.equal(network.w, matrix())
     keep_convex(torch.optim.Adam(network.parameters()), network, weights=[network.w], inputs=X)
     assert (network.w >= 0).all()

@@ -10,6 +10,7 @@ import os
 import runpy
 import signal
 import sys
+from pathlib import Path
 
 PACKAGES = (
     "hydra", "pandas", "sklearn.datasets", "sklearn.model_selection", "torch._dynamo",
@@ -36,7 +37,7 @@ def become(arguments, folder, environment, output, errors):
     os.environ.update(environment)
     for stream, path in enumerate((os.devnull, output, errors)):
         os.dup2(os.open(path, os.O_RDWR), stream)
-    sys.argv, sys.path[0] = arguments, os.path.dirname(arguments[0])
+    sys.argv, sys.path[0] = arguments, str(Path(arguments[0]).parent)
     runpy.run_path(arguments[0], run_name="__main__")
     sys.exit()
 
