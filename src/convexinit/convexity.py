@@ -71,7 +71,7 @@ class ConvexityReport:
             layers cannot be found, as in functions that are no networks. Not part of the verdict:
             a network may be convex in spite of them, on these inputs at least.
         unknown_weights: of which it is not known whether they are negative where they should not
-            be, or why that is not known of any; "" for nothing.
+            be; "" for nothing.
     """
 
     pairs: int

@@ -94,8 +94,8 @@ def not_callable(network: nn.Module, arguments: Sequence[Tensor], problem: Excep
     hint = ""
     known = {parameter.dtype for parameter in network.parameters()}
     given = {argument.dtype for argument in arguments if argument.is_floating_point()}
-    if len(known) == 1 and given - known:
-        hint = f" (its parameters are {known.pop()}, the inputs {given.pop()}: convert either)"
+    if len(known) == 1 and (others := given - known):
+        hint = f" (its parameters are {known.pop()}, the inputs {others.pop()}: convert either)"
     if isinstance(problem, TypeError) and "argument" in str(problem):
         hint += " (arguments that are no tensors, or have names, are given with call=, as in "
         hint += "call=lambda network, x: network(x, scale=2.0))"

@@ -57,8 +57,8 @@ _WITHOUT_GRADIENTS = (
     "torch.utils.checkpoint), so that nothing can be learned"
 )
 _RECOMPUTED = (
-    "torch.utils.checkpoint computes a part of it again to differentiate, which cannot be "
-    "followed; switch that off for this call"
+    "hooks on what is saved to differentiate (torch.utils.checkpoint, save_on_cpu) cannot be "
+    "followed; switch them off for this call"
 )
 _OPTIONS = ("positivity", "gain", "bias", "keep")
 
@@ -280,6 +280,7 @@ def find_prepared(
     unseen = find_unseen(trace, names, constrained)
     accepted = {one.parameter for one in unseen if options.get(one.parameter) == {"keep": True}}
     unseen = [one for one in unseen if one.parameter not in accepted]
+    accepted -= {name for layer in layers for name in (layer.name, layer.parameter)}
     options = {name: said for name, said in options.items() if name not in accepted}
     _apply_options(layers, options, dict(network.named_parameters()))
     pre_activations = _pre_activations(network, trace, layers, starting, options)
@@ -507,12 +508,11 @@ def _apply_options(
                     gain = float(said.get("gain", 1.0))
                     layer.map = said_map(product.weight, raw, entry, gain)
                     layer.role, layer.problem = "constrained", ""
+        keep = said.get("keep", False)
+        if not isinstance(keep, bool):
+            raise ValueError(f"keep of layers[{name!r}] must be True or False, got {keep!r}")
         for layer in chosen:
-            layer.kept = said.get("keep", False)
-            if not isinstance(layer.kept, bool):
-                raise ValueError(
-                    f"keep of layers[{name!r}] must be True or False, got {layer.kept!r}"
-                )
+            layer.kept |= keep
             if layer.kept and layer.raw is not None:
                 layer.problem = ""  # nothing is written to it
 

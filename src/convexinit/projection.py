@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from convexinit.assignment import check_fillable, is_close
+from convexinit.assignment import check_fillable, is_close, unchanged_on_error
 from convexinit.evaluation import Convex, Inputs
 from convexinit.finding import FoundLayer, find, no_convex_layer
 from convexinit.init_network import check_not_stacked
@@ -67,7 +67,7 @@ def keep_convex(
         True
     """
     others = list(weights)
-    written: list[WeightMap] = []
+    written: dict[str, WeightMap] = {}
     for index, weight in enumerate(others):
         check_fillable(f"weights[{index}]", weight)
     of_library = {
@@ -97,7 +97,8 @@ def keep_convex(
         clamp_negative_([weight.detach() for weight in others])
         _project_written_(written)
 
-    project()
+    with unchanged_on_error(network):
+        project()
     return optimizer.register_step_post_hook(project)
 
 
@@ -107,8 +108,11 @@ def _raw_weights(
     convex: Convex,
     call: Callable[..., Tensor] | None,
     known: Collection[int],
-) -> tuple[list[Tensor], list[WeightMap]]:
-    """Parameters that are weights as they are, and maps that can be written; ``known`` left out."""
+) -> tuple[list[Tensor], dict[str, WeightMap]]:
+    """Parameters that are weights as they are, and maps that can be written, by layer.
+
+    Those in ``known`` are left out.
+    """
     check_not_stacked(network)
     found = find(network, inputs, convex, call)
     unseen = [one for one in found.unseen if id(one.raw) not in known]
@@ -130,7 +134,7 @@ def _raw_weights(
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     factors = [one.parameter for one in unseen if one.only_negative and not one.is_weight]
     raws: dict[int, Tensor] = {}
-    written: list[WeightMap] = []
+    written: dict[str, WeightMap] = {}
     for layer in layers:
         turning, scaling = _turned_by(layer, names, known)
         if layer.raw is not None and layer.is_raw:
@@ -142,9 +146,9 @@ def _raw_weights(
                     "name them with weights=[...] if they must not be negative, or compute a "
                     "weight that is at least 0, as convexinit.positivity.NonNegative does"
                 )
-        elif turning or scaling or layer.negative:
+        elif turning or layer.negative:
             if layer.map is not None and layer.map.name == "right_inverse":
-                written.append(layer.map)
+                written[layer.name] = layer.map
                 continue
             problem = layer.problem or (
                 f"its weight is computed from {layer.parameter} and can be negative; compute "
@@ -200,15 +204,15 @@ def _turned_by(
 
 
 @torch.no_grad()
-def _project_written_(maps: Iterable[WeightMap]) -> None:
-    """Raise negative weights through maps that invert themselves."""
-    for one in maps:
+def _project_written_(maps: Mapping[str, WeightMap]) -> None:
+    """Raise negative weights of layers through maps that invert themselves."""
+    for name, one in maps.items():
         weight = one.forward(torch.empty(0))
         if weight.lt(0).any():
             # Not to zero: some maps, such as weight_norm, cannot give a row of zeros.
             one.write(weight.clamp_min(torch.finfo(weight.dtype).eps ** 2))
             if not (one.forward(torch.empty(0)) >= 0).all():
                 raise ValueError(
-                    "a weight is computed by a parametrization and stays negative after it was set "
-                    "to zero; remove the parametrization"
+                    f"{name}: its weight is computed by a parametrization and stays negative after "
+                    "it was set to zero; remove the parametrization"
                 )

@@ -119,8 +119,8 @@ def parameter_groups(
     Raises:
         ValueError: if the network has no such layers, an argument is out of range or of no use, or
             the activation is not finite on the signals of such a network. With ``inputs``: if they
-            do not fit, :func:`~convexinit.init_icnn_` could not write to a layer, or a signal is
-            not finite or does not vary; also for a stack.
+            do not fit, a layer cannot be followed, or a signal is not finite or does not vary; also
+            for a stack.
 
     Example:
         >>> import torch

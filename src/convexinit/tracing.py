@@ -148,14 +148,19 @@ def as_product(
             lambda x, w: function(x, w, None, *rest, **options), channels, channels,
         )  # fmt: skip
     plain: Callable[..., Tensor]
-    if name in _INNER_PRODUCTS and len(args) == 2 and dependence(args[0]) > dependence(args[1]):
+    if (
+        name in _INNER_PRODUCTS
+        and len(args) == 2
+        and kwargs.get("dim", -1) == -1
+        and dependence(args[0]) > dependence(args[1])
+    ):
         units = None if args[1].ndim == 1 else -1
         return Product(name, args[0], args[1], function, units, -1)
     if name in _SUMS_OF_PRODUCTS:
         operands, plain, prefix = list(args[1:3]), torch.matmul, ()
     elif name == "einsum" and isinstance(args[0], str):
         operands, plain, prefix = _flat(args[1:]), torch.einsum, args[:1]
-    elif name == "tensordot" and kwargs.get("dims", args[-1]) == 1:
+    elif name == "tensordot" and kwargs.get("dims", args[-1]) == 1 and args[1].ndim < 3:
         operands, plain, prefix = list(args[:2]), torch.matmul, ()
     elif name in _PRODUCTS - {"einsum"}:
         operands, plain, prefix = [*args, *kwargs.values()], torch.matmul, ()
@@ -461,7 +466,8 @@ class Trace(Watch):
     def _is_constant(self, call: Call, tensor: Tensor, args: Any, kwargs: Any) -> bool:
         if tensor.ndim == 0 or bool((tensor != tensor[:1]).any()):
             return False
-        moving = [t for t in tensors_in(args, kwargs) if self.is_reached(t)]
+        # A gate that is zero now makes no constant.
+        moving = [t for t in tensors_in(args, kwargs) if self.is_reached(t) or t.requires_grad]
         first, second = self.result_at(call, moving, _first), self.result_at(call, moving, _second)
         return first is not None and second is not None and torch.equal(first, second)
 

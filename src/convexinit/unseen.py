@@ -105,7 +105,9 @@ def find_unseen(
 
 def _unseen(trace: Trace, call: Call, operand: Tensor, leaf: Tensor, name: str) -> Unseen | None:
     """What a parameter does in a call; None if nothing that concerns convexity."""
-    moving = [t for t in tensors_in(call.args, call.kwargs) if trace.dependence(t) > 1]
+    moving = [
+        t for t in tensors_in(call.args, call.kwargs) if trace.dependence(t) > Dependence.CONTEXT
+    ]
     moving = [t for t in moving if t.is_floating_point()]  # no conditions
     if not moving:
         return None
@@ -202,9 +204,9 @@ def unseen_problems(unseen: Iterable[Unseen]) -> list[str]:
     layers = [one for one in unseen if one.is_layer]
     if not layers:
         return []
-    first = layers[0].parameter
+    kept = ", ".join(f"{one.parameter!r}: {{'keep': True}}" for one in layers)
     return [
         f"{', '.join(map(str, layers))}: used on the convex path in a way that cannot be followed; "
         f"write it with {UNDERSTOOD}, say with call= or a sub-network which part to initialise, or "
-        f"accept that the parameter stays as it is with layers={{{first!r}: {{'keep': True}}}}"
+        f"accept that they stay as they are with layers={{{kept}}}"
     ]

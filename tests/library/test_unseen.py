@@ -269,7 +269,7 @@ class Detached(nn.Linear):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (Recomputed(), r"torch\.utils\.checkpoint.*switch that off"),
+        (Recomputed(), r"torch\.utils\.checkpoint.*switch them off"),
         (Mapped(), r"that linear uses .*torch\.vmap"),
         (nn.Sequential(nn.Linear(6, 16), nn.ReLU(), Detached(16, 1)), "2: it is computed without"),
     ],
@@ -354,3 +354,70 @@ def test_a_parametrization_that_stays_negative_is_refused():
     network = plain(parametrizations.orthogonal(nn.Linear(16, 16)))
     with pytest.raises(ValueError, match="stays negative after it was set to zero"):
         keep_convex(torch.optim.Adam(network.parameters()), network, inputs=X)
+
+
+def role_of(network, name):
+    return {layer.name: layer.role for layer in find(network, X, 0, None).layers}[name]
+
+
+@pytest.mark.parametrize("gate", ["parameter", "normalisation"])
+def test_a_gate_that_is_zero_makes_no_constant(gate):
+    """Residual branches that their author starts at zero."""
+
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.l, self.o = nn.Linear(6, 6), nn.Linear(6, 1)
+            self.a, self.norm = nn.Parameter(torch.zeros(1)), nn.BatchNorm1d(6)
+            nn.init.zeros_(self.norm.weight)
+
+        def forward(self, x):
+            branch = F.relu(self.l(x))
+            return self.o(x + (self.a * branch if gate == "parameter" else self.norm(branch)))
+
+    assert role_of(Residual(), "o") == "constrained"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda n, z, x: torch.tensordot(z, n.w.view(16, 4, 4), dims=1).flatten(1),
+        lambda n, z, x: torch.linalg.vecdot(z[:, :, None], n.w, dim=1),
+    ],
+)
+def test_products_over_other_dimensions_are_not_taken_for_layers(function):
+    network = Middle(function, w=matrix())
+    assert "w" not in {layer.parameter for layer in find(network, X, 0, None).layers}
+
+
+def test_a_layer_is_kept_whatever_else_is_said_of_it():
+    network = plain(nn.Linear(16, 16))
+    names = {layer.parameter: layer.name for layer in find(network, X, 0, None).layers}
+    parameter, name = list(names.items())[1]
+    before = network.get_parameter(parameter).clone()
+    init_icnn_(network, X, layers={name: {"keep": True}, parameter: {"bias": None}})
+    assert torch.equal(network.get_parameter(parameter), before)
+
+
+def test_a_network_that_cannot_be_projected_is_as_before_and_its_layer_named():
+    network = plain(parametrizations.orthogonal(nn.Linear(16, 16)))
+    before = [parameter.clone() for parameter in network.parameters()]
+    with pytest.raises(ValueError, match=r"2: .*stays negative"):
+        keep_convex(torch.optim.Adam(network.parameters()), network, inputs=X)
+    assert all(map(torch.equal, before, network.parameters()))
+
+
+def test_what_the_error_says_to_keep_is_all_there_is():
+    network = Middle(lambda n, z, x: n.rnn(z[:, None])[0][:, 0], rnn=nn.RNN(16, 16))
+    with pytest.raises(ValueError, match="cannot be followed") as error:
+        init_icnn_(network, X)
+    said = str(error.value).split("layers=")[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is not convex
+        init_icnn_(network, X, layers=eval(said))
+
+
+def test_the_precision_that_differs_is_named():
+    network = nn.Bilinear(6, 6, 1)
+    with pytest.raises(ValueError, match=r"torch.float32, the inputs torch.float64: convert"):
+        init_icnn_(network, (X, X.double()))

@@ -35,10 +35,10 @@ def parse_section(kind: type[T], options: dict[str, Any], section: str) -> T:
     """
     names = field_names(kind)
     missing = [name for name in names if name not in options]
-    more = ("name", "content") if f"{section}.content" in CONTENTS else ("name",)
-    unknown = [name for name in options if name not in (*names, *more)]
     if missing:
         raise ConfigError(f"the option {section}.{missing[0]} is missing")
+    more = ("name", "content") if f"{section}.content" in CONTENTS else ("name",)
+    unknown = [name for name in options if name not in (*names, *more)]
     if unknown:
         name = f"{section}.{unknown[0]}"
         hint = did_you_mean(name, [f"{section}.{known}" for known in names])
