@@ -39,7 +39,12 @@ def prepared():
 
 def run(*options, results_dir, cwd=ROOT, **variables):
     """``python run.py`` in a process of its own, but with packages that are imported already."""
-    _, *arguments = command(*options, results_dir=results_dir)
+    return run_prepared(*options, f"results_dir={results_dir}", cwd=cwd, **variables)
+
+
+def run_prepared(*options, cwd, **variables):
+    """The same with nothing but these options."""
+    arguments = [str(ROOT / "run.py"), *options]
     with tempfile.TemporaryDirectory() as place:
         output, errors = Path(place, "output"), Path(place, "errors")
         output.touch()

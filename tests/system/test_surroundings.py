@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from convexinit_paper.store.runs import read_runs
-from support.commands import SHORT, command, environment
+from support.commands import SHORT, command, environment, run_prepared
 from support.data import ROOT
 
 
@@ -220,15 +220,10 @@ def in_home(tmp_path, *options):
     """``run.py`` in one folder, with another one as home."""
     for name in ("home", "here"):
         (tmp_path / name).mkdir(exist_ok=True)
-    return subprocess.run(
-        [sys.executable, ROOT / "run.py", *SHORT, *options],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path / "here",
-        env=environment(HOME=str(tmp_path / "home"), PYTHONPATH=str(ROOT / "src")),
-        timeout=300,
-        check=False,
-    )
+    return run_prepared(
+        *SHORT, *options, cwd=tmp_path / "here",
+        HOME=str(tmp_path / "home"), PYTHONPATH=str(ROOT / "src"),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("flags", [(), ("-m",), ("-m", "hydra/launcher=joblib")])
