@@ -31,8 +31,7 @@ from convexinit.finding import (
     Options,
     PreActivation,
     find_prepared,
-    named_problems,
-    no_convex_layer,
+    problems_of,
 )
 from convexinit.init import Distribution
 from convexinit.orthogonal import orthogonal_init_, raise_zeros_
@@ -47,7 +46,7 @@ from convexinit.tracing import (
     replace,
     tensors_in,
 )
-from convexinit.unseen import unseen_problems, unseen_remarks
+from convexinit.unseen import unseen_remarks
 
 # Passes over all layers: one that draws, the others correct what it could not foresee.
 _PASSES = 5
@@ -139,7 +138,7 @@ def fill_network_(
                     network, arguments, columns, function, layers or {}, evaluation.starting
                 )
                 kept = _take_kept(network, found)
-                _check_found(found, target, layers or {})
+                _check_found(found, target)
                 reached = _fill_(
                     network, arguments, columns, function, found, kept, target, evaluation,
                     generator,
@@ -186,15 +185,13 @@ def check_values(arguments: tuple[Tensor, ...], columns: Mapping[int, Any]) -> N
             )
 
 
-def _check_found(found: Found, target: Target, options: Options) -> None:
+def _check_found(found: Found, target: Target) -> None:
     """Raise one error for everything that is missing."""
     problem_of = {
         layer: layer.problem or _not_fillable(layer, target.convex_path and target.draw is None)
         for layer in found.layers
     }
-    problems = named_problems(problem_of) + unseen_problems(found.unseen)
-    if not problems and not any(one.constrained for one in found.pre_activations):
-        raise no_convex_layer("to initialise")
+    problems = problems_of(found, problem_of, "to initialise")
     for one in found.pre_activations:
         known = any(problem_of[layer] or layer.kept for layer in one.constrained)
         if one.constrained and not (one.biases or one.output or one.said or known):

@@ -39,7 +39,7 @@ from convexinit.tracing import (
     following,
     tensors_in,
 )
-from convexinit.unseen import Unseen, find_unseen
+from convexinit.unseen import Unseen, find_unseen, unseen_problems
 from convexinit.weight_maps import (
     MAPS,
     WeightMap,
@@ -289,13 +289,26 @@ def find_prepared(
     )
 
 
-def named_problems(problem_of: Mapping[FoundLayer, str]) -> list[str]:
-    """Each problem of layers once, after the names of all that have it; "" is none."""
-    return [
+def problems_of(found: Found, problem_of: Mapping[FoundLayer, str], purpose: str) -> list[str]:
+    """What keeps a network from being worked on: each problem once, after the names that have it.
+
+    Args:
+        found: in the network.
+        problem_of: every layer; "" is none.
+        purpose: of looking for convex layers.
+
+    Raises:
+        ValueError: if there is no problem, but no convex layer either.
+    """
+    problems = [
         f"{', '.join(layer.name for layer in problem_of if problem_of[layer] == one)}: {one}"
         for one in dict.fromkeys(problem_of.values())
         if one
     ]
+    problems += unseen_problems(found.unseen)
+    if not problems and not any(one.constrained for one in found.pre_activations):
+        raise no_convex_layer(purpose)
+    return problems
 
 
 def no_convex_layer(purpose: str) -> ValueError:

@@ -20,15 +20,13 @@ from convexinit.finding import (
     Options,
     PreActivation,
     find_prepared,
-    named_problems,
-    no_convex_layer,
+    problems_of,
 )
 from convexinit.init_network import check_not_stacked
 from convexinit.layers import ConvexLayer
 from convexinit.networks import CNN, MLP, activation_of
 from convexinit.orthogonal import plan_layers
 from convexinit.tracing import following
-from convexinit.unseen import unseen_problems
 
 # Inputs of a layer from which on its steps are smaller.
 _MANY_INPUTS = 256
@@ -213,12 +211,9 @@ def _traced(
             found = find_prepared(
                 network, arguments, columns, function, options or {}, evaluation.starting
             )
-            problems = named_problems({layer: layer.problem for layer in found.layers})
-            problems += unseen_problems(found.unseen)
-            if problems:
+            own = {layer: layer.problem for layer in found.layers}
+            if problems := problems_of(found, own, "of which step sizes would be known"):
                 raise ValueError(f"step sizes cannot be told for all layers. {'; '.join(problems)}")
-            if not any(one.constrained for one in found.pre_activations):
-                raise no_convex_layer("of which step sizes would be known")
             watch, _ = measured(network, arguments, columns, function, found)
             facts += _found(found, watch)
     return facts

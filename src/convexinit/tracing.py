@@ -468,7 +468,10 @@ class Trace(Watch):
             return False
         # A gate that is zero now makes no constant.
         moving = [t for t in tensors_in(args, kwargs) if self.is_reached(t) or t.requires_grad]
-        first, second = self.result_at(call, moving, _first), self.result_at(call, moving, _second)
+        first, second = (
+            self.result_at(call, moving, at_first),
+            self.result_at(call, moving, at_second),
+        )
         return first is not None and second is not None and torch.equal(first, second)
 
     @torch.no_grad()
@@ -476,7 +479,9 @@ class Trace(Watch):
         """Whether the function of a call maps midpoints of some of its operands to midpoints."""
         if call.name in SUMS | RESHAPES:
             return True
-        results = [self.result_at(call, moving, point) for point in (_first, _second, _middle)]
+        results = [
+            self.result_at(call, moving, point) for point in (at_first, at_second, at_middle)
+        ]
         first, second, middle = results
         if first is None or second is None or middle is None:
             return False
@@ -490,7 +495,7 @@ class Trace(Watch):
         if call.name in SUMS | RESHAPES:
             return True
         chosen = (torch.rand(operand.shape, generator=self._draws) < 0.5).float()
-        before = self.result_at(call, [operand], _first)
+        before = self.result_at(call, [operand], at_first)
         after = self.result_at(call, [operand], lambda a, b: a + chosen * b)
         if before is None or after is None:
             return False
@@ -550,15 +555,18 @@ class Trace(Watch):
         return self._pairs[shape, place]
 
 
-def _first(a: Tensor, _: Tensor) -> Tensor:
+def at_first(a: Tensor, _: Tensor) -> Tensor:
+    """The first of two points."""
     return a
 
 
-def _second(_: Tensor, b: Tensor) -> Tensor:
+def at_second(_: Tensor, b: Tensor) -> Tensor:
+    """The second of two points."""
     return b
 
 
-def _middle(a: Tensor, b: Tensor) -> Tensor:
+def at_middle(a: Tensor, b: Tensor) -> Tensor:
+    """The point between two."""
     return (a + b) / 2
 
 

@@ -19,6 +19,9 @@ from convexinit.tracing import (
     Call,
     Dependence,
     Trace,
+    at_first,
+    at_middle,
+    at_second,
     tensors_in,
 )
 
@@ -124,7 +127,7 @@ def _unseen(trace: Trace, call: Call, operand: Tensor, leaf: Tensor, name: str) 
     holds = [_holds(trace, call, moving, curved, {id(operand): values}) for values in operands]
 
     def result(values: Tensor) -> Tensor | None:
-        return trace.result_at(call, moving, lambda a, _: a, {id(operand): values})
+        return trace.result_at(call, moving, at_first, {id(operand): values})
 
     sums = _sums(result, above)
     sums_later = any(_sums(after, above) for after in _summed_after(trace, call, result))
@@ -141,12 +144,10 @@ def _holds(
     trace: Trace, call: Call, moving: list[Tensor], curved: list[Tensor], given: dict[int, Tensor]
 ) -> bool:
     """Whether a call is convex, and does not decrease in operands that are not affine."""
-    points: list[Callable[[Tensor, Tensor], Tensor]] = [
-        lambda a, _: a, lambda _, b: b, lambda a, b: (a + b) / 2,
-    ]  # fmt: skip
+    points = (at_first, at_second, at_middle)
     first, second, middle = (trace.result_at(call, moving, point, given) for point in points)
     higher = trace.result_at(call, curved, lambda a, b: a + b.abs(), given)
-    lower = trace.result_at(call, curved, lambda a, _: a, given)
+    lower = trace.result_at(call, curved, at_first, given)
     if first is None or second is None or middle is None or higher is None or lower is None:
         return True  # not of numbers
     precision = max(torch.finfo(t.dtype).eps for t in moving)
@@ -183,7 +184,7 @@ def _summed_after(
             product = result(values)
             if product is None:
                 return None
-            return trace.result_at(user, [], lambda a, _: a, {id(made): product.reshape(shape)})
+            return trace.result_at(user, [], at_first, {id(made): product.reshape(shape)})
 
         yield after
 
