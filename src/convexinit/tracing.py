@@ -543,7 +543,9 @@ class Trace(Watch):
         floating = [r for r in results if isinstance(r, Tensor) and r.is_floating_point()]
         if len(floating) < max(1, len(results)):
             return None
-        return torch.cat([r.float().flatten() for r in floating])
+        # In float64 what is rounded to float32 would not pass as affine.
+        precise = [r.to(torch.promote_types(r.dtype, torch.float32)) for r in floating]
+        return torch.cat([r.flatten() for r in precise])
 
     def _pair(self, shape: torch.Size, place: int) -> tuple[Tensor, Tensor]:
         """The same two random operands for every operand of this shape in this place."""
