@@ -14,7 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from convexinit.evaluation import Convex, Inputs, as_tuple, convex_columns, evaluated, run
-from convexinit.finding import Found, FoundLayer, Options, PreActivation, find_prepared
+from convexinit.finding import (
+    Found,
+    FoundLayer,
+    Options,
+    PreActivation,
+    find_prepared,
+    ways_to_sums,
+)
 from convexinit.layers import is_stacked
 from convexinit.tracing import Dependence, PassEnded, Watch, as_product, changes_in_place
 
@@ -221,6 +228,7 @@ class Measuring(Watch):
         self._names = {layer.call.index: layer.call.name for layer in found.layers}
         self._names |= {one.call.index: one.call.name for one in found.pre_activations}
         self._constrained = {m.call.index for one in found.pre_activations for m in one.constrained}
+        self._ways = ways_to_sums(found)
         self.results: dict[int, Tensor] = {}
         self.means: dict[int, float] = {}
         self.shifts: dict[int, Tensor] = {}
@@ -233,9 +241,16 @@ class Measuring(Watch):
 
     def by_unit(self, one: PreActivation, tensor: Tensor) -> Tensor:
         """``[rows and positions, units]`` from anything of the size of a pre-activation."""
-        call = (one.constrained + one.free)[0].call
-        assert call.product is not None
-        return call.product.by_unit(tensor.reshape(self.results[call.index].shape)).double()
+        call, product = one.place()
+        return product.by_unit(tensor.reshape(self.results[call.index].shape)).double()
+
+    def part(self, one: PreActivation, layer: FoundLayer) -> Tensor:
+        """What an operation adds to a pre-activation, ``[rows and positions, units]``."""
+        result = self.results[layer.call.index]
+        if one.summed:
+            return self.by_unit(one, self._ways[id(layer)].linear(result))
+        gains = torch.nan if layer.gains is None else layer.gains
+        return self.by_unit(one, result) * gains
 
     def signal(self, one: PreActivation) -> Tensor:
         """A pre-activation, ``[rows and positions, units]``."""
@@ -267,6 +282,13 @@ class Measuring(Watch):
             self.shifts[index] = torch.zeros_like(output, requires_grad=True)
             output = output + self.shifts[index]
         return output
+
+    def on_call(
+        self, index: int, function: Callable[..., Any], args: Any, kwargs: Any, output: Any
+    ) -> None:
+        """Keep what hands on the result of a layer."""
+        for way in self._ways.values():
+            way.see(index, function, args, kwargs, output)
 
 
 def measured(
@@ -390,8 +412,7 @@ def _row(
     by_unit, signal = partial(watch.by_unit, one), watch.signal(one)
     convex = torch.zeros_like(signal)
     for layer in one.constrained:
-        gains = torch.nan if layer.gains is None else layer.gains
-        convex += by_unit(watch.results[layer.call.index]) * gains
+        convex += watch.part(one, layer)
     variance, others = _variance(convex), _variance(signal - convex)
     exists = one.constrained and variance + others > 0
     share = round(variance / (variance + others), 6) if exists else math.nan

@@ -32,6 +32,7 @@ from convexinit.finding import (
     PreActivation,
     find_prepared,
     problems_of,
+    ways_to_sums,
 )
 from convexinit.init import Distribution
 from convexinit.orthogonal import orthogonal_init_, raise_zeros_
@@ -391,11 +392,6 @@ class _Operand:
     weight: Tensor
     shape: torch.Size = field(default_factory=torch.Size)
 
-    def part(self, weight: Tensor) -> Tensor:
-        """What this weight adds to the pre-activation, ``[rows and positions, units]``."""
-        assert self.layer.gains is not None
-        return self.product.by_unit(self.product.function(self.inputs, weight)) * self.layer.gains
-
     def sums(self) -> tuple[float, float]:
         """Variance over the rows of a unit's inputs, summed up, and summed variances."""
         assert self.layer.gains is not None
@@ -485,6 +481,7 @@ class _Filling(_Pass):
         members = [layer for one in found.pre_activations for layer in one.constrained + one.free]
         self._layers = {layer.call.index: layer for layer in members}
         self._operands: dict[int, _Operand] = {}
+        self._ways = ways_to_sums(found)
         self._used = set(kept)  # also parameters of earlier pre-activations, which stay
         self._statistics, self._rescaled, self._squares = statistics, rescaled, squares
         self.deviations: dict[PreActivation, Deviation] = {}
@@ -531,6 +528,8 @@ class _Filling(_Pass):
 
     def on_call(self, index: int, function: Any, args: Any, kwargs: Any, output: Any) -> None:
         """Fill the layers of a pre-activation."""
+        for way in self._ways.values():
+            way.see(index, function, args, kwargs, output)
         one = self._ends.get(index)
         if one is None:
             return
@@ -552,19 +551,19 @@ class _Filling(_Pass):
             free = [self._operands[id(layer)] for layer in one.free]
         except KeyError:
             raise ValueError(_OTHER_PATH) from None
-        product, shape = self._place(one)
+        product, shape = self._place(one, output)
         signal = product.by_unit(output.detach().reshape(shape))
         signal = signal.to(torch.promote_types(signal.dtype, torch.float32))
         fillable = [operand for operand in constrained if self._is_drawn(operand.layer)]
         if self._drawing:
             rest = signal
             weights = [self._draw(operand, len(fillable)) for operand in fillable]
-            parts = [o.part(w) for o, w in zip(fillable, weights, strict=True)]
+            parts = [self._part(one, o, w) for o, w in zip(fillable, weights, strict=True)]
         else:
             if one.normalised or self._is_near(one, signal):
                 return
             weights = [operand.weight for operand in fillable]
-            parts = [operand.part(operand.weight) for operand in fillable]
+            parts = [self._part(one, operand, operand.weight) for operand in fillable]
             rest = signal - sum(parts)
         rest = self._scale_rest(one, free, parts, rest)
         signal = rest
@@ -582,10 +581,18 @@ class _Filling(_Pass):
         signal = self._centre(one, signal, product, shape)
         output.data.copy_(product.from_units(signal, shape).reshape(output.shape))
 
-    def _place(self, one: PreActivation) -> tuple[Product, torch.Size]:
-        """The operation that says which numbers of a pre-activation are of one unit; its shape."""
-        operand = self._operands[id((one.constrained + one.free)[0])]
-        return operand.product, operand.shape
+    def _place(self, one: PreActivation, output: Tensor) -> tuple[Product, torch.Size]:
+        """What says which numbers of a pre-activation are of one unit, and in which shape."""
+        first = self._operands[id((one.constrained + one.free)[0])]
+        return one.place()[1], output.shape if one.summed else first.shape
+
+    def _part(self, one: PreActivation, operand: _Operand, weight: Tensor) -> Tensor:
+        """What a weight adds to a pre-activation, ``[rows and positions, units]``."""
+        layer, result = operand.layer, operand.product.function(operand.inputs, weight)
+        if one.summed:
+            return one.place()[1].by_unit(self._ways[id(layer)].linear(result))
+        assert layer.gains is not None
+        return operand.product.by_unit(result) * layer.gains
 
     def _is_near(self, one: PreActivation, signal: Tensor) -> bool:
         """Whether a pre-activation has the moments of the target; keeps by how much it has not."""
@@ -638,10 +645,10 @@ class _Filling(_Pass):
         squared = one.squared
         if not all(layer.map and id(layer.raw) not in kept for layer in squared):
             squared = []
-        linear = sum((o.part(o.weight) for o in scaled), torch.zeros_like(rest))
+        linear = sum((self._part(one, o, o.weight) for o in scaled), torch.zeros_like(rest))
         scalable = linear
         if squared:
-            product, shape = self._place(one)
+            product, shape = self._place(one, self._squares[one])
             square = product.by_unit(self._squares[one].reshape(shape))
             scalable = linear + square
         others = rest - scalable
@@ -680,7 +687,9 @@ class _Filling(_Pass):
                 means.shape, generator=self._generator, device=self._generator.device
             ).to(means)
         shift = self._target.mean + one.noise - means
-        change = (shift / option.coefficient).reshape(option.parameter.shape)
+        # Of a sum over units each of them takes its share.
+        share = len(means) / option.parameter.numel()
+        change = (share * shift / option.coefficient).reshape(option.parameter.shape)
         option.parameter.add_(change.to(option.parameter))
         if option.per == "position":
             return product.by_unit(in_shape + shift.reshape(shape[1:]))

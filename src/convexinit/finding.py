@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -32,10 +32,13 @@ from convexinit.evaluation import (
 from convexinit.positivity import Positivity, has_slope
 from convexinit.tracing import (
     MULTIPLICATIONS,
+    RESHAPES,
     Call,
     Dependence,
     PassEnded,
+    Product,
     Trace,
+    Way,
     following,
     tensors_in,
 )
@@ -146,6 +149,8 @@ class FoundLayer:
 class PreActivation:
     """What the results of one or more operations add up to, before the next function bends it.
 
+    Where they are summed on the way, as over the positions of a row, it is these sums.
+
     Attributes:
         call: the call that computes it.
         constrained: operations in it that need non-negative weights.
@@ -156,6 +161,8 @@ class PreActivation:
         normalised: whether a normalisation that initialises itself is in it.
         said: whether the user has chosen its bias, or none.
         noise: random part of the bias, one number or as many as the bias has.
+        summed: whether results of operations are summed, averaged or selected from on the way.
+        units: if so, dimension of the units in it; None if all of its numbers are of one.
     """
 
     call: Call
@@ -167,11 +174,21 @@ class PreActivation:
     normalised: bool = False
     said: bool = False
     noise: float | Tensor = 0.0
+    summed: bool = False
+    units: int | None = None
 
     @property
     def name(self) -> str:
         """Of the layer that it belongs to."""
         return (self.constrained + self.free)[0].name
+
+    def place(self) -> tuple[Call, Product]:
+        """The call in whose shape it is seen, and what says which numbers in it are of one unit."""
+        call = (self.constrained + self.free)[0].call
+        assert call.product is not None
+        if self.summed:
+            return self.call, replace(call.product, units=self.units)
+        return call, call.product
 
 
 @dataclass(eq=False)
@@ -287,6 +304,16 @@ def find_prepared(
     return Found(
         layers, pre_activations, trace.returns_gradient, needs_gradient, output, 2 * rows, unseen
     )
+
+
+def ways_to_sums(found: Found) -> dict[int, Way]:
+    """From every operation, by ``id`` of its layer, to the pre-activation that sums its results."""
+    return {
+        id(layer): Way(layer.call, one.call)
+        for one in found.pre_activations
+        if one.summed
+        for layer in one.constrained + one.free
+    }
 
 
 def problems_of(found: Found, problem_of: Mapping[FoundLayer, str], purpose: str) -> list[str]:
@@ -538,10 +565,14 @@ def _pre_activations(
     options: Options,
 ) -> list[PreActivation]:
     signal = [layer for layer in layers if layer.role != "context" and not layer.problem]
-    ends = {id(layer): _end_of(trace, layer.call) for layer in signal}
+    ends: dict[int, Call] = {}
     found: dict[int, PreActivation] = {}
     for layer in signal:
-        one = found.setdefault(id(ends[id(layer)]), PreActivation(ends[id(layer)]))
+        ends[id(layer)], summed = _end_of(trace, layer.call)
+        end = ends[id(layer)]
+        one = found.setdefault(id(end), PreActivation(end))
+        if summed:
+            one.summed, one.units = True, _units_after(layer.call, end)
         (one.constrained if layer.role == "constrained" else one.free).append(layer)
     weights = {id(layer.raw) for layer in layers}
     parameters = {name: p for name, p in network.named_parameters() if id(p) not in weights}
@@ -567,10 +598,15 @@ def _pre_activations(
     return pre_activations
 
 
-def _end_of(trace: Trace, call: Call) -> Call:
-    """The last call to which the result of an operation is passed on, scaled and shifted only."""
+def _end_of(trace: Trace, call: Call) -> tuple[Call, bool]:
+    """The last call to which the result of an operation is passed on, scaled, shifted or summed.
+
+    Returns:
+        The call, and whether numbers of a row are summed, averaged or selected from on the way.
+    """
     assert call.value is not None
-    current = call
+    end, current, same, summed = call, call, True, False
+    most = size = call.value.numel()
     while len(current.consumers) == 1:
         (user,) = current.consumers
         operands = {
@@ -583,15 +619,37 @@ def _end_of(trace: Trace, call: Call) -> Call:
         if (
             user.product
             or user.value is None
-            or user.value.numel() != call.value.numel()
             or len(operands) != 1
             or (scales and any(trace.dependence(t) for t in others))
             or not trace.is_affine(user, list(operands.values()))
-            or not trace.is_elementwise(user, next(iter(operands.values())))
         ):
             break
-        current = user
-    return current
+        (operand,) = operands.values()
+        numbers = user.value.numel()
+        same = same and numbers == size and trace.is_elementwise(user, operand)
+        if not (same or user.name in RESHAPES or trace.is_row_by_row(user, operand)):
+            break
+        current, most = user, max(most, numbers)
+        if same:
+            end = user
+        elif numbers < most and numbers <= size and len(user.value) == 2 * trace.rows:
+            end, summed = user, True
+    return end, summed
+
+
+def _units_after(call: Call, end: Call) -> int | None:
+    """Dimension of the units of an operation in a sum of its results, None if there is none."""
+    product, before, after = call.product, call.value, end.value
+    assert product is not None
+    assert before is not None
+    assert after is not None
+    if product.units is None:
+        return None
+    from_front, from_back = before.ndim + product.units, after.ndim + product.units
+    for place in (from_front, from_back, *range(1, after.ndim)):
+        if 0 < place < after.ndim and after.shape[place] == before.shape[product.units]:
+            return place
+    return from_back if before.ndim == after.ndim else None
 
 
 def _differentiate(
@@ -605,14 +663,14 @@ def _differentiate(
     """Factors between operations and a pre-activation, squares in it, and what can shift it."""
     members = one.constrained + one.free
     earlier = [layer for layer in signal if layer.call.index <= one.call.index]
-    value, product = one.call.value, members[0].call.product
+    value, (seen_as, product) = one.call.value, one.place()
+    like = seen_as.value
     assert value is not None
-    assert product is not None
-    like = members[0].call.value
     assert like is not None
     units = product.by_unit(like).shape[1]
     sizes = {1, units, like[0].numel()}
-    candidates = {name: p for name, p in parameters.items() if p.numel() in sizes}
+    # A bias before a sum may have a number for each of the units there.
+    candidates = {n: p for n, p in parameters.items() if one.summed or p.numel() in sizes}
     shifts = [layer.call.shift for layer in earlier if layer.call.shift is not None]
     wanted = [*shifts, *candidates.values()]
     source = torch.Generator().manual_seed(3)
@@ -632,7 +690,9 @@ def _differentiate(
         first, second = parts
         if first is None or second is None:
             continue
-        if layer in members:
+        if layer in members and one.summed:
+            layer.gains = first.new_ones(1).float()  # no more than a scale
+        elif layer in members:
             slope = (first.reshape(like.shape) / draws[0].reshape(like.shape)).float()
             layer.gains = product.by_unit(slope).mean(0)
         elif layer.role == "free" and _is_squared(trace, ends[id(layer)]):
@@ -650,7 +710,7 @@ def _differentiate(
         if first is None or second is None:
             continue
         for per, (one_sum, other_sum) in sums.items():
-            if parameter.numel() != one_sum.numel():
+            if parameter.numel() != one_sum.numel() and not (one.summed and per == "layer"):
                 continue
             coefficient, again = first.flatten() / one_sum, second.flatten() / other_sum
             if is_close(coefficient, again) and bool((coefficient != 0).all()):

@@ -60,7 +60,9 @@ def init_icnn_(
     """Initialise a whole input-convex network for stable signal propagation.
 
     With ``inputs``, any network (:mod:`convexinit.finding`), on the moments measured at each of its
-    layers; without, one of the layers of this library, in theory, as follows.
+    layers. Where results are summed or averaged before anything bends them, as over the positions
+    of a row, the moments are those of the sums. Without, one of the layers of this library, in
+    theory, as follows.
 
     With ``method="moments"``, the paper's, every convex layer
     (:class:`~convexinit.ConvexLinear`, :class:`~convexinit.ConvexConv2d`)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import partial
 from typing import Any
 
 import torch
@@ -502,6 +503,24 @@ class Trace(Watch):
         return torch.equal(before.ne(after), chosen.flatten().to(before).bool())
 
     @torch.no_grad()
+    def is_row_by_row(self, call: Call, operand: Tensor) -> bool:
+        """Whether every row of a result depends on the same row of an operand alone."""
+        rows, value = 2 * self.rows, call.value
+        if (
+            value is None
+            or 0 in (value.ndim, operand.ndim)
+            or not len(value) == rows == len(operand)
+        ):
+            return False
+        chosen = (torch.arange(rows) % 2).reshape(rows, *[1] * (operand.ndim - 1))
+        before = self.result_at(call, [operand], at_first)
+        after = self.result_at(call, [operand], lambda a, b: a + chosen * b)
+        if before is None or after is None:
+            return False
+        changed = before.ne(after).reshape(rows, -1).any(1)
+        return torch.equal(changed, chosen.flatten().to(changed))
+
+    @torch.no_grad()
     def degree(self, call: Call, moving: Tensor) -> float:
         """Degree of a function that is homogeneous where its operand is large; else near 1 or 0."""
         once = self.result_at(call, [moving], lambda a, _: 8 * a)
@@ -543,7 +562,9 @@ class Trace(Watch):
         floating = [r for r in results if isinstance(r, Tensor) and r.is_floating_point()]
         if len(floating) < max(1, len(results)):
             return None
-        return torch.cat([r.float().flatten() for r in floating])
+        # In float64 what is rounded to float32 would not pass as affine.
+        precise = [r.to(torch.promote_types(r.dtype, torch.float32)) for r in floating]
+        return torch.cat([r.flatten() for r in precise])
 
     def _pair(self, shape: torch.Size, place: int) -> tuple[Tensor, Tensor]:
         """The same two random operands for every operand of this shape in this place."""
@@ -593,3 +614,41 @@ def calls_between(call: Call, end: Call) -> Iterator[Call]:
     while call is not end:
         (call,) = call.consumers
         yield call
+
+
+class Way:
+    """Calls that hand on the result of an operation in a pass at hand, to be made once more.
+
+    Args:
+        call: the operation, as it was traced.
+        end: the last of the calls.
+    """
+
+    def __init__(self, call: Call, end: Call) -> None:
+        self._indices = [one.index for one in (call, *calls_between(call, end))]
+        self._made: dict[int, tuple[Callable[..., Any], Any, Any, Any]] = {}
+
+    def see(
+        self, index: int, function: Callable[..., Any], args: Any, kwargs: Any, output: Any
+    ) -> None:
+        """Keep a call of the pass if it is one of these."""
+        if index in self._indices:
+            self._made[index] = function, args, kwargs, output
+
+    @torch.no_grad()
+    def linear(self, result: Tensor) -> Tensor:
+        """What is made of this result of the operation, above that of zeros."""
+        return self._handed_on(result) - self._handed_on(torch.zeros_like(result))
+
+    def _handed_on(self, result: Tensor) -> Tensor:
+        first, *others = self._indices
+        result, before = result.clone(), self._made[first][-1]  # a call may change it
+        for index in others:
+            function, args, kwargs, after = self._made[index]
+            renew = partial(_exchanged, old=before, new=result)
+            result, before = function(*replace(args, renew), **replace(kwargs, renew)), after
+        return result
+
+
+def _exchanged(tensor: Tensor, old: Tensor, new: Tensor) -> Tensor:
+    return new if tensor is old else tensor

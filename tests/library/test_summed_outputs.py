@@ -1,0 +1,209 @@
+"""Pre-activations that are summed before anything bends them start at the target as sums."""
+
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from convexinit import check_signal, init_icnn_
+from convexinit.finding import find
+from support.networks import generator
+
+SIDE, CHANNELS = 6, 8
+
+
+def images(rows, seed):
+    """Images whose pixels are alike in part, so that neither their number nor its root says how
+    much their sum varies."""
+    common, own = (torch.randn(rows, 3, n, n, generator=generator(seed + n)) for n in (1, SIDE))
+    return 0.7 * common + own
+
+
+X, FRESH = images(2048, 0), images(4096, 100)
+
+
+class Readout(nn.Module):
+    """Convolutions, of the last of which a function of rows is read, beside a skip connection.
+
+    Args:
+        read: of what the last convolution gives.
+        channels: that it gives.
+        skip: "" for none, "before" or "after" the function.
+    """
+
+    def __init__(self, read, channels=1, skip=""):
+        super().__init__()
+        self.read, self.where = read, skip
+        self.first = nn.Conv2d(3, CHANNELS, 3, padding=1)
+        self.hidden = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
+        self.last = nn.Conv2d(CHANNELS, channels, 3, padding=1)
+        before = nn.Conv2d(3, channels, 3, padding=1, bias=False)
+        self.skip = {"": None, "before": before, "after": nn.Linear(3 * SIDE**2, 1)}[skip]
+
+    def forward(self, x):
+        s = self.last(F.relu(self.hidden(F.relu(self.first(x)))))
+        if self.where == "before":
+            s = s + self.skip(x)
+        y = self.read(s)
+        return y + self.skip(x.flatten(1)).reshape(y.shape) if self.where == "after" else y
+
+
+READ = {
+    "sum": (lambda s: s.sum((1, 2, 3)), 1),
+    "sum of channels": (lambda s: s.sum((1, 2, 3)), 4),
+    "sum by channel": (lambda s: s.sum((2, 3)), 4),
+    "mean": (lambda s: s.mean((1, 2, 3), keepdim=True), 1),
+    "flattened": (lambda s: s.flatten(1).sum(1, keepdim=True), 1),
+    "pooled": (lambda s: F.adaptive_avg_pool2d(s, 1).flatten(1), 4),
+    "partly pooled": (lambda s: F.avg_pool2d(s, 2), 4),
+    "one pixel": (lambda s: s[:, :, 2, 3], 4),
+    "other order": (lambda s: s.permute(0, 2, 3, 1).sum((1, 2)), 4),
+    "einsum": (lambda s: torch.einsum("nchw->n", s), 2),
+    "scaled": (lambda s: (3 * s).sum((1, 2, 3)) / 7 + 1, 1),
+}
+
+
+def by_row(output):
+    """Mean, and variance over the rows (and positions, if any are left) averaged over the units."""
+    output = output.detach()
+    if output.ndim > 2:
+        output = output.movedim(1, -1).flatten(0, -2)
+    return float(output.mean()), float(output.var(0).mean())
+
+
+@pytest.mark.parametrize("skip", ["", "before", "after"])
+@pytest.mark.parametrize("method", ["orthogonal", "moments"])
+@pytest.mark.parametrize("name", READ)
+def test_the_output_of_a_row_starts_at_the_target(name, method, skip):
+    read, channels = READ[name]
+    if skip == "after" and read(torch.ones(2, channels, SIDE, SIDE)).numel() > 2:
+        pytest.skip("this skip connection has one value")
+    torch.manual_seed(0)
+    network = Readout(read, channels, skip)
+    init_icnn_(network, X, method=method, variance=2.0, mean=0.5, generator=generator(1))
+    for inputs, tolerance in ((X, 0.02), (FRESH, 0.15)):
+        mean, variance = by_row(network(inputs))
+        assert mean == pytest.approx(0.5, abs=tolerance)
+        assert variance == pytest.approx(2.0, rel=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 0.02), (torch.float16, 0.05), (torch.bfloat16, 0.1)]
+)
+def test_sums_of_other_data_types_start_at_the_target(dtype, tolerance):
+    torch.manual_seed(0)
+    network = Readout(lambda s: s.sum((1, 2, 3)) / 7, 2, "after").to(dtype)
+    init_icnn_(network, X.to(dtype), generator=generator(1))
+    assert by_row(network(X.to(dtype)).double()) == pytest.approx((0.0, 1.0), abs=tolerance)
+
+
+def test_an_ensemble_starts_at_the_target():
+    class Ensemble(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(4, 64)
+            self.heads = nn.ModuleList(nn.Linear(64, 1) for _ in range(5))
+
+        def forward(self, x):
+            z = F.softplus(self.first(x))
+            return torch.cat([head(z) for head in self.heads], 1).mean(1)
+
+    x, fresh = (torch.randn(2048, 4, generator=generator(seed)) for seed in (0, 1))
+    torch.manual_seed(0)
+    network = init_icnn_(Ensemble(), x, generator=generator(2))
+    assert by_row(network(x)) == pytest.approx((0.0, 1.0), abs=0.02)
+    assert by_row(network(fresh)) == pytest.approx((0.0, 1.0), abs=0.15)
+
+
+def test_a_sum_of_units_starts_at_the_target():
+    class Summed(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x).sum(1)
+
+    x = torch.randn(2048, 4, generator=generator(0))
+    torch.manual_seed(0)
+    network = Summed(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 16))
+    init_icnn_(network, x, generator=generator(1))
+    assert by_row(network(x)) == pytest.approx((0.0, 1.0), abs=0.02)
+
+
+def test_sums_that_an_activation_reads_are_at_the_target_and_what_follows_is_left_alone():
+    torch.manual_seed(0)
+    network = Readout(lambda s: F.softplus(s.sum((1, 2, 3))))
+    init_icnn_(network, X, generator=generator(1))
+    assert by_row(network(X).expm1().log()) == pytest.approx((0.0, 1.0), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda s: s.amax((1, 2, 3)),
+        lambda s: s.flatten(1).logsumexp(1),
+        lambda s: s.square().sum((1, 2, 3)),
+    ],
+)
+def test_other_functions_of_positions_leave_the_target_to_these(read):
+    torch.manual_seed(0)
+    network = Readout(read)
+    init_icnn_(network, X, generator=generator(1))
+    network.read = nn.Identity()
+    signal = network(X).detach()
+    assert float(signal.mean()) == pytest.approx(0.0, abs=0.02)
+    assert float(signal.var()) == pytest.approx(1.0, abs=0.02)
+
+
+def test_positions_that_are_averaged_before_an_activation_count_as_averages():
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3)
+            self.last = nn.Linear(16, 1)
+
+        def pooled(self, x):
+            return self.second(F.relu(self.first(x))).mean((2, 3))
+
+        def forward(self, x):
+            return self.last(F.relu(self.pooled(x)))
+
+    torch.manual_seed(0)
+    network = init_icnn_(Pooled(), X, generator=generator(1))
+    assert by_row(network.pooled(X)) == pytest.approx((0.0, 1.0), abs=0.02)
+
+
+def test_rows_are_never_summed():
+    """As many rows as units: the sum over the rows has the length of one over units."""
+    network = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 16))
+    found = find(network, torch.randn(16, 4), call=lambda net, x: net(x).sum(0))
+    assert not any(one.summed for one in found.pre_activations)
+
+
+def test_what_is_kept_or_cannot_be_centred_in_a_sum():
+    torch.manual_seed(0)
+    network = Readout(lambda s: s.sum((1, 2, 3)), skip="before")
+    network.last.bias = None
+    with pytest.warns(UserWarning, match="no parameter can centre the output layer last"):
+        init_icnn_(network, X, generator=generator(1))
+    assert by_row(network(X))[1] == pytest.approx(1.0, abs=0.02)
+    before = network.skip.weight.detach().clone()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        init_icnn_(
+            network, X, variance=4.0, layers={"skip": {"keep": True}}, generator=generator(1)
+        )
+    assert torch.equal(network.skip.weight, before)
+    assert by_row(network(X))[1] == pytest.approx(4.0, abs=0.08)
+
+
+def test_check_signal_sees_the_sum():
+    torch.manual_seed(0)
+    network = Readout(lambda s: s.sum((1, 2, 3)), skip="after")
+    before = check_signal(network, X).rows[-1]
+    assert before.std == pytest.approx(float(network(X).detach().std(correction=0)), rel=1e-3)
+    init_icnn_(network, X, generator=generator(1))
+    after = check_signal(network, X).rows[-1]
+    assert after.std == pytest.approx(1.0, abs=0.01)
+    parts = network(X) - network.skip(X.flatten(1)).squeeze(1), network.skip(X.flatten(1))
+    convex, skip = (float(part.detach().var(correction=0)) for part in parts)
+    assert convex / (convex + skip) == pytest.approx(after.convex, abs=0.02)
