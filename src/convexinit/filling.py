@@ -229,7 +229,7 @@ def _not_fillable(layer: FoundLayer, orthogonal: bool) -> str:
     product = layer.call.product
     if product is None or layer.role != "constrained" or product.is_convolution:
         return ""
-    if product.has_members():
+    if product.has_members:
         return (
             f"its weight has a matrix for each of the {len(product.weight)} members of an "
             f"ensemble, which {product.name} multiplies at once; initialise every member as a "
@@ -453,7 +453,8 @@ class _Silenced(_Pass):
 
 def _without_weight(product: Product, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """The result of a linear operation with weights of zero."""
-    weight, zeros = product.weight, torch.zeros_like(product.weight)
+    weight = product.weight if product.expanded is None else product.expanded
+    zeros = torch.zeros_like(weight)
     args, kwargs = (replace(a, lambda t: zeros if t is weight else t) for a in (args, kwargs))
     return function(*args, **kwargs)
 

@@ -438,8 +438,8 @@ def _found_layer(
         if layer.map is None:
             layer.problem = (
                 f"its weight is computed from {parameter} in a way that cannot be inverted, as "
-                "with a mask, a bound or a softmax; say the map without that with "
-                f"layers={{{layer.name!r}: {{'positivity': ..., 'gain': ...}}}}, or "
+                "with a mask, a bound, a softmax or a copy for every row; say the map without that "
+                f"with layers={{{layer.name!r}: {{'positivity': ..., 'gain': ...}}}}, or "
                 "give its parametrization a right_inverse"
             )
     if not product.weight.requires_grad:
