@@ -20,7 +20,7 @@ from torch import Generator, Tensor, nn
 from convexinit.checks import check_integer
 from convexinit.evaluation import Convex, Inputs, Snapshot, as_tuple, convex_columns, run
 from convexinit.finding import Found, find
-from convexinit.layers import is_stacked
+from convexinit.layers import check_not_stacked
 
 # F.softplus is linear above 20, so that activations of torch are only this accurate in float64.
 _ACCURACY = math.exp(-20)
@@ -158,12 +158,9 @@ def is_convex(
     """
     check_integer("pairs", pairs)
     generator = Generator().manual_seed(0) if generator is None else generator
-    if isinstance(network, nn.Module) and any(map(is_stacked, network.modules())):
-        raise ValueError(
-            "a stack of networks cannot be tested; test each of convexinit.stacking.unstack_network"
-        )
     weights, unknown = None, ""
     if isinstance(network, nn.Module):
+        check_not_stacked(network, "test each of convexinit.stacking.unstack_network")
         with suppress(ValueError, RuntimeError):  # where layers cannot be found
             found = find(network, inputs, convex, call)
             weights = tuple(_negative_weights(found))

@@ -22,7 +22,7 @@ from convexinit.finding import (
     find_prepared,
     ways_to_sums,
 )
-from convexinit.layers import is_stacked
+from convexinit.layers import check_not_stacked
 from convexinit.tracing import Dependence, PassEnded, Watch, as_product, changes_in_place
 
 # From which factor a layer on the signal is said to explode or to vanish.
@@ -190,11 +190,7 @@ def check_signal(
         >>> [row.layer for row in report.rows]
         ['layers.0', 'layers.1', 'layers.2']
     """
-    if any(map(is_stacked, network.modules())):
-        raise ValueError(
-            "a stack of networks cannot be checked; check each of convexinit.stacking."
-            "unstack_network"
-        )
+    check_not_stacked(network, "check each of convexinit.stacking.unstack_network")
     arguments = as_tuple(inputs)
     columns = convex_columns(convex, arguments)
     with evaluated(network, arguments, call) as evaluation:

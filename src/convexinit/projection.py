@@ -13,8 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from convexinit.assignment import check_fillable, is_close, unchanged_on_error
 from convexinit.evaluation import Convex, Inputs
 from convexinit.finding import FoundLayer, find, no_convex_layer
-from convexinit.init_network import check_not_stacked
-from convexinit.layers import ConvexLayer, clamp_negative_, project_layers_
+from convexinit.layers import ConvexLayer, check_not_stacked, clamp_negative_, project_layers_
 from convexinit.unseen import UNDERSTOOD
 from convexinit.weight_maps import WeightMap
 
@@ -113,7 +112,7 @@ def _raw_weights(
 
     Those in ``known`` are left out.
     """
-    check_not_stacked(network)
+    check_not_stacked(network, "leave inputs out")
     found = find(network, inputs, convex, call)
     unseen = [one for one in found.unseen if id(one.raw) not in known]
     layers = [
