@@ -148,7 +148,7 @@ def fill_network_(
                 if target.convex_path and target.draw is None:
                     messages += grows_noise(_hidden_dropouts(found))
                 if not found.returns_gradient:
-                    messages += _not_convex(network, arguments, columns, function)
+                    messages += not_convex(network, arguments, columns, function)
             evaluation.keeps = True
     except BaseException:
         torch.set_rng_state(random_state)
@@ -760,7 +760,7 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
     return messages
 
 
-def _not_convex(
+def not_convex(
     network: nn.Module,
     arguments: tuple[Tensor, ...],
     columns: Mapping[int, Any],
@@ -776,8 +776,8 @@ def _not_convex(
     return [
         f"the network is not convex in argument {', '.join(map(str, columns))}: at the midpoint of "
         f"two points it is up to {gap:.3g} above their mean. Look for activations that are not "
-        "convex and increasing and for gates below zero, or say what is convex with convex= or "
-        "call="
+        "convex and increasing, for normalisations of every row (LayerNorm) and for gates below "
+        "zero, or say what is convex with convex= or call="
     ]
 
 

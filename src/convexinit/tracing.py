@@ -380,7 +380,10 @@ class Call:
             new = maker.recompute(operand, leaf, value)
             return new.clone() if in_place else new
 
-        output = maker.function(*replace(maker.args, renew), **replace(maker.kwargs, renew))
+        args = replace(maker.args, renew)
+        output = maker.function(*args, **replace(maker.kwargs, renew))
+        if output is None:  # of an assignment to a part, as in w[mask] = 0
+            output = args[0]
         if isinstance(maker.output, (list, tuple)):
             output = output[[id(part) for part in maker.output].index(id(tensor))]
         return output

@@ -421,3 +421,29 @@ def test_the_precision_that_differs_is_named():
     network = nn.Bilinear(6, 6, 1)
     with pytest.raises(ValueError, match=r"torch.float32, the inputs torch.float64: convert"):
         init_icnn_(network, (X, X.double()))
+
+
+def huber(x):
+    """Half of the square of the positive part, linear from 1 on, written part by part."""
+    result = torch.zeros_like(x)
+    middle = (x > 0) & (x < 1)
+    result[middle] = x[middle].square() / 2
+    result[x >= 1] = x[x >= 1] - 0.5
+    return result
+
+
+def clipped(weight):
+    result = weight.clone()
+    result[result < 0] = 0
+    return result
+
+
+def test_what_is_assigned_part_by_part_is_followed():
+    network = Middle(
+        lambda n, z, x: huber(F.linear(z, clipped(n.h.weight), n.h.bias)), h=nn.Linear(16, 16)
+    )
+    init_icnn_(network, X)
+    rows = check_signal(network, X).rows
+    assert [(row.layer, row.map) for row in rows][1] == ("h", "clip")
+    assert [row.std for row in rows] == pytest.approx([1.0] * len(rows), abs=0.01)
+    assert is_convex(network, X)
