@@ -236,17 +236,19 @@ class Measuring(Watch):
         super().on_gradient(differentiated)
 
     def by_unit(self, one: PreActivation, tensor: Tensor) -> Tensor:
-        """``[rows and positions, units]`` from anything of the size of a pre-activation."""
+        """``[rows and positions, units]`` from anything of the form of a pre-activation."""
         call, product = one.place()
-        return product.by_unit(tensor.reshape(self.results[call.index].shape)).double()
+        shape = self.results[call.index].shape
+        return product.by_unit(one.seen(tensor, shape)).double()
 
     def part(self, one: PreActivation, layer: FoundLayer) -> Tensor:
         """What an operation adds to a pre-activation, ``[rows and positions, units]``."""
-        result = self.results[layer.call.index]
+        product, result = layer.call.product, self.results[layer.call.index]
         if one.summed:
             return self.by_unit(one, self._ways[id(layer)].linear(result))
-        gains = torch.nan if layer.gains is None else layer.gains
-        return self.by_unit(one, result) * gains
+        assert product is not None
+        scaled = product.by_unit(result) * (torch.nan if layer.gains is None else layer.gains)
+        return self.by_unit(one, product.from_units(scaled, result.shape).permute(layer.order))
 
     def signal(self, one: PreActivation) -> Tensor:
         """A pre-activation, ``[rows and positions, units]``."""

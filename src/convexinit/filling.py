@@ -199,8 +199,8 @@ def _check_found(found: Found, target: Target) -> None:
             name = one.constrained[0].name
             problems.append(
                 f"{name}: no parameter shifts its pre-activation by the same amount for every row, "
-                "so that it cannot be centred; give it or its skip connection a bias (one that is "
-                "added after a transposition is not found: write F.linear), or accept that with "
+                "so that it cannot be centred; give it or its skip connection a bias, or "
+                "accept that with "
                 f"layers={{{name!r}: {{'bias': None}}}}"
             )
     if problems:
@@ -553,7 +553,7 @@ class _Filling(_Pass):
         except KeyError:
             raise ValueError(_OTHER_PATH) from None
         product, shape = self._place(one, output)
-        signal = product.by_unit(output.detach().reshape(shape))
+        signal = product.by_unit(one.seen(output.detach(), shape))
         signal = signal.to(torch.promote_types(signal.dtype, torch.float32))
         fillable = [operand for operand in constrained if self._is_drawn(operand.layer)]
         if self._drawing:
@@ -580,12 +580,13 @@ class _Filling(_Pass):
                 _write_(operand.layer, factor * weight)
             signal = rest + factor * whole
         signal = self._centre(one, signal, product, shape)
-        output.data.copy_(product.from_units(signal, shape).reshape(output.shape))
+        whole = one.formed(product.from_units(signal, shape))
+        output.data.copy_(whole.reshape(output.shape))
 
     def _place(self, one: PreActivation, output: Tensor) -> tuple[Product, torch.Size]:
         """What says which numbers of a pre-activation are of one unit, and in which shape."""
-        first = self._operands[id((one.constrained + one.free)[0])]
-        return one.place()[1], output.shape if one.summed else first.shape
+        shape = output.shape if one.summed else self._operands[id(one.first)].shape
+        return one.place()[1], shape
 
     def _part(self, one: PreActivation, operand: _Operand, weight: Tensor) -> Tensor:
         """What a weight adds to a pre-activation, ``[rows and positions, units]``."""
@@ -593,7 +594,12 @@ class _Filling(_Pass):
         if one.summed:
             return one.place()[1].by_unit(self._ways[id(layer)].linear(result))
         assert layer.gains is not None
-        return operand.product.by_unit(result) * layer.gains
+        own = operand.product.by_unit(result) * layer.gains
+        if layer is one.first:
+            return own
+        moved = operand.product.from_units(own, operand.shape).permute(layer.order)
+        product, shape = self._place(one, moved)
+        return product.by_unit(one.seen(moved, shape))
 
     def _is_near(self, one: PreActivation, signal: Tensor) -> bool:
         """Whether a pre-activation has the moments of the target; keeps by how much it has not."""
@@ -650,7 +656,7 @@ class _Filling(_Pass):
         scalable = linear
         if squared:
             product, shape = self._place(one, self._squares[one])
-            square = product.by_unit(self._squares[one].reshape(shape))
+            square = product.by_unit(one.seen(self._squares[one], shape))
             scalable = linear + square
         others = rest - scalable
         if _variance(scalable) <= 0:

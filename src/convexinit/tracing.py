@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property, partial
+from itertools import permutations
 from typing import Any
 
 import torch
@@ -548,6 +549,17 @@ class Trace(Watch):
             return False
         changed = before.ne(after).reshape(rows, -1).any(1)
         return torch.equal(changed, chosen.flatten().to(changed))
+
+    def order_of(self, call: Call, operand: Tensor) -> tuple[int, ...] | None:
+        """The order that a call brings the dimensions of an operand into; None for other calls."""
+        numbers = torch.arange(operand.numel(), device=operand.device).reshape(operand.shape)
+        args, kwargs = replace((call.args, call.kwargs), lambda t: numbers if t is operand else t)
+        try:
+            moved = call.function(*args, **kwargs)
+        except Exception:
+            return None
+        orders = permutations(range(operand.ndim)) if isinstance(moved, Tensor) else ()
+        return next((o for o in orders if torch.equal(moved, numbers.permute(o))), None)
 
     @torch.no_grad()
     def degree(self, call: Call, moving: Tensor) -> float:
