@@ -378,7 +378,8 @@ def _write_(layer: FoundLayer, weight: Tensor) -> None:
             f"from {float(weight.min()):.3g} to {float(weight.max()):.3g}. Use a map that "
             "does, such as softplus; weights more alike are smaller: method='moments', rho=0.9. "
             "Remove a parametrization that normalises "
-            "(torch.nn.utils.parametrize.remove_parametrizations)"
+            "(torch.nn.utils.parametrize.remove_parametrizations), or leave the layer as it is: "
+            f"layers={{{layer.name!r}: {{'keep': True}}}}"
         )
 
 

@@ -460,7 +460,7 @@ def _found_layer(
                 f"its weight is computed from {parameter} in a way that cannot be inverted, as "
                 "with a mask, a bound, a softmax or a copy for every row; say the map without that "
                 f"with layers={{{layer.name!r}: {{'positivity': ..., 'gain': ...}}}}, or "
-                "give its parametrization a right_inverse"
+                "give its parametrization a right_inverse, or leave it as it is: {'keep': True}"
             )
     if not product.weight.requires_grad:
         layer.problem = _WITHOUT_GRADIENTS

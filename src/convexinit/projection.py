@@ -159,8 +159,10 @@ def _raw_weights(
                 written[layer.name] = layer.map
                 continue
             problem = layer.problem or (
-                f"its weight is computed from {layer.parameter} and can be negative; compute "
-                "one that is at least 0, as convexinit.positivity.NonNegative does"
+                f"its weight is computed from {layer.parameter} and can be negative, with "
+                f"{', '.join(turning) or 'what it is now'}; compute one that is at least 0, as "
+                "convexinit.positivity.NonNegative does, or name with weights=[...] what must not "
+                "be negative"
             )
             problems.append(f"{layer.name}: {problem}")
     if problems:

@@ -216,6 +216,16 @@ def test_weights_that_can_become_negative_are_refused():
     keep_convex(optimiser, network, weights=[network[2].a, network[2].b], inputs=X)
 
 
+def test_what_makes_a_weight_negative_is_named():
+    network = Middle(
+        lambda n, z, x: F.linear(z, F.softplus(n.w * n.t) / n.t), w=matrix(), t=torch.ones(1)
+    )
+    optimiser = torch.optim.Adam(network.parameters())
+    with pytest.raises(ValueError, match=r"w: its weight .*negative, with t; .*weights=\[\.\.\.\]"):
+        keep_convex(optimiser, network, inputs=X)
+    keep_convex(optimiser, network, weights=[network.t], inputs=X)
+
+
 def test_weights_of_weight_norm_are_projected():
     layers = [nn.Linear(6, 16), nn.Softplus()]
     layers += [parametrizations.weight_norm(nn.Linear(16, 16)), nn.Softplus()]
@@ -334,7 +344,7 @@ class Bounded(nn.Linear):
         (plain(Bounded(16, 16)), X, r"does not reach .* method='moments', rho=0\.9"),
         (
             plain(parametrizations.orthogonal(nn.Linear(16, 16))), X,
-            r"does not reach .*remove_parametrizations",
+            r"does not reach .*remove_parametrizations.*layers={'2': {'keep': True}}",
         ),
     ],
 )  # fmt: skip
