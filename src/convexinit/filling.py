@@ -148,7 +148,10 @@ def fill_network_(
                 if target.convex_path and target.draw is None:
                     messages += grows_noise(_hidden_dropouts(found))
                 if not found.returns_gradient:
-                    messages += not_convex(network, arguments, columns, function)
+                    try:
+                        messages += not_convex(network, arguments, columns, function)
+                    except ValueError as error:
+                        messages.append(f"whether the network is convex is not known: {error}")
             evaluation.keeps = True
     except BaseException:
         torch.set_rng_state(random_state)
@@ -199,9 +202,8 @@ def _check_found(found: Found, target: Target) -> None:
             name = one.constrained[0].name
             problems.append(
                 f"{name}: no parameter shifts its pre-activation by the same amount for every row, "
-                "so that it cannot be centred; give it or its skip connection a bias, or "
-                "accept that with "
-                f"layers={{{name!r}: {{'bias': None}}}}"
+                "so that it cannot be centred; give it or its skip connection a bias, or accept "
+                f"that with layers={{{name!r}: {{'bias': None}}}}"
             )
     if problems:
         raise ValueError("the network cannot be initialised. " + "; ".join(problems))
@@ -773,11 +775,12 @@ def not_convex(
     columns: Mapping[int, Any],
     call: Callable[..., Tensor] | None,
 ) -> list[str]:
-    """A warning if a network is above the mean of two points at their midpoint."""
-    try:
-        gap = largest_gap(network, arguments, columns, call, _PAIRS)
-    except ValueError as error:
-        return [f"whether the network is convex could not be tested: {error}"]
+    """A warning if a network is above the mean of two points at their midpoint.
+
+    Raises:
+        ValueError: if that cannot be tested.
+    """
+    gap = largest_gap(network, arguments, columns, call, _PAIRS)
     if gap <= 0:
         return []
     return [

@@ -654,8 +654,9 @@ def _end_of(trace: Trace, call: Call) -> tuple[Call, bool, tuple[int, ...]]:
             same = moved is not None and [*operand.shape] == [shape[d] for d in order]
             if moved is not None and same:
                 order = tuple(order[dimension] for dimension in moved)
-        by_rows = user.name in RESHAPES or trace.is_row_by_row(user, operand)
-        if not (same or (by_rows and order[:1] == (0,))):  # whose rows came first from the start
+        rows_first = order[:1] == (0,)
+        by_row = user.name in RESHAPES or (not same and trace.is_row_by_row(user, operand))
+        if not (same or (rows_first and by_row)):
             break
         current, most = user, max(most, numbers)
         if same:

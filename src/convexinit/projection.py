@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -103,7 +104,9 @@ def keep_convex(
     if inputs is not None and not returns_gradient:
         arguments = as_tuple(inputs)
         columns = convex_columns(convex, arguments)
-        with evaluated(network, arguments, call):
+        messages = []
+        # Inputs that do not vary will do to find layers.
+        with evaluated(network, arguments, call), suppress(ValueError):
             messages = not_convex(network, arguments, columns, call)
         for message in messages:
             warnings.warn(message, stacklevel=2)

@@ -246,6 +246,14 @@ def test_a_network_that_is_not_convex_all_the_same_is_warned_of(module, warns):
     assert [module.training for module in network.modules()] == before
 
 
+def test_inputs_that_do_not_vary_will_do():
+    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        keep_convex(torch.optim.Adam(network.parameters()), network, inputs=torch.zeros(2, 4))
+    assert (network[2].weight >= 0).all()
+
+
 def test_an_optimiser_of_another_network_is_refused():
     network, other = MLP([2, 4, 1]), MLP([2, 4, 1])
     with pytest.raises(ValueError, match="no parameter of the network"):
