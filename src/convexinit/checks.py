@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import operator
 from collections.abc import Callable, Mapping
@@ -102,3 +103,17 @@ def check_floating(name: str, value: Tensor) -> Tensor:
         remedy = "" if value.is_complex() else f"; give {name}.float()"
         raise ValueError(f"{name} must be floating point, got {value.dtype}{remedy}")
     return value
+
+
+def check_unchanged(function: Callable[..., Any], arguments: dict[str, Any], reason: str) -> None:
+    """Raise ValueError if an argument of a function is not at its default.
+
+    Args:
+        function: whose signature has the defaults.
+        arguments: values by name.
+        reason: why they are of no use, after a name.
+    """
+    parameters = inspect.signature(function).parameters
+    for name, value in arguments.items():
+        if value != parameters[name].default:
+            raise ValueError(f"{name} {reason}")

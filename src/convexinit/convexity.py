@@ -20,7 +20,7 @@ from torch import Generator, Tensor, nn
 from convexinit.checks import check_integer
 from convexinit.evaluation import Convex, Inputs, Snapshot, as_tuple, convex_columns, run
 from convexinit.finding import Found, find
-from convexinit.layers import is_stacked
+from convexinit.layers import check_not_stacked
 
 # F.softplus is linear above 20, so that activations of torch are only this accurate in float64.
 _ACCURACY = math.exp(-20)
@@ -72,6 +72,8 @@ class ConvexityReport:
             a network may be convex in spite of them, on these inputs at least.
         unknown_weights: of which it is not known whether they are negative where they should not
             be; "" for nothing.
+        differentiates: whether the network differentiates itself, so that what it returns may be a
+            gradient.
     """
 
     pairs: int
@@ -84,6 +86,7 @@ class ConvexityReport:
     curved_at: Any
     negative_weights: tuple[NegativeWeights, ...] | None
     unknown_weights: str = ""
+    differentiates: bool = False
 
     def __bool__(self) -> bool:
         return self.pair is None
@@ -96,6 +99,10 @@ class ConvexityReport:
                 f"not convex: output {self.output} is {self.gap:.3g} higher between two points "
                 f"than on average at them (rounding explains {self.tolerance:.1g})"
             )
+            if self.differentiates:
+                verdict += (
+                    "; if the network returns a gradient, name with call= what it differentiates"
+                )
         curvature = "unknown" if self.curvature is None else f"{self.curvature:.3g}"
         parts = [*map(str, self.negative_weights or ())]
         if self.unknown_weights or self.negative_weights is None:
@@ -158,15 +165,12 @@ def is_convex(
     """
     check_integer("pairs", pairs)
     generator = Generator().manual_seed(0) if generator is None else generator
-    if isinstance(network, nn.Module) and any(map(is_stacked, network.modules())):
-        raise ValueError(
-            "a stack of networks cannot be tested; test each of convexinit.stacking.unstack_network"
-        )
-    weights, unknown = None, ""
+    weights, unknown, differentiates = None, "", False
     if isinstance(network, nn.Module):
+        check_not_stacked(network, "test each of convexinit.stacking.unstack_network")
         with suppress(ValueError, RuntimeError):  # where layers cannot be found
             found = find(network, inputs, convex, call)
-            weights = tuple(_negative_weights(found))
+            weights, differentiates = tuple(_negative_weights(found)), found.returns_gradient
             unknown = ", ".join(
                 str(one) for one in found.unseen if one.breaks and not one.only_negative
             )
@@ -195,6 +199,7 @@ def is_convex(
         else function.given(curvature.point[None], curvature.row),
         negative_weights=weights,
         unknown_weights=unknown,
+        differentiates=differentiates,
     )
 
 

@@ -22,7 +22,7 @@ from convexinit.finding import (
     find_prepared,
     ways_to_sums,
 )
-from convexinit.layers import is_stacked
+from convexinit.layers import check_not_stacked
 from convexinit.tracing import Dependence, PassEnded, Watch, as_product, changes_in_place
 
 # From which factor a layer on the signal is said to explode or to vanish.
@@ -190,11 +190,7 @@ def check_signal(
         >>> [row.layer for row in report.rows]
         ['layers.0', 'layers.1', 'layers.2']
     """
-    if any(map(is_stacked, network.modules())):
-        raise ValueError(
-            "a stack of networks cannot be checked; check each of convexinit.stacking."
-            "unstack_network"
-        )
+    check_not_stacked(network, "check each of convexinit.stacking.unstack_network")
     arguments = as_tuple(inputs)
     columns = convex_columns(convex, arguments)
     with evaluated(network, arguments, call) as evaluation:
@@ -240,17 +236,19 @@ class Measuring(Watch):
         super().on_gradient(differentiated)
 
     def by_unit(self, one: PreActivation, tensor: Tensor) -> Tensor:
-        """``[rows and positions, units]`` from anything of the size of a pre-activation."""
+        """``[rows and positions, units]`` from anything of the form of a pre-activation."""
         call, product = one.place()
-        return product.by_unit(tensor.reshape(self.results[call.index].shape)).double()
+        shape = self.results[call.index].shape
+        return product.by_unit(one.seen(tensor, shape)).double()
 
     def part(self, one: PreActivation, layer: FoundLayer) -> Tensor:
         """What an operation adds to a pre-activation, ``[rows and positions, units]``."""
-        result = self.results[layer.call.index]
+        product, result = layer.call.product, self.results[layer.call.index]
         if one.summed:
             return self.by_unit(one, self._ways[id(layer)].linear(result))
-        gains = torch.nan if layer.gains is None else layer.gains
-        return self.by_unit(one, result) * gains
+        assert product is not None
+        scaled = product.by_unit(result) * (torch.nan if layer.gains is None else layer.gains)
+        return self.by_unit(one, product.from_units(scaled, result.shape).permute(layer.order))
 
     def signal(self, one: PreActivation) -> Tensor:
         """A pre-activation, ``[rows and positions, units]``."""

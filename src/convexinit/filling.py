@@ -148,7 +148,10 @@ def fill_network_(
                 if target.convex_path and target.draw is None:
                     messages += grows_noise(_hidden_dropouts(found))
                 if not found.returns_gradient:
-                    messages += _not_convex(network, arguments, columns, function)
+                    try:
+                        messages += not_convex(network, arguments, columns, function)
+                    except ValueError as error:
+                        messages.append(f"whether the network is convex is not known: {error}")
             evaluation.keeps = True
     except BaseException:
         torch.set_rng_state(random_state)
@@ -199,9 +202,8 @@ def _check_found(found: Found, target: Target) -> None:
             name = one.constrained[0].name
             problems.append(
                 f"{name}: no parameter shifts its pre-activation by the same amount for every row, "
-                "so that it cannot be centred; give it or its skip connection a bias (one that is "
-                "added after a transposition is not found: write F.linear), or accept that with "
-                f"layers={{{name!r}: {{'bias': None}}}}"
+                "so that it cannot be centred; give it or its skip connection a bias, or accept "
+                f"that with layers={{{name!r}: {{'bias': None}}}}"
             )
     if problems:
         raise ValueError("the network cannot be initialised. " + "; ".join(problems))
@@ -229,7 +231,7 @@ def _not_fillable(layer: FoundLayer, orthogonal: bool) -> str:
     product = layer.call.product
     if product is None or layer.role != "constrained" or product.is_convolution:
         return ""
-    if product.has_members():
+    if product.has_members:
         return (
             f"its weight has a matrix for each of the {len(product.weight)} members of an "
             f"ensemble, which {product.name} multiplies at once; initialise every member as a "
@@ -378,7 +380,8 @@ def _write_(layer: FoundLayer, weight: Tensor) -> None:
             f"from {float(weight.min()):.3g} to {float(weight.max()):.3g}. Use a map that "
             "does, such as softplus; weights more alike are smaller: method='moments', rho=0.9. "
             "Remove a parametrization that normalises "
-            "(torch.nn.utils.parametrize.remove_parametrizations)"
+            "(torch.nn.utils.parametrize.remove_parametrizations), or leave the layer as it is: "
+            f"layers={{{layer.name!r}: {{'keep': True}}}}"
         )
 
 
@@ -453,7 +456,8 @@ class _Silenced(_Pass):
 
 def _without_weight(product: Product, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """The result of a linear operation with weights of zero."""
-    weight, zeros = product.weight, torch.zeros_like(product.weight)
+    weight = product.weight if product.expanded is None else product.expanded
+    zeros = torch.zeros_like(weight)
     args, kwargs = (replace(a, lambda t: zeros if t is weight else t) for a in (args, kwargs))
     return function(*args, **kwargs)
 
@@ -552,7 +556,7 @@ class _Filling(_Pass):
         except KeyError:
             raise ValueError(_OTHER_PATH) from None
         product, shape = self._place(one, output)
-        signal = product.by_unit(output.detach().reshape(shape))
+        signal = product.by_unit(one.seen(output.detach(), shape))
         signal = signal.to(torch.promote_types(signal.dtype, torch.float32))
         fillable = [operand for operand in constrained if self._is_drawn(operand.layer)]
         if self._drawing:
@@ -579,12 +583,13 @@ class _Filling(_Pass):
                 _write_(operand.layer, factor * weight)
             signal = rest + factor * whole
         signal = self._centre(one, signal, product, shape)
-        output.data.copy_(product.from_units(signal, shape).reshape(output.shape))
+        whole = one.formed(product.from_units(signal, shape))
+        output.data.copy_(whole.reshape(output.shape))
 
     def _place(self, one: PreActivation, output: Tensor) -> tuple[Product, torch.Size]:
         """What says which numbers of a pre-activation are of one unit, and in which shape."""
-        first = self._operands[id((one.constrained + one.free)[0])]
-        return one.place()[1], output.shape if one.summed else first.shape
+        shape = output.shape if one.summed else self._operands[id(one.first)].shape
+        return one.place()[1], shape
 
     def _part(self, one: PreActivation, operand: _Operand, weight: Tensor) -> Tensor:
         """What a weight adds to a pre-activation, ``[rows and positions, units]``."""
@@ -592,7 +597,12 @@ class _Filling(_Pass):
         if one.summed:
             return one.place()[1].by_unit(self._ways[id(layer)].linear(result))
         assert layer.gains is not None
-        return operand.product.by_unit(result) * layer.gains
+        own = operand.product.by_unit(result) * layer.gains
+        if layer is one.first:
+            return own
+        moved = operand.product.from_units(own, operand.shape).permute(layer.order)
+        product, shape = self._place(one, moved)
+        return product.by_unit(one.seen(moved, shape))
 
     def _is_near(self, one: PreActivation, signal: Tensor) -> bool:
         """Whether a pre-activation has the moments of the target; keeps by how much it has not."""
@@ -649,7 +659,7 @@ class _Filling(_Pass):
         scalable = linear
         if squared:
             product, shape = self._place(one, self._squares[one])
-            square = product.by_unit(self._squares[one].reshape(shape))
+            square = product.by_unit(one.seen(self._squares[one], shape))
             scalable = linear + square
         others = rest - scalable
         if _variance(scalable) <= 0:
@@ -759,24 +769,25 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
     return messages
 
 
-def _not_convex(
+def not_convex(
     network: nn.Module,
     arguments: tuple[Tensor, ...],
     columns: Mapping[int, Any],
     call: Callable[..., Tensor] | None,
 ) -> list[str]:
-    """A warning if a network is above the mean of two points at their midpoint."""
-    try:
-        gap = largest_gap(network, arguments, columns, call, _PAIRS)
-    except ValueError as error:
-        return [f"whether the network is convex could not be tested: {error}"]
+    """A warning if a network is above the mean of two points at their midpoint.
+
+    Raises:
+        ValueError: if that cannot be tested.
+    """
+    gap = largest_gap(network, arguments, columns, call, _PAIRS)
     if gap <= 0:
         return []
     return [
         f"the network is not convex in argument {', '.join(map(str, columns))}: at the midpoint of "
         f"two points it is up to {gap:.3g} above their mean. Look for activations that are not "
-        "convex and increasing and for gates below zero, or say what is convex with convex= or "
-        "call="
+        "convex and increasing, for normalisations of every row (LayerNorm) and for gates below "
+        "zero, or say what is convex with convex= or call="
     ]
 
 

@@ -101,6 +101,7 @@ class FoundLayer:
         curved: whether the input is not affine in the convex arguments, so that negative weights
             may end convexity.
         gated: whether the input is multiplied by a gate that differs with other inputs.
+        order: of the dimensions of its result in the pre-activation.
         kept: whether the user says that it is to stay as it is.
         problem: what keeps it from being initialised, "" for nothing.
     """
@@ -115,6 +116,7 @@ class FoundLayer:
     gains: Tensor | None = None
     curved: bool = False
     gated: bool = False
+    order: tuple[int, ...] = ()
     kept: bool = False
     problem: str = ""
 
@@ -131,6 +133,11 @@ class FoundLayer:
         """Whether the weight is a parameter as it is or scaled, which an author has to project."""
         entry = None if self.map is None else self.map.positivity
         return entry is not None and entry.projects
+
+    def from_end(self, tensor: Tensor, shape: torch.Size) -> Tensor:
+        """What is of the form of the pre-activation, in a shape of the operation's result."""
+        moved = tensor.reshape([shape[dimension] for dimension in self.order])
+        return moved.permute(sorted(range(len(shape)), key=self.order.__getitem__))
 
     @property
     def passes_gradient_at_zero(self) -> bool:
@@ -180,15 +187,28 @@ class PreActivation:
     @property
     def name(self) -> str:
         """Of the layer that it belongs to."""
-        return (self.constrained + self.free)[0].name
+        return self.first.name
+
+    @property
+    def first(self) -> FoundLayer:
+        """The operation whose result has the form in which it is seen, but for sums."""
+        return (self.constrained + self.free)[0]
 
     def place(self) -> tuple[Call, Product]:
         """The call in whose shape it is seen, and what says which numbers in it are of one unit."""
-        call = (self.constrained + self.free)[0].call
+        call = self.first.call
         assert call.product is not None
         if self.summed:
             return self.call, replace(call.product, units=self.units)
         return call, call.product
+
+    def seen(self, tensor: Tensor, shape: torch.Size) -> Tensor:
+        """What has its form, in the shape in which it is seen."""
+        return tensor.reshape(shape) if self.summed else self.first.from_end(tensor, shape)
+
+    def formed(self, tensor: Tensor) -> Tensor:
+        """The inverse of :meth:`seen`, but for reshapes."""
+        return tensor if self.summed else tensor.permute(self.first.order)
 
 
 @dataclass(eq=False)
@@ -438,9 +458,9 @@ def _found_layer(
         if layer.map is None:
             layer.problem = (
                 f"its weight is computed from {parameter} in a way that cannot be inverted, as "
-                "with a mask, a bound or a softmax; say the map without that with "
-                f"layers={{{layer.name!r}: {{'positivity': ..., 'gain': ...}}}}, or "
-                "give its parametrization a right_inverse"
+                "with a mask, a bound, a softmax or a copy for every row; say the map without that "
+                f"with layers={{{layer.name!r}: {{'positivity': ..., 'gain': ...}}}}, or "
+                "give its parametrization a right_inverse, or leave it as it is: {'keep': True}"
             )
     if not product.weight.requires_grad:
         layer.problem = _WITHOUT_GRADIENTS
@@ -568,7 +588,7 @@ def _pre_activations(
     ends: dict[int, Call] = {}
     found: dict[int, PreActivation] = {}
     for layer in signal:
-        ends[id(layer)], summed = _end_of(trace, layer.call)
+        ends[id(layer)], summed, layer.order = _end_of(trace, layer.call)
         end = ends[id(layer)]
         one = found.setdefault(id(end), PreActivation(end))
         if summed:
@@ -598,15 +618,17 @@ def _pre_activations(
     return pre_activations
 
 
-def _end_of(trace: Trace, call: Call) -> tuple[Call, bool]:
+def _end_of(trace: Trace, call: Call) -> tuple[Call, bool, tuple[int, ...]]:
     """The last call to which the result of an operation is passed on, scaled, shifted or summed.
 
     Returns:
-        The call, and whether numbers of a row are summed, averaged or selected from on the way.
+        The call; whether numbers of a row are summed, averaged or selected from on the way; if they
+        are not, the order of the dimensions of the operation's result in it.
     """
     assert call.value is not None
     end, current, same, summed = call, call, True, False
     most = size = call.value.numel()
+    order, shape = tuple(range(call.value.ndim)), call.value.shape
     while len(current.consumers) == 1:
         (user,) = current.consumers
         operands = {
@@ -626,15 +648,22 @@ def _end_of(trace: Trace, call: Call) -> tuple[Call, bool]:
             break
         (operand,) = operands.values()
         numbers = user.value.numel()
-        same = same and numbers == size and trace.is_elementwise(user, operand)
-        if not (same or user.name in RESHAPES or trace.is_row_by_row(user, operand)):
+        same = same and numbers == size
+        if same and not trace.is_elementwise(user, operand):
+            moved = trace.order_of(user, operand)
+            same = moved is not None and [*operand.shape] == [shape[d] for d in order]
+            if moved is not None and same:
+                order = tuple(order[dimension] for dimension in moved)
+        rows_first = order[:1] == (0,)
+        by_row = user.name in RESHAPES or (not same and trace.is_row_by_row(user, operand))
+        if not (same or (rows_first and by_row)):
             break
         current, most = user, max(most, numbers)
         if same:
             end = user
         elif numbers < most and numbers <= size and len(user.value) == 2 * trace.rows:
             end, summed = user, True
-    return end, summed
+    return end, summed, order
 
 
 def _units_after(call: Call, end: Call) -> int | None:
@@ -693,13 +722,15 @@ def _differentiate(
         if layer in members and one.summed:
             layer.gains = first.new_ones(1).float()  # no more than a scale
         elif layer in members:
-            slope = (first.reshape(like.shape) / draws[0].reshape(like.shape)).float()
-            layer.gains = product.by_unit(slope).mean(0)
+            assert layer.call.product is not None
+            slope = (first / layer.from_end(draws[0], first.shape)).float()
+            layer.gains = layer.call.product.by_unit(slope).mean(0)
         elif layer.role == "free" and _is_squared(trace, ends[id(layer)]):
             one.squared.append(layer)
             squares.add(id(layer))
-    weighted = [product.by_unit(draw.reshape(like.shape)) for draw in draws]
-    positions = [draw.reshape(like.shape).sum(0).flatten() for draw in draws]
+    draws = [one.seen(draw, like.shape) for draw in draws]
+    weighted = [product.by_unit(draw) for draw in draws]
+    positions = [draw.sum(0).flatten() for draw in draws]
     sums = {
         "unit": [draw.sum(0) for draw in weighted],
         "position": positions,

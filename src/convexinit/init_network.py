@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import functools
-import inspect
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -17,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from convexinit.activations import Activation
 from convexinit.assignment import assign_, is_close, unchanged_on_error
-from convexinit.checks import check_choice, check_function, check_number
+from convexinit.checks import check_choice, check_function, check_number, check_unchanged
 from convexinit.difference import parts_of
 from convexinit.dropout import Dropout, grows_noise
 from convexinit.evaluation import Convex, Inputs
@@ -31,11 +29,12 @@ from convexinit.init import (
     lecun_normal_,
     moments_init_,
 )
-from convexinit.layers import CONVOLUTIONS, ConvexLayer, Network, is_stacked
+from convexinit.layers import CONVOLUTIONS, ConvexLayer, Network, check_not_stacked
 from convexinit.networks import MLP, activation_of
 from convexinit.orthogonal import orthogonal_layer_, plan_layers, raise_zeros_
 from convexinit.theory import solve_init
 
+_BEFORE = "initialise networks before they are stacked"
 _OF_MOMENTS = 'belongs to method="moments"; give that too, or leave it out'
 
 
@@ -78,6 +77,8 @@ def init_icnn_(
     sums, and every row is scaled by what its unit really is the sum of. Give hidden layers smaller
     steps the more there are (:func:`~convexinit.parameter_groups`). Where a map lets no gradient
     through to weights of zero (all but projection, neg-exp and abs), zeros start slightly above it.
+    Dropout in many hidden layers is warned of; without ``inputs`` a module counts as often as it is
+    registered, also if ``forward`` uses it several times.
 
     Both parts of a :class:`~convexinit.difference.ConvexDifference` are initialised like this, one
     after the other, with ``inputs`` and without.
@@ -127,13 +128,13 @@ def init_icnn_(
     # Whatever is wrong raises here, before anything is filled.
     check_choice("method", method, dict.fromkeys(("moments", "orthogonal")))
     if inputs is not None:
-        if any(is_stacked(layer) for layer in model.modules()):
-            raise ValueError("initialise networks before they are stacked")
+        check_not_stacked(model, _BEFORE)
         check_choice("skip", skip, dict.fromkeys(("counted", "only")))
         measured = {"activation": activation, "bias_rule": bias_rule}
-        _refuse_changed(measured, "is measured on the inputs; leave it out")
+        check_unchanged(init_icnn_, measured, "is measured on the inputs; leave it out")
         if method == "orthogonal":
-            _refuse_changed({"rho": rho, "distribution": distribution}, _OF_MOMENTS)
+            of_moments = {"rho": rho, "distribution": distribution}
+            check_unchanged(init_icnn_, of_moments, _OF_MOMENTS)
         rho = check_number("rho", rho, 0.0, 1.0)
         variance, mean = check_number("variance", variance, 0.0), check_number("mean", mean)
         bias_noise = check_number("bias_noise", bias_noise, 0.0, 1.0, ends="[)")
@@ -146,14 +147,14 @@ def init_icnn_(
         fill_network_(model, inputs, target, convex, call, layers, generator)
         return model
     traced: dict[str, Any] = {"convex": convex, "call": call, "layers": layers, "skip": skip}
-    _refuse_changed(traced, "says what is traced; give inputs= as well")
+    check_unchanged(init_icnn_, traced, "says what is traced; give inputs= as well")
     activation = activation_of(parts_of(model)[0]) if activation is None else activation
     if method == "orthogonal":
         chosen = {
             "rho": rho, "bias_noise": bias_noise, "mean": mean, "distribution": distribution,
             "bias_rule": bias_rule,
         }  # fmt: skip
-        _refuse_changed(chosen, _OF_MOMENTS)
+        check_unchanged(init_icnn_, chosen, _OF_MOMENTS)
         _init_orthogonal_(model, activation, variance, generator)
         for message in (m for part in parts_of(model) for m in grows_noise(_dropouts(part))):
             warnings.warn(message, stacklevel=3)
@@ -178,24 +179,14 @@ def init_icnn_(
     return model
 
 
-def _refuse_changed(arguments: dict[str, Any], reason: str) -> None:
-    """Raise ValueError if an argument of ``init_icnn_`` is not at its default."""
-    defaults = _defaults()
-    changed = [name for name, value in arguments.items() if value != defaults[name].default]
-    if changed:
-        raise ValueError(f"{changed[0]} {reason}")
-
-
-@functools.cache
-def _defaults() -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(init_icnn_).parameters
-
-
 def _dropouts(network: nn.Module) -> list[float]:
-    """Probabilities of dropout in hidden layers, by classes: after the first layer."""
+    """Probabilities of dropout in hidden layers, by classes: after the first layer.
+
+    As often as a module is registered; how often ``forward`` uses it is seen with inputs alone.
+    """
     if isinstance(network, MLP):
         return [network.hidden_dropout.probability] * (len(network.layers) - 1)
-    modules = list(network.modules())
+    modules = [module for _, module in network.named_modules(remove_duplicate=False)]
     modules = modules[modules.index(next(iter(initialised_layers(network).values()))) :]
     return [
         float(module.probability if isinstance(module, Dropout) else module.p)
@@ -334,17 +325,10 @@ def initialised_layers(model: nn.Module) -> dict[str, nn.Module]:
                     "through a network with lazy layers, or move one from the device meta, before "
                     "it is initialised"
                 )
-        if any(is_stacked(layer) for layer in layers):
-            raise ValueError("initialise networks before they are stacked")
+        check_not_stacked(part, _BEFORE)
         initialised |= {
             names[layer]: layer
             for index, layer in enumerate(layers)
             if index == 0 or isinstance(layer, ConvexLayer)
         }
     return initialised
-
-
-def check_not_stacked(network: nn.Module) -> None:
-    """Raise ValueError for a stack of networks, in which layers cannot be found by tracing."""
-    if any(map(is_stacked, network.modules())):
-        raise ValueError("layers cannot be found in a stack of networks; leave inputs out")

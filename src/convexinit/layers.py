@@ -404,3 +404,9 @@ def is_stacked(layer: nn.Module) -> bool:
         return False
     kernel = () if isinstance(layer, nn.Linear) else layer.kernel_size
     return layer.weight.ndim != 2 + len(kernel)
+
+
+def check_not_stacked(network: nn.Module, remedy: str) -> None:
+    """Raise ValueError for a stack of networks, with what to do instead."""
+    if any(map(is_stacked, network.modules())):
+        raise ValueError(f"layers cannot be found in a stack of networks; {remedy}")

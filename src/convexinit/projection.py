@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -11,10 +12,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from convexinit.assignment import check_fillable, is_close, unchanged_on_error
-from convexinit.evaluation import Convex, Inputs
+from convexinit.evaluation import Convex, Inputs, as_tuple, convex_columns, evaluated
+from convexinit.filling import not_convex
 from convexinit.finding import FoundLayer, find, no_convex_layer
-from convexinit.init_network import check_not_stacked
-from convexinit.layers import ConvexLayer, clamp_negative_, project_layers_
+from convexinit.layers import ConvexLayer, check_not_stacked, clamp_negative_, project_layers_
 from convexinit.unseen import UNDERSTOOD
 from convexinit.weight_maps import WeightMap
 
@@ -44,7 +45,8 @@ def keep_convex(
         network: a network or, without ``inputs``, a stack of networks.
         weights: more parameters that must not be negative.
         inputs: tensor ``[rows, ...]``, or tuple of tensors, that the network can be called with; at
-            least two rows. The network is called once, and its random state is as before.
+            least two rows. The network is called a few times, and its random state is as before;
+            a warning says if it is not convex on them all the same.
         convex: see :func:`~convexinit.init_icnn_`.
         call: see :func:`~convexinit.init_icnn_`.
 
@@ -78,7 +80,7 @@ def keep_convex(
     }
     if inputs is not None:
         known = of_library | {id(weight): weight for weight in others}
-        raws, written = _raw_weights(network, inputs, convex, call, known)
+        raws, written, returns_gradient = _raw_weights(network, inputs, convex, call, known)
         others += raws
     elif not others and not of_library:
         raise ValueError(
@@ -99,6 +101,15 @@ def keep_convex(
 
     with unchanged_on_error(network):
         project()
+    if inputs is not None and not returns_gradient:
+        arguments = as_tuple(inputs)
+        columns = convex_columns(convex, arguments)
+        messages = []
+        # Inputs that do not vary will do to find layers.
+        with evaluated(network, arguments, call), suppress(ValueError):
+            messages = not_convex(network, arguments, columns, call)
+        for message in messages:
+            warnings.warn(message, stacklevel=2)
     return optimizer.register_step_post_hook(project)
 
 
@@ -108,12 +119,12 @@ def _raw_weights(
     convex: Convex,
     call: Callable[..., Tensor] | None,
     known: Collection[int],
-) -> tuple[list[Tensor], dict[str, WeightMap]]:
+) -> tuple[list[Tensor], dict[str, WeightMap], bool]:
     """Parameters that are weights as they are, and maps that can be written, by layer.
 
-    Those in ``known`` are left out.
+    Those in ``known`` are left out. Also whether the network returns a gradient.
     """
-    check_not_stacked(network)
+    check_not_stacked(network, "leave inputs out")
     found = find(network, inputs, convex, call)
     unseen = [one for one in found.unseen if id(one.raw) not in known]
     layers = [
@@ -151,8 +162,10 @@ def _raw_weights(
                 written[layer.name] = layer.map
                 continue
             problem = layer.problem or (
-                f"its weight is computed from {layer.parameter} and can be negative; compute "
-                "one that is at least 0, as convexinit.positivity.NonNegative does"
+                f"its weight is computed from {layer.parameter} and can be negative, with "
+                f"{', '.join(turning) or 'what it is now'}; compute one that is at least 0, as "
+                "convexinit.positivity.NonNegative does, or name with weights=[...] what must not "
+                "be negative"
             )
             problems.append(f"{layer.name}: {problem}")
     if problems:
@@ -164,7 +177,7 @@ def _raw_weights(
             "by a map such as softplus",
             stacklevel=3,
         )
-    return list(raws.values()), written
+    return list(raws.values()), written, found.returns_gradient
 
 
 @torch.no_grad()

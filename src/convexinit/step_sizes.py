@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from convexinit.activations import Activation
-from convexinit.checks import check_number
+from convexinit.checks import check_number, check_unchanged
 from convexinit.diagnostics import Measuring, measured
 from convexinit.difference import parts_of
 from convexinit.evaluation import Convex, Inputs, as_tuple, convex_columns, evaluated
@@ -22,8 +22,7 @@ from convexinit.finding import (
     find_prepared,
     problems_of,
 )
-from convexinit.init_network import check_not_stacked
-from convexinit.layers import ConvexLayer
+from convexinit.layers import ConvexLayer, check_not_stacked
 from convexinit.networks import CNN, MLP, activation_of
 from convexinit.orthogonal import plan_layers
 from convexinit.tracing import following
@@ -139,12 +138,12 @@ def parameter_groups(
     """
     lr = check_number("lr", lr, 0.0)
     if inputs is None:
-        if convex != 0 or call or layers:
-            raise ValueError("convex, call and layers say what is traced; give inputs= as well")
+        traced: dict[str, Any] = {"convex": convex, "call": call, "layers": layers}
+        check_unchanged(parameter_groups, traced, "says what is traced; give inputs= as well")
         facts = [fact for part in parts_of(model) for fact in _known(part, activation, variance)]
     else:
-        if activation is not None or variance != 1.0:
-            raise ValueError("activation and variance are measured on the inputs; leave them out")
+        known = {"activation": activation, "variance": variance}
+        check_unchanged(parameter_groups, known, "is measured on the inputs; leave it out")
         facts = _traced(model, inputs, convex, call, layers)
     divisors: dict[Tensor, float] = dict.fromkeys(model.parameters(), 1.0)
     for fact in facts:
@@ -200,7 +199,7 @@ def _traced(
     options: Options | None,
 ) -> list[_Facts]:
     """Facts of a network of any layers, found and measured."""
-    check_not_stacked(network)
+    check_not_stacked(network, "leave inputs out")
     arguments = as_tuple(inputs)
     columns = convex_columns(convex, arguments)
     check_values(arguments, columns)

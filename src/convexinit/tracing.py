@@ -8,10 +8,12 @@ matter whether the signal of the network explodes, vanishes or hardly bends.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from functools import partial
+from functools import cached_property, partial
+from itertools import permutations
 from typing import Any
 
 import torch
@@ -62,6 +64,7 @@ class Product:
         units: dimension of the units in the result, None for one unit without a dimension.
         features: dimension of the units' inputs in ``input``.
         transposed: whether the weight is stored as ``[in, out]``.
+        expanded: the operand of the call, of which the weight is one matrix; None if it is that.
     """
 
     name: str
@@ -71,12 +74,14 @@ class Product:
     units: int | None
     features: int
     transposed: bool = False
+    expanded: Tensor | None = None
 
     @property
     def is_convolution(self) -> bool:
         """Whether the weight is a kernel."""
         return self.name in _CONVOLUTIONS | _TRANSPOSED
 
+    @cached_property
     @torch.no_grad()
     def has_members(self) -> bool:
         """Whether the first dimension of the result is not that of the rows, but of the weight.
@@ -91,11 +96,16 @@ class Product:
         result = self.function(torch.ones_like(self.input), weight)
         return bool((result != result[:1]).any())
 
+    @property
+    def _of_units(self) -> tuple[int, ...]:
+        """Dimensions of the units in the result; every member of an ensemble has its own."""
+        return (0,) * self.has_members + (() if self.units is None else (self.units,))
+
     def by_unit(self, result: Tensor) -> Tensor:
         """``[rows and positions, units]`` from anything in the shape of the result."""
-        if self.units is None:
-            return result.reshape(-1, 1)
-        return result.movedim(self.units, -1).flatten(0, -2)
+        own = self._of_units
+        units = math.prod(result.shape[dimension] for dimension in own)
+        return result.movedim(own, tuple(range(-len(own), 0))).reshape(-1, units)
 
     def fan_in(self, result: Tensor) -> int:
         """How many inputs a unit sums, within the image; ``result`` is that of the operation."""
@@ -115,11 +125,10 @@ class Product:
 
     def from_units(self, signal: Tensor, shape: torch.Size) -> Tensor:
         """The inverse of :meth:`by_unit`, in a shape of the result."""
-        if self.units is None:
-            return signal.reshape(shape)
-        moved = list(shape)
-        moved.append(moved.pop(self.units))
-        return signal.reshape(moved).movedim(-1, self.units)
+        own = self._of_units
+        last = tuple(range(-len(own), 0))
+        moved = torch.empty(shape, device="meta").movedim(own, last).shape
+        return signal.reshape(moved).movedim(last, own)
 
 
 def as_product(
@@ -174,16 +183,32 @@ def as_product(
     first, second = operands
     if dependence(first) == dependence(second):
         return None
+    expanded = None
+    if not prefix and min(dependence(first), dependence(second)) == Dependence.CONSTANT:
+        place = int(dependence(first) > dependence(second))
+        if (matrix := _one_matrix(operands[place])) is not operands[place]:
+            expanded, operands[place] = operands[place], matrix
+            first, second = operands
     if dependence(first) > dependence(second):
         units = None if second.ndim == 1 or (prefix and _sums_all(prefix[0], 1)) else -1
         stored = not prefix and second.ndim > 1
-        return Product(name, first, second, lambda x, w: plain(*prefix, x, w), units, -1, stored)
+        return Product(
+            name, first, second, lambda x, w: plain(*prefix, x, w), units, -1, stored, expanded
+        )
     units = None if first.ndim == 1 else -min(2, second.ndim)
     if prefix:
         units = None if _sums_all(prefix[0], 0) else -1
     return Product(
-        name, second, first, lambda x, w: plain(*prefix, w, x), units, -min(2, second.ndim)
-    )
+        name, second, first, lambda x, w: plain(*prefix, w, x), units, -min(2, second.ndim),
+        expanded=expanded,
+    )  # fmt: skip
+
+
+def _one_matrix(weight: Tensor) -> Tensor:
+    """The matrix of a weight that is expanded over the rows, as in ``w.expand(len(x), -1, -1)``."""
+    while weight.ndim > 2 and weight.stride(0) == 0:
+        weight = weight[0]
+    return weight
 
 
 def _sums_all(equation: str, place: int) -> bool:
@@ -356,7 +381,10 @@ class Call:
             new = maker.recompute(operand, leaf, value)
             return new.clone() if in_place else new
 
-        output = maker.function(*replace(maker.args, renew), **replace(maker.kwargs, renew))
+        args = replace(maker.args, renew)
+        output = maker.function(*args, **replace(maker.kwargs, renew))
+        if output is None:  # of an assignment to a part, as in w[mask] = 0
+            output = args[0]
         if isinstance(maker.output, (list, tuple)):
             output = output[[id(part) for part in maker.output].index(id(tensor))]
         return output
@@ -426,6 +454,8 @@ class Trace(Watch):
         for maker in {id(m): m for m in makers.values()}.values():
             maker.consumers.append(call)
         call.output = output
+        if product and product.expanded is not None:
+            makers[id(product.weight)] = Call(-1, _one_matrix, (product.expanded,), {}, makers)
         if reached:
             call.value = output.clone() if isinstance(output, Tensor) else None
             self.calls.append(call)
@@ -519,6 +549,17 @@ class Trace(Watch):
             return False
         changed = before.ne(after).reshape(rows, -1).any(1)
         return torch.equal(changed, chosen.flatten().to(changed))
+
+    def order_of(self, call: Call, operand: Tensor) -> tuple[int, ...] | None:
+        """The order that a call brings the dimensions of an operand into; None for other calls."""
+        numbers = torch.arange(operand.numel(), device=operand.device).reshape(operand.shape)
+        args, kwargs = replace((call.args, call.kwargs), lambda t: numbers if t is operand else t)
+        try:
+            moved = call.function(*args, **kwargs)
+        except Exception:
+            return None
+        orders = permutations(range(operand.ndim)) if isinstance(moved, Tensor) else ()
+        return next((o for o in orders if torch.equal(moved, numbers.permute(o))), None)
 
     @torch.no_grad()
     def degree(self, call: Call, moving: Tensor) -> float:

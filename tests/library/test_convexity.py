@@ -13,6 +13,7 @@ from torch import nn
 from convexinit import MLP, ConvexDifference, init_icnn_, is_convex
 from convexinit.positivity import POSITIVITY
 from convexinit.stacking import stack_networks
+from support.foreign_networks import INPUTS, Energy
 from support.networks import ACTIVATIONS, generator, randomised, unchanged
 
 CURVED = torch.diag(torch.tensor([3.0, 1.0, 0.5, -0.25]))
@@ -369,3 +370,14 @@ def test_networks_that_are_convex_are_initialised_without_that_warning(
     # What names its data type cannot be tested in another one.
     options = {} if copied else {"call": lambda network, x: network(x.to(dtype))}
     assert not initialised(activation, width, depth, dtype, rows, method=method, **options)
+
+
+@pytest.mark.filterwarnings("ignore")  # the output cannot be centred
+def test_a_network_that_returns_a_gradient_is_told_what_to_name():
+    torch.manual_seed(0)
+    network, x = Energy(2), torch.randn(64, INPUTS)
+    init_icnn_(network, x)
+    assert "name with call= what it differentiates" in str(is_convex(network, x))
+    report = is_convex(network, x, call=lambda network, x: network.potential(x))
+    assert report
+    assert "call=" not in str(report)

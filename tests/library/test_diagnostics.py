@@ -11,7 +11,7 @@ from torch import nn
 
 from convexinit import CNN, MLP, PICNN, ConvexLinear, check_signal, init_icnn_
 from convexinit.stacking import stack_networks
-from support.foreign_networks import FOREIGN, Hypernetwork
+from support.foreign_networks import FOREIGN, Ensemble, Hypernetwork
 from support.networks import generator, randomised, unchanged
 
 
@@ -61,6 +61,19 @@ def test_measures_are_those_of_the_pre_activations(dtype):
     for row, layer in zip(report.rows, network.layers, strict=True):
         expected = float(layer.weight.grad.norm() / layer.weight.detach().norm())
         assert row.gradient == pytest.approx(expected, rel=1e-4)
+
+
+def test_members_of_an_ensemble_are_measured_each_by_itself():
+    torch.manual_seed(0)
+    network, inputs = Ensemble(lambda z, w, b: z @ w + b), batch(6)
+    with torch.no_grad():
+        network.biases[1].uniform_(0, 5)
+        signal = inputs.expand(3, -1, -1) @ network.weights[0]
+        signal = F.softplus(signal) @ network.weights[1] + network.biases[1][:, None]
+    row = check_signal(network, inputs).rows[1]
+    assert row.bias == "biases.1"
+    assert row.mean == pytest.approx(float(signal.mean()))
+    assert row.std == pytest.approx(float(signal.var(1, correction=0).mean().sqrt()))
 
 
 def test_dead_units_are_those_that_no_gradient_reaches():

@@ -27,6 +27,7 @@ from convexinit.stacking import stack_networks
 from support.foreign_networks import (
     FOREIGN,
     INPUTS,
+    Ensemble,
     Hypernetwork,
     MappedLinear,
     Normalised,
@@ -259,29 +260,6 @@ def hooked(function, place):
     return network
 
 
-class Ensemble(nn.Module):
-    """Members that are evaluated at once, by ``multiply(signal, weight, bias)``.
-
-    Args:
-        multiply: with a first dimension for the members, or a second one after the rows.
-        rows_first: which of the two.
-    """
-
-    def __init__(self, multiply, rows_first=False):
-        super().__init__()
-        self.multiply, self.rows_first = multiply, rows_first
-        sizes = ((INPUTS, 8), (8, 8), (8, 1))
-        self.weights = nn.ParameterList(torch.rand(3, *size) for size in sizes)
-        self.biases = nn.ParameterList(torch.zeros(3, size) for _, size in sizes)
-
-    def forward(self, x):
-        signal = x[:, None].expand(-1, 3, -1) if self.rows_first else x.expand(3, *x.shape)
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            signal = F.softplus(signal) if layer else signal
-            signal = self.multiply(signal, weight, bias if self.rows_first else bias[:, None])
-        return signal.squeeze(-1) if self.rows_first else signal.squeeze(-1).T
-
-
 def by_members(signal, weight, bias):
     return torch.einsum("rmi,mio->rmo", signal, weight) + bias
 
@@ -377,6 +355,46 @@ def test_members_that_come_after_the_rows_are_drawn(multiply):
     assert output.shape == (ROWS, 3)
     assert output.mean(0).tolist() == pytest.approx([0] * 3, abs=0.01)
     assert float(output.var(0).mean()) == pytest.approx(1, rel=0.05)
+
+
+class Expanded(nn.Module):
+    """Products of a batch with one matrix, which is expanded to every row."""
+
+    def __init__(self, multiply):
+        super().__init__()
+        self.first, self.last, self.multiply = nn.Linear(INPUTS, 8), nn.Linear(8, 1), multiply
+        self.weight, self.bias = nn.Parameter(torch.rand(8, 8)), nn.Parameter(torch.zeros(8))
+
+    def forward(self, x):
+        z = self.first(x).relu()
+        return self.last((self.multiply(z, self.weight) + self.bias).relu())
+
+
+@pytest.mark.parametrize(
+    "multiply",
+    [
+        lambda z, w: torch.bmm(z[:, None], w.expand(len(z), -1, -1))[:, 0],
+        lambda z, w: torch.bmm(w[None].expand(len(z), -1, -1), z[:, :, None]).squeeze(2),
+        lambda z, w: (z[:, None] @ F.softplus(w).mT.expand(z.shape[0], 8, 8))[:, 0],
+    ],
+)
+@pytest.mark.parametrize("method", ["moments", "orthogonal"])
+def test_one_matrix_for_every_row_is_a_layer(multiply, method):
+    torch.manual_seed(0)
+    network, inputs = Expanded(multiply), normal(ROWS, INPUTS, seed=0)
+    init_icnn_(network, inputs, method=method, generator=generator())
+    rows = check_signal(network, inputs).rows
+    assert [(row.layer, row.bias) for row in rows] == [
+        ("first", "first.bias"), ("weight", "bias"), ("last", "last.bias")
+    ]  # fmt: skip
+    assert [row.std for row in rows] == pytest.approx([1, 1, 1], abs=0.01)
+    assert [row.mean for row in rows] == pytest.approx([0, 0, 0], abs=0.01)
+
+
+def test_copies_for_every_row_are_named():
+    network = Expanded(lambda z, w: torch.bmm(z[:, None], w.repeat(len(z), 1, 1))[:, 0])
+    with pytest.raises(ValueError, match=r"weight: .*or a copy for every row"):
+        init_icnn_(network, X)
 
 
 def test_inference_mode_is_no_obstacle():

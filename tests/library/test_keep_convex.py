@@ -228,6 +228,32 @@ def test_what_has_no_effect_is_refused():
     assert (network.positive[0] < 0).any()
 
 
+@pytest.mark.parametrize(
+    ("module", "warns"),
+    [(nn.LayerNorm(8), True), (nn.LayerNorm(8, elementwise_affine=False), True),
+     (nn.Tanh(), True), (nn.Softplus(), False)],
+)  # fmt: skip
+def test_a_network_that_is_not_convex_all_the_same_is_warned_of(module, warns):
+    torch.manual_seed(0)
+    layers = [nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), module, nn.ReLU(), nn.Linear(8, 1)]
+    network = nn.Sequential(*layers)
+    before = [module.training for module in network.modules()]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        keep_convex(torch.optim.Adam(network.parameters()), network, inputs=batch(256, 4))
+    assert [w.filename for w in caught] == [__file__] * warns
+    assert all("is not convex in argument 0" in str(w.message) for w in caught)
+    assert [module.training for module in network.modules()] == before
+
+
+def test_inputs_that_do_not_vary_will_do():
+    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        keep_convex(torch.optim.Adam(network.parameters()), network, inputs=torch.zeros(2, 4))
+    assert (network[2].weight >= 0).all()
+
+
 def test_an_optimiser_of_another_network_is_refused():
     network, other = MLP([2, 4, 1]), MLP([2, 4, 1])
     with pytest.raises(ValueError, match="no parameter of the network"):

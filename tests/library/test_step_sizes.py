@@ -23,7 +23,13 @@ from convexinit import (
 )
 from convexinit.finding import find
 from convexinit.stacking import stack_networks
-from support.foreign_networks import FOREIGN, Hypernetwork, MappedLinear, TransportPotential
+from support.foreign_networks import (
+    FOREIGN,
+    Ensemble,
+    Hypernetwork,
+    MappedLinear,
+    TransportPotential,
+)
 from support.networks import generator
 
 LR = 0.5
@@ -141,6 +147,28 @@ def test_products_of_any_layout_are_known_by_what_they_sum():
 
 
 # Depth
+
+
+@pytest.mark.parametrize(
+    "multiply",
+    [
+        lambda z, w, b: torch.baddbmm(b, z, w),
+        lambda z, w, b: (torch.bmm(w.mT, z.mT) + b.mT).mT,
+        lambda z, w, b: torch.einsum("mri,mio->mro", z, w) + b,
+    ],
+)
+def test_an_ensemble_has_the_groups_of_its_members(multiply):
+    linear = [nn.Linear(*size) for size in pairwise([6, 8, 8, 8, 8, 1])]
+    member = nn.Sequential(*[module for layer in linear for module in (layer, nn.Softplus())][:-1])
+    keep_convex(torch.optim.SGD(member.parameters()), member, inputs=batch(64, 6))
+    ensemble = Ensemble(multiply, depth=4)
+    for layer, weight, bias in zip(linear, ensemble.weights, ensemble.biases, strict=True):
+        weight.data.copy_(layer.weight.T)
+        bias.data.copy_(layer.bias)
+    expected = list(rates_of(member, inputs=batch(64, 6)).values())
+    rates = rates_of(ensemble, inputs=batch(64, 6))
+    assert len(set(expected)) > 2
+    assert [*rates.values()] == pytest.approx(expected[::2] + expected[1::2])
 
 
 class Parallel(nn.Module):
@@ -366,7 +394,8 @@ CONTEXT = (batch(32, 3), batch(32, 6))
         (lambda: TransportPotential(2), {"inputs": X[:, :2]}, "cannot be called"),
         (lambda: TransportPotential(2), {"inputs": X * torch.inf}, "inputs must be finite"),
         (lambda: TransportPotential(2), {"inputs": X, "layers": {"a": {}}}, "'a', which is none"),
-        (lambda: TransportPotential(2), {"inputs": X, "activation": "elu"}, "are measured on the"),
+        (lambda: TransportPotential(2), {"inputs": X, "activation": "elu"},
+         "activation is measured on the inputs"),
         (lambda: nn.Linear(6, 1), {"inputs": X}, "no convex layer of which step sizes"),
         (lambda: Hypernetwork(2), {"inputs": CONTEXT, "convex": 1}, r"all layers\. .*hypernetwork"),
         (lambda: stack_networks([MLP([6, 4, 1])] * 2), {"inputs": X}, "in a stack of networks"),

@@ -174,6 +174,13 @@ def test_dropout_between_layers_of_this_library_is_warned_of():
         init_icnn_(dropped(2, 0.5, 0.5, ConvexLinear))
 
 
+def test_dropout_that_is_registered_several_times_counts_as_often():
+    shared, layers = nn.Dropout(0.5), [ConvexLinear(16, 16) for _ in range(3)]
+    hidden = [module for layer in layers for module in (layer, nn.ReLU(), shared)]
+    with pytest.warns(UserWarning, match="dropout acts in 3 hidden layers"):
+        init_icnn_(nn.Sequential(nn.Linear(6, 16), nn.ReLU(), *hidden, ConvexLinear(16, 1)))
+
+
 def test_noise_of_dropout_grows_with_orthogonal_weights_only():
     """What the warning says: in evaluation mode the variance is 1 with either."""
     torch.manual_seed(0)

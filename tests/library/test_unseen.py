@@ -216,6 +216,16 @@ def test_weights_that_can_become_negative_are_refused():
     keep_convex(optimiser, network, weights=[network[2].a, network[2].b], inputs=X)
 
 
+def test_what_makes_a_weight_negative_is_named():
+    network = Middle(
+        lambda n, z, x: F.linear(z, F.softplus(n.w * n.t) / n.t), w=matrix(), t=torch.ones(1)
+    )
+    optimiser = torch.optim.Adam(network.parameters())
+    with pytest.raises(ValueError, match=r"w: its weight .*negative, with t; .*weights=\[\.\.\.\]"):
+        keep_convex(optimiser, network, inputs=X)
+    keep_convex(optimiser, network, weights=[network.t], inputs=X)
+
+
 def test_weights_of_weight_norm_are_projected():
     layers = [nn.Linear(6, 16), nn.Softplus()]
     layers += [parametrizations.weight_norm(nn.Linear(16, 16)), nn.Softplus()]
@@ -334,7 +344,7 @@ class Bounded(nn.Linear):
         (plain(Bounded(16, 16)), X, r"does not reach .* method='moments', rho=0\.9"),
         (
             plain(parametrizations.orthogonal(nn.Linear(16, 16))), X,
-            r"does not reach .*remove_parametrizations",
+            r"does not reach .*remove_parametrizations.*layers={'2': {'keep': True}}",
         ),
     ],
 )  # fmt: skip
@@ -421,3 +431,70 @@ def test_the_precision_that_differs_is_named():
     network = nn.Bilinear(6, 6, 1)
     with pytest.raises(ValueError, match=r"torch.float32, the inputs torch.float64: convert"):
         init_icnn_(network, (X, X.double()))
+
+
+def huber(x):
+    """Half of the square of the positive part, linear from 1 on, written part by part."""
+    result = torch.zeros_like(x)
+    middle = (x > 0) & (x < 1)
+    result[middle] = x[middle].square() / 2
+    result[x >= 1] = x[x >= 1] - 0.5
+    return result
+
+
+def clipped(weight):
+    result = weight.clone()
+    result[result < 0] = 0
+    return result
+
+
+def test_what_is_assigned_part_by_part_is_followed():
+    network = Middle(
+        lambda n, z, x: huber(F.linear(z, clipped(n.h.weight), n.h.bias)), h=nn.Linear(16, 16)
+    )
+    init_icnn_(network, X)
+    rows = check_signal(network, X).rows
+    assert [(row.layer, row.map) for row in rows][1] == ("h", "clip")
+    assert [row.std for row in rows] == pytest.approx([1.0] * len(rows), abs=0.01)
+    assert is_convex(network, X)
+
+
+class Transposed(nn.Module):
+    """A hidden layer of 12 units with a skip connection, ``function(features, w, bias, skip)``."""
+
+    def __init__(self, function, weight, bias):
+        super().__init__()
+        torch.manual_seed(0)
+        self.function, self.first, self.last = function, nn.Linear(6, 16), nn.Linear(12, 1)
+        self.weight, self.bias = nn.Parameter(torch.rand(weight)), nn.Parameter(torch.rand(bias))
+        self.skip = nn.Linear(6, 12, bias=False)
+
+    def forward(self, x):
+        features, skip = F.softplus(self.first(x)), lambda: self.skip(x)
+        z = F.softplus(self.function(features, self.weight, self.bias, skip))
+        return self.last(z.reshape(len(x), 12))
+
+
+@pytest.mark.parametrize(
+    ("function", "weight", "bias"),
+    [
+        (lambda z, w, b, skip: ((z @ w).T + b[:, None]).T, (16, 12), 12),
+        (lambda z, w, b, skip: (w @ z.T).T + b, (12, 16), 12),
+        (lambda z, w, b, skip: (2 * (w @ z.T)).t() + b + skip(), (12, 16), 12),
+        (lambda z, w, b, skip: (w @ z.T).transpose(0, 1).view(-1, 3, 4) + b, (12, 16), (3, 4)),
+        (
+            lambda z, w, b, skip: F.conv2d(z.view(-1, 1, 4, 4), w).permute(0, 2, 3, 1) + b
+            + 9 * skip().view(-1, 2, 2, 3),
+            (3, 1, 3, 3), 3,
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("method", ["moments", "orthogonal"])
+def test_a_bias_that_is_added_after_a_transposition_is_found(function, weight, bias, method):
+    network = Transposed(function, weight, bias)
+    init_icnn_(network, X, method=method)
+    rows = {row.layer: row for row in check_signal(network, X).rows}
+    assert rows["weight"].bias == "bias"
+    assert [row.mean for row in rows.values()] == pytest.approx([0.0] * 3, abs=0.02)
+    assert [row.std for row in rows.values()] == pytest.approx([1.0] * 3, abs=0.02)
+    assert is_convex(network, X)

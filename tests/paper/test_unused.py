@@ -28,7 +28,7 @@ def drawn(*overrides):
 
 
 def messages(*overrides):
-    return without_effect(composed(*overrides)["model"])
+    return without_effect(composed(*overrides))
 
 
 @pytest.mark.parametrize("option", OTHER)
@@ -71,6 +71,22 @@ def test_with_what_it_has_an_effect_is_said(overrides, message):
     assert messages(*overrides) == [message]
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["model.num_hidden=3"],
+        ["model.width=64"],
+        ["model.widths=[64, 32]", "model.num_hidden=null"],
+    ],
+)
+def test_widths_of_a_model_have_no_effect_in_an_experiment_with_its_own(given):
+    assert messages("experiment=signal_propagation", *given) == [
+        f"{given[0]} has no effect here, as signal.widths are those of all layers"
+    ]
+    assert not messages("experiment=signal_propagation")
+    assert not messages("experiment=mnist", *given)
+
+
 def test_a_run_warns_and_goes_on(tmp_path):
     config = composed(
         "model=icnn", "model.rho=0.1", "trainer.epochs=1", "seeds=1", f"results_dir={tmp_path}"
@@ -82,4 +98,4 @@ def test_a_run_warns_and_goes_on(tmp_path):
 def test_defaults_that_are_written_out_and_other_sections_pass():
     assert not messages("model=icnn", "model.rho=0.5", "model.distribution=lognormal")
     assert not messages("experiment=your_network")
-    assert not without_effect({"init": "of one's own", "rho": 0.1})
+    assert not without_effect({"task": "depth", "model": {"init": "of one's own", "rho": 0.1}})

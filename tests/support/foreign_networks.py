@@ -422,6 +422,32 @@ class Hypernetwork(nn.Module):
         return z.sum(1)
 
 
+class Ensemble(nn.Module):
+    """Members that are evaluated at once, by ``multiply(signal, weight, bias)``.
+
+    Args:
+        multiply: with a first dimension for the members, or a second one after the rows.
+        rows_first: which of the two.
+        depth: number of hidden layers.
+    """
+
+    def __init__(
+        self, multiply: Callable[..., Tensor], rows_first: bool = False, depth: int = 2
+    ) -> None:
+        super().__init__()
+        self.multiply, self.rows_first = multiply, rows_first
+        sizes = ((INPUTS, 8), *[(8, 8)] * (depth - 1), (8, 1))
+        self.weights = nn.ParameterList(torch.rand(3, *size) for size in sizes)
+        self.biases = nn.ParameterList(torch.zeros(3, size) for _, size in sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        signal = x[:, None].expand(-1, 3, -1) if self.rows_first else x.expand(3, *x.shape)
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            signal = F.softplus(signal) if layer else signal
+            signal = self.multiply(signal, weight, bias if self.rows_first else bias[:, None])
+        return signal.squeeze(-1) if self.rows_first else signal.squeeze(-1).T
+
+
 def muted(depth: int) -> nn.Module:
     """The convex path starts at exp(-10); softplus of temperature 10."""
     network = TransportPotential(depth, lambda s: F.softplus(s, beta=10))

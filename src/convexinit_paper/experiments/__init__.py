@@ -99,7 +99,7 @@ def run_experiment(config: Config) -> Path:
         DataError: if data is missing, also if a run is stored, where it is not known by name.
     """
     request = request_of(config)
-    for message in without_effect(request.config["model"]):
+    for message in without_effect(request.config):
         warnings.warn(message, stacklevel=2)
     with recorded_failure(request.folder, request.config):
         request = identified(request)

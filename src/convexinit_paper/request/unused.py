@@ -1,4 +1,4 @@
-"""Options of a model that its initialisation does not use."""
+"""Options of a model that its initialisation or the experiment does not use."""
 
 from __future__ import annotations
 
@@ -21,30 +21,40 @@ USES = {
 }
 # What convex networks use, whatever their initialisation.
 _OF_CONVEX = ("positivity",)
+# What the experiment signal_propagation says by widths of its own.
+_OF_WIDTHS = ("num_hidden", "width", "widths")
 
 
-def without_effect(model: dict[str, Any]) -> list[str]:
+def without_effect(config: dict[str, Any]) -> list[str]:
     """What to say of options that have another value than their default, but no effect.
 
     Args:
-        model: the section of the configuration. One with another initialisation than the known
-            ones, or none, passes: its own settings say what is wrong.
+        config: the configuration. A model with another initialisation than the known ones, or none,
+            passes: its own settings say what is wrong.
 
     Example:
-        >>> without_effect({"init": "he", "convex": True, "rho": 0.1})
+        >>> model = {"init": "he", "convex": True, "rho": 0.1}
+        >>> without_effect({"task": "training_dynamics", "model": model})
         ['model.rho=0.1 has no effect where model.init=he, but with model.init=principled, \
 bias_only, principled_lsuv']
     """
-    init, convex, defaults = str(model.get("init")), model.get("convex"), _defaults()
+    model, defaults = config["model"], _defaults()
+    init, convex = str(model.get("init")), model.get("convex")
     if init not in USES:
         return []
     used = (*USES[init], *_OF_CONVEX) if convex else ()
     where = f"model.init={init}" if convex else "model.convex=false"
-    return [
-        f"model.{name}={model[name]} has no effect where {where}, but with "
-        f"{_users(name, bool(convex))}"
+    of_others = {
+        name: f"where {where}, but with {_users(name, bool(convex))}"
         for name in (*_OF_MOMENTS, *_OF_CONVEX)
-        if name not in used and model.get(name, defaults[name]) != defaults[name]
+        if name not in used
+    }
+    if config["task"] == "signal_propagation":
+        of_others |= dict.fromkeys(_OF_WIDTHS, "here, as signal.widths are those of all layers")
+    return [
+        f"model.{name}={model[name]} has no effect {reason}"
+        for name, reason in of_others.items()
+        if model.get(name) not in (None, defaults[name])
     ]
 
 
