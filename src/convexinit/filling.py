@@ -54,7 +54,6 @@ _PASSES_WITH_FIRST_BATCH = 2  # after which normalisations stay as they are
 _PRECISE = 0.01  # deviation of mean or variance, in units of the target, that is left as it is
 _TOLERATED = (0.1, 0.2)  # deviations of mean and variance that are not reported
 _FEWEST_ROWS = 10.0  # that a variance may rest on without being reported
-_PAIRS = 128  # of rows whose midpoints are looked at, and of points close to a row
 # Share of the variance of a pre-activation that comes through the convex path at least.
 _CONVEX_SHARE = 0.5
 
@@ -758,7 +757,7 @@ def _not_convex(
 ) -> list[str]:
     """A warning if a network is above the mean of two points at their midpoint."""
     try:
-        gap = largest_gap(network, arguments, columns, call, _PAIRS)
+        gap = largest_gap(network, arguments, columns, call)
     except ValueError as error:
         return [f"whether the network is convex could not be tested: {error}"]
     if gap <= 0:
