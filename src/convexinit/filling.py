@@ -456,9 +456,14 @@ class _Silenced(_Pass):
 
 def _without_weight(product: Product, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """The result of a linear operation with weights of zero."""
-    weight, zeros = product.weight, torch.zeros_like(product.weight)
-    args, kwargs = (replace(a, lambda t: zeros if t is weight else t) for a in (args, kwargs))
-    return function(*args, **kwargs)
+    new = {id(product.weight): torch.zeros_like(product.weight)}
+    rows = len(product.input)
+    alike = product.input.ndim > 1 and (product.name == "linear" or product.is_convolution)
+    if alike:  # the bias alone, which one row shows
+        new[id(product.input)] = product.input[:1]
+    args, kwargs = (replace(a, lambda t: new.get(id(t), t)) for a in (args, kwargs))
+    output = function(*args, **kwargs)
+    return output.repeat(rows, *[1] * (output.ndim - 1)) if alike else output
 
 
 class _Filling(_Pass):
@@ -569,7 +574,7 @@ class _Filling(_Pass):
         signal = rest
         if parts:
             whole = sum(parts[1:], parts[0])
-            if not (rest.isfinite().all() and 0 < _variance(whole) < math.inf):
+            if not (_is_finite(rest) and 0 < _variance(whole) < math.inf):
                 raise ValueError(
                     f"what the layer {one.name} reads is not finite, or does not vary, with these "
                     "inputs: an activation before it grows or falls too fast"
@@ -588,9 +593,10 @@ class _Filling(_Pass):
 
     def _is_near(self, one: PreActivation, signal: Tensor) -> bool:
         """Whether a pre-activation has the moments of the target; keeps by how much it has not."""
-        mean = float((signal.mean(0) - self._target.mean - one.noise).mean())
-        variance = _variance(signal) / self._target.variance - 1
-        shares = (signal - signal.mean(0)).square().mean(1)
+        means = signal.mean(0)
+        mean = float((means - self._target.mean - one.noise).mean())
+        shares = (signal - means).square().mean(1)
+        variance = float(shares.mean()) / self._target.variance - 1
         rows = float(shares.sum().square() / shares.square().sum())
         self.deviations[one] = Deviation(
             mean / self._target.std if one.biases else 0.0, variance, rows
@@ -684,6 +690,11 @@ class _Filling(_Pass):
         if option.per == "position":
             return product.by_unit(in_shape + shift.reshape(shape[1:]))
         return signal + shift
+
+
+def _is_finite(signal: Tensor) -> bool:
+    # The sum is faster by far, but may be infinite where no number is.
+    return bool(signal.sum().isfinite() or signal.isfinite().all())
 
 
 def _variance(signal: Tensor) -> float:

@@ -202,7 +202,15 @@ def _flat(values: Any) -> list[Any]:
 
 def tensors_in(*values: Any) -> list[Tensor]:
     """Tensors in nested lists, tuples and dictionaries."""
-    return [value for value in _flat(values) if isinstance(value, Tensor)]
+    found = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += tensors_in(*value)
+        elif isinstance(value, dict):
+            found += tensors_in(*value.values())
+    return found
 
 
 def replace(values: Any, new: Callable[[Tensor], Tensor]) -> Any:

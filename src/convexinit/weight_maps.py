@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -95,24 +95,20 @@ def find_map(call: Call, weight: Tensor, raw: Tensor) -> WeightMap | None:
         for layout in permutations(straight)
         if draws.permute(layout).shape == weight.shape or layout == straight
     ]
-    for layout in layouts:
-        placed = draws.permute(layout).reshape(weight.shape)
-        for entry in _candidates(forward, draws):
-            gain = _gain_of(entry, _some(placed), _some(result))
-            # All entries, and other values: weights that are normalised have a gain of their own.
-            if gain > 0 and _agree(forward(2 * draws), gain * entry.forward(2 * placed)):
-                write = _writer(_divided(entry, gain), layout, raw)
-                return WeightMap(entry.name, gain, layout, forward, write, entry)
+    for known in (True, False):
+        entries = [*MAPS.values()] if known else _as_softplus(forward, draws)
+        for layout in layouts:
+            placed = draws.permute(layout).reshape(weight.shape)
+            for entry, gain in _fitting(entries, _some(placed), _some(result)):
+                # All entries, and other values: weights that are normalised have their own gain.
+                if _agree(forward(2 * draws), gain * entry.forward(2 * placed)):
+                    write = _writer(_divided(entry, gain), layout, raw)
+                    return WeightMap(entry.name, gain, layout, forward, write, entry)
     for layout in layouts:
         if _is_elementwise(forward, draws, result, layout):
             write = _writer(_inverse_of(forward, layout, raw), layout, raw)
             return WeightMap("numerical", 1.0, layout, forward, write)
     return None
-
-
-def _candidates(forward: Callable[[Tensor], Tensor], like: Tensor) -> Iterator[Positivity]:
-    yield from MAPS.values()
-    yield from _as_softplus(forward, like)
 
 
 def _some(values: Tensor) -> Tensor:
@@ -121,11 +117,23 @@ def _some(values: Tensor) -> Tensor:
     return flat[:: max(1, len(flat) // _FEW)]
 
 
-def _gain_of(entry: Positivity, raw: Tensor, weight: Tensor) -> float:
-    """The factor between what a map gives and weights, 0 if there is none."""
-    mapped = entry.forward(raw)
-    gain = float((mapped * weight).sum() / mapped.square().sum())
-    return gain if gain > 0 and _agree(weight, gain * mapped) else 0.0
+def _fitting(
+    entries: list[Positivity], raw: Tensor, weight: Tensor
+) -> list[tuple[Positivity, float]]:
+    """Those of some maps that give weights up to a factor, and this factor."""
+    if not entries:
+        return []
+    mapped = torch.stack([entry.forward(raw) for entry in entries])
+    gains = (mapped * weight).sum(1) / mapped.square().sum(1)
+    precision = torch.finfo(weight.dtype).eps
+    error, scaled = (weight - gains[:, None] * mapped).abs(), (gains[:, None] * mapped).abs()
+    close = error <= precision * weight.abs().max() + precision**0.5 * scaled
+    found = (close.all(1) & (gains > 0)).tolist()
+    return [
+        (entry, gain)
+        for entry, gain, fits in zip(entries, gains.tolist(), found, strict=True)
+        if fits
+    ]
 
 
 def _agree(first: Tensor, second: Tensor) -> bool:
