@@ -26,6 +26,7 @@ from convexinit.layers import is_stacked
 _ACCURACY = math.exp(-20)
 _CURVED_POINTS = 32  # at which the curvature is looked at
 _LANCZOS_STEPS = 24
+_QUICKLY_CURVED = (16, 8, 6)  # points, dimensions and steps in the quick test
 # What the quick test looks at; close pairs where there are other arguments, and where not.
 _LINES, _POINTS_ON_LINE, _CLOSE_PAIRS = 32, 9, (160, 32)
 
@@ -221,7 +222,7 @@ def largest_gap(
     generator = Generator().manual_seed(0)
     function = _Rows(network, call, inputs, convex)
     with torch.enable_grad():
-        curvature = _curvature(function, generator, 16, 6)
+        curvature = _curvature(function, generator, *_QUICKLY_CURVED)
     with torch.no_grad():
         points, rows, (one, between, other) = _on_lines(function, curvature, generator)
         values = function(points, rows)
@@ -551,45 +552,42 @@ def _curvature(
     function: _Rows,
     generator: Generator,
     count: int = _CURVED_POINTS,
+    exact: int = _LANCZOS_STEPS,
     steps: int = _LANCZOS_STEPS,
 ) -> _Curvature | None:
     """Smallest curvature over some rows and outputs.
 
-    By the method of Rayleigh and Ritz on Krylov spaces, orthogonalised in full. None for functions
-    that cannot be differentiated twice.
+    From whole Hessians, or by the method of Rayleigh and Ritz on Krylov spaces, orthogonalised in
+    full. None for functions that cannot be differentiated twice.
 
     Args:
         function: to be looked at.
         generator: source of randomness.
         count: of rows.
-        steps: dimensions of the spaces.
+        exact: dimensions up to which Hessians are computed.
+        steps: dimensions of the spaces beyond that.
     """
     rows = torch.randperm(len(function.points), generator=generator)[:count]
-    points = function.points[rows].detach().requires_grad_()
+    size = function.points.shape[1]
+    # As many copies of a point as its Hessian has columns, which come at once then.
+    copies = size if size <= exact else 1
+    repeated = rows.repeat_interleave(copies)
+    points = function.points[repeated].detach().requires_grad_()
     try:
-        values = function(points, rows)
+        values = function(points, repeated)
         outputs = torch.randint(values.shape[1], (len(rows),), generator=generator)
-        chosen = values[torch.arange(len(rows)), outputs].sum()
+        outputs = outputs.repeat_interleave(copies)
+        chosen = values[torch.arange(len(repeated)), outputs].sum()
         (slope,) = torch.autograd.grad(chosen, points, create_graph=True)
         product = _hessian_product(slope, points)
-        size = points.shape[1]
-        basis: list[Tensor] = []
-        images: list[Tensor] = []
-        vector = torch.zeros_like(points, dtype=torch.float64)
-        for _ in range(min(size, steps)):
-            noise = torch.randn(points.shape, generator=generator, dtype=torch.float64)
-            noise, vector = _orthogonal_to(basis, torch.stack([noise.to(points.device), vector]))
-            # In an invariant space there is nothing left; go on somewhere else.
-            lost = vector.norm(dim=1) <= 1e-6
-            vector = nn.functional.normalize(torch.where(lost[:, None], noise, vector), dim=1)
-            basis.append(vector)
-            images.append(product(vector).detach())
-            if not images[0].any():
-                break  # piecewise linear: the Hessian is zero
-            vector = nn.functional.normalize(images[-1], dim=1)
+        if copies == size:
+            axes = torch.eye(size, dtype=torch.float64, device=points.device)
+            spanned = axes.expand(len(rows), -1, -1)
+            mapped = product(spanned.flatten(0, 1)).view_as(spanned)
+        else:
+            spanned, mapped = _krylov_space(product, points, steps, generator)
     except RuntimeError:  # of torch, where something has no derivative
         return None
-    spanned, mapped = torch.stack(basis, 1), torch.stack(images, 1)
     projected = spanned @ mapped.mT
     eigenvalues, eigenvectors = torch.linalg.eigh((projected + projected.mT) / 2)
     worst = int(eigenvalues[:, 0].argmin())
@@ -597,9 +595,30 @@ def _curvature(
     return _Curvature(
         float(eigenvalues[worst, 0]),
         nn.functional.normalize(direction, dim=0),
-        points.detach()[worst],
+        function.points[rows[worst]],
         rows[worst : worst + 1],
     )
+
+
+def _krylov_space(
+    product: Callable[[Tensor], Tensor], points: Tensor, steps: int, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Orthonormal vectors ``[rows, steps, dimensions]`` and their products with the Hessian."""
+    basis: list[Tensor] = []
+    images: list[Tensor] = []
+    vector = torch.zeros_like(points, dtype=torch.float64)
+    for _ in range(steps):
+        noise = torch.randn(points.shape, generator=generator, dtype=torch.float64)
+        noise, vector = _orthogonal_to(basis, torch.stack([noise.to(points.device), vector]))
+        # In an invariant space there is nothing left; go on somewhere else.
+        lost = vector.norm(dim=1) <= 1e-6
+        vector = nn.functional.normalize(torch.where(lost[:, None], noise, vector), dim=1)
+        basis.append(vector)
+        images.append(product(vector))
+        if not images[0].any():
+            break  # piecewise linear: the Hessian is zero
+        vector = nn.functional.normalize(images[-1], dim=1)
+    return torch.stack(basis, 1), torch.stack(images, 1)
 
 
 def _hessian_product(slope: Tensor, points: Tensor) -> Callable[[Tensor], Tensor]:
@@ -611,7 +630,7 @@ def _hessian_product(slope: Tensor, points: Tensor) -> Callable[[Tensor], Tensor
         (image,) = torch.autograd.grad(
             slope, points, vectors.to(slope.dtype), retain_graph=True, allow_unused=True
         )
-        return torch.zeros_like(vectors) if image is None else image.double()
+        return torch.zeros_like(vectors) if image is None else image.detach().double()
 
     return product
 
