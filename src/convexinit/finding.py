@@ -29,7 +29,7 @@ from convexinit.evaluation import (
     not_callable,
     run,
 )
-from convexinit.positivity import Positivity, has_slope
+from convexinit.positivity import Positivity, has_slope, is_flat_at_zero
 from convexinit.tracing import (
     MULTIPLICATIONS,
     Call,
@@ -138,6 +138,8 @@ class FoundLayer:
         """
         if self.map is None or self.raw is None or self.map.positivity is None:
             return False
+        if self.map.positivity.projects or is_flat_at_zero(self.map.positivity):
+            return self.map.positivity.projects  # as of whatever has these values
         raw = self.map.positivity.inverse(torch.zeros_like(self.raw))
         return has_slope(self.map.forward, raw, self.map.gain)
 
