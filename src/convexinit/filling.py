@@ -694,7 +694,7 @@ class _Filling(_Pass):
 
 def _is_finite(signal: Tensor) -> bool:
     # The sum is faster by far, but may be infinite where no number is.
-    return bool(signal.sum().isfinite() or signal.isfinite().all())
+    return math.isfinite(float(signal.sum())) or bool(signal.isfinite().all())
 
 
 def _variance(signal: Tensor) -> float:

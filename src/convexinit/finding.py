@@ -612,51 +612,51 @@ def _differentiate(
     assert product is not None
     like = members[0].call.value
     assert like is not None
-    units = product.by_unit(like).shape[1]
-    sizes = {1, units, like[0].numel()}
-    candidates = {name: p for name, p in parameters.items() if p.numel() in sizes}
+    sizes = {"unit": product.by_unit(like).shape[1], "position": like[0].numel(), "layer": 1}
+    candidates = {name: p for name, p in parameters.items() if p.numel() in sizes.values()}
     shifts = [layer.call.shift for layer in earlier if layer.call.shift is not None]
-    wanted = [*shifts, *candidates.values()]
     source = torch.Generator().manual_seed(3)
-    draws = [(torch.rand(value.shape, generator=source) + 0.5).to(value) for _ in range(2)]
     if not value.requires_grad:
         for layer in members:
             layer.problem = _WITHOUT_GRADIENTS
         return
-    # A sum, as torch imports a lot on the first call with ``grad_outputs``.
-    with torch.enable_grad():
-        sums_of = [(value * draw).sum() for draw in draws]
-    gradients = [
-        torch.autograd.grad(one_sum, wanted, retain_graph=True, allow_unused=True)
-        for one_sum in sums_of
-    ]
-    for layer, *parts in zip(earlier, *(g[: len(shifts)] for g in gradients), strict=False):
-        first, second = parts
-        if first is None or second is None:
+
+    def differentiated(wanted: list[Tensor]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """Random weights of the entries, and the gradients of the sum that they make."""
+        draw = (torch.rand(value.shape, generator=source) + 0.5).to(value)
+        # A sum, as torch imports a lot on the first call with ``grad_outputs``.
+        with torch.enable_grad():
+            weighted = (value * draw).sum()
+        gradients = torch.autograd.grad(weighted, wanted, retain_graph=True, allow_unused=True)
+        return draw.reshape(like.shape), gradients
+
+    draw, gradients = differentiated([*shifts, *candidates.values()])
+    for layer, first in zip(earlier, gradients[: len(shifts)], strict=False):
+        if first is None:
             continue
         if layer in members:
-            slope = (first.reshape(like.shape) / draws[0].reshape(like.shape)).float()
-            layer.gains = product.by_unit(slope).mean(0)
+            layer.gains = product.by_unit((first.reshape(like.shape) / draw).float()).mean(0)
         elif layer.role == "free" and _is_squared(trace, ends[id(layer)]):
             one.squared.append(layer)
             squares.add(id(layer))
-    weighted = [product.by_unit(draw.reshape(like.shape)) for draw in draws]
-    positions = [draw.reshape(like.shape).sum(0).flatten() for draw in draws]
-    sums = {
-        "unit": [draw.sum(0) for draw in weighted],
-        "position": positions,
-        "layer": [draw.sum().reshape(1) for draw in weighted],
+    slopes = dict(zip(candidates, gradients[len(shifts) :], strict=True))
+    reached = {name: slope for name, slope in slopes.items() if slope is not None}
+    if not reached:
+        return
+    other, others = differentiated([candidates[name] for name in reached])
+    sums: dict[str, Callable[[Tensor], Tensor]] = {
+        "unit": lambda draw: product.by_unit(draw).sum(0),
+        "position": lambda draw: draw.sum(0).flatten(),
+        "layer": lambda draw: draw.sum().reshape(1),
     }
-    for index, (name, parameter) in enumerate(candidates.items(), len(shifts)):
-        first, second = (g[index] for g in gradients)
-        if first is None or second is None:
-            continue
-        for per, (one_sum, other_sum) in sums.items():
-            if parameter.numel() != one_sum.numel():
+    for (name, first), second in zip(reached.items(), others, strict=True):
+        assert second is not None
+        for per, summed in sums.items():
+            if first.numel() != sizes[per]:
                 continue
-            coefficient, again = first.flatten() / one_sum, second.flatten() / other_sum
+            coefficient, again = first.flatten() / summed(draw), second.flatten() / summed(other)
             if is_close(coefficient, again) and bool((coefficient != 0).all()):
-                one.biases.append(BiasOption(name, parameter, coefficient.detach(), per))
+                one.biases.append(BiasOption(name, candidates[name], coefficient.detach(), per))
                 break
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import permutations
 
 import torch
@@ -95,13 +96,19 @@ def find_map(call: Call, weight: Tensor, raw: Tensor) -> WeightMap | None:
         for layout in permutations(straight)
         if draws.permute(layout).shape == weight.shape or layout == straight
     ]
+    other = forward(2 * draws)
     for known in (True, False):
         entries = [*MAPS.values()] if known else _as_softplus(forward, draws)
-        for layout in layouts:
-            placed = draws.permute(layout).reshape(weight.shape)
-            for entry, gain in _fitting(entries, _some(placed), _some(result)):
+        for layout in layouts if entries else ():
+            placed = draws.permute(layout)
+            mapped = (
+                _mapped(raw.shape, layout, draws.dtype, draws.device)
+                if known
+                else entries[0].forward(_some(placed))[None]
+            )
+            for entry, gain in _fitting(entries, mapped, _some(result)):
                 # All entries, and other values: weights that are normalised have their own gain.
-                if _agree(forward(2 * draws), gain * entry.forward(2 * placed)):
+                if _agree(other, gain * entry.forward(2 * placed).reshape(weight.shape)):
                     write = _writer(_divided(entry, gain), layout, raw)
                     return WeightMap(entry.name, gain, layout, forward, write, entry)
     for layout in layouts:
@@ -117,17 +124,26 @@ def _some(values: Tensor) -> Tensor:
     return flat[:: max(1, len(flat) // _FEW)]
 
 
+@lru_cache(64)
+def _mapped(
+    shape: torch.Size, layout: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """What every map gives for a few of the draws for a parameter, which layers have in common."""
+    draws = _draws(torch.empty(shape, dtype=dtype, device=device), 1.5)
+    few = _some(draws.permute(layout))
+    return torch.stack([entry.forward(few) for entry in MAPS.values()])
+
+
 def _fitting(
-    entries: list[Positivity], raw: Tensor, weight: Tensor
+    entries: list[Positivity], mapped: Tensor, weight: Tensor
 ) -> list[tuple[Positivity, float]]:
     """Those of some maps that give weights up to a factor, and this factor."""
-    if not entries:
-        return []
-    mapped = torch.stack([entry.forward(raw) for entry in entries])
     gains = (mapped * weight).sum(1) / mapped.square().sum(1)
     precision = torch.finfo(weight.dtype).eps
-    error, scaled = (weight - gains[:, None] * mapped).abs(), (gains[:, None] * mapped).abs()
-    close = error <= precision * weight.abs().max() + precision**0.5 * scaled
+    scaled = gains[:, None] * mapped
+    close = (weight - scaled).abs() <= (
+        precision * weight.abs().max() + precision**0.5 * scaled.abs()
+    )
     found = (close.all(1) & (gains > 0)).tolist()
     return [
         (entry, gain)
