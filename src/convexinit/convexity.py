@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -455,25 +455,35 @@ def _on_lines(
         pairs, with that of the midpoint between them.
     """
     distances = ((function.points - function.points.mean(0)) / function.spread).norm(dim=1)
-    rows = distances.topk(min(_LINES, len(distances))).indices
+    rows = distances.topk(min(_LINES, len(distances))).indices.cpu()
     others = torch.randint(len(distances), rows.shape, generator=generator)
-    shares = torch.linspace(0, 1, _POINTS_ON_LINE, dtype=torch.float64, device=rows.device)
+    shares = torch.linspace(0, 1, _POINTS_ON_LINE, dtype=torch.float64, device=distances.device)
     first, second = function.points[rows], function.points[others]
     lines = first + shares[:, None, None] * (second - first)
-    places = torch.arange(len(shares) * len(rows)).view(len(shares), -1)
-    triples = [
-        torch.stack([places[: -2 * step], places[step:-step], places[2 * step :]]).flatten(1)
-        for step in range(1, len(shares) // 2 + 1)
-    ]
     alone = sum(function.sizes) == sum(argument[0].numel() for argument in function.inputs)
     pairs = [_close_pairs(function, _CLOSE_PAIRS[alone], generator)]
     if curvature is not None and curvature.value < 0:
         pairs.append(_pairs_along(function, curvature))
     one, other, close_rows = (torch.cat(parts) for parts in zip(*pairs, strict=True))
     points = [lines.flatten(0, 1).to(first.dtype), one, _middle(one, other), other]
-    triples.append(places.numel() + torch.arange(3 * len(one)).view(3, -1))
     all_rows = torch.cat([rows.repeat(len(shares)), close_rows.repeat(3)])
-    return torch.cat(points), all_rows, torch.cat(triples, 1)
+    return torch.cat(points), all_rows, _triples(len(rows), len(one))
+
+
+@lru_cache(16)
+def _triples(lines: int, pairs: int) -> Tensor:
+    """Places of points, ``[3, triples]``: at equal distances on a line, and in pairs.
+
+    The first points of all lines come first; the pairs' midpoints are between their ends.
+    """
+    places = torch.arange(_POINTS_ON_LINE * lines + 3 * pairs, device="cpu")
+    places, in_pairs = places.split([_POINTS_ON_LINE * lines, 3 * pairs])
+    places = places.view(_POINTS_ON_LINE, -1)
+    on_lines = [
+        torch.stack([places[: -2 * step], places[step:-step], places[2 * step :]]).flatten(1)
+        for step in range(1, _POINTS_ON_LINE // 2 + 1)
+    ]
+    return torch.cat([*on_lines, in_pairs.view(3, -1)], 1)
 
 
 def _gaussian(function: _Rows, count: int, generator: Generator) -> Tensor:

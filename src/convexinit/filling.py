@@ -369,7 +369,8 @@ def _write_(layer: FoundLayer, weight: Tensor) -> None:
     assert layer.raw is not None
     layer.map.write(weight)
     used = layer.map.forward(layer.raw.detach())
-    if not bool(((used - weight).norm() <= 0.05 * weight.norm()).all()):
+    error, size = (float(torch.linalg.vector_norm(w)) for w in (used - weight, weight))
+    if not error <= 0.05 * size:
         raise ValueError(
             f"the weight of the layer {layer.name} does not become what is written to "
             f"{layer.parameter}: its map ({layer.map.name}) does not reach the weights needed, "
