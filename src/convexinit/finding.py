@@ -31,6 +31,7 @@ from convexinit.evaluation import (
 )
 from convexinit.positivity import Positivity, has_slope, is_flat_at_zero
 from convexinit.tracing import (
+    DIVISIONS,
     MULTIPLICATIONS,
     Call,
     Dependence,
@@ -581,7 +582,7 @@ def _end_of(trace: Trace, call: Call) -> Call:
             if user.made_by.get(id(t)) is current
         }
         others = [t for t in tensors_in(user.args, user.kwargs) if id(t) not in operands]
-        scales = user.name in MULTIPLICATIONS | {"div", "__truediv__"}
+        scales = user.name in MULTIPLICATIONS | DIVISIONS
         if (
             user.product
             or user.value is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
@@ -99,18 +99,20 @@ def find_map(call: Call, weight: Tensor, raw: Tensor) -> WeightMap | None:
     other = forward(2 * draws)
     for known in (True, False):
         entries = [*MAPS.values()] if known else _as_softplus(forward, draws)
-        for layout in layouts if entries else ():
-            placed = draws.permute(layout)
-            mapped = (
-                _mapped(raw.shape, layout, draws.dtype, draws.device)
-                if known
-                else entries[0].forward(_some(placed))[None]
-            )
-            for entry, gain in _fitting(entries, mapped, _some(result)):
-                # All entries, and other values: weights that are normalised have their own gain.
-                if _agree(other, gain * entry.forward(2 * placed).reshape(weight.shape)):
-                    write = _writer(_divided(entry, gain), layout, raw)
-                    return WeightMap(entry.name, gain, layout, forward, write, entry)
+        if not entries:
+            continue
+        images = (
+            _mapped(raw.shape, tuple(layouts), draws.dtype, draws.device)
+            if known
+            else _images(entries, draws, layouts)
+        )
+        for place, gain in _fitting(images, _some(result)):
+            layout, entry = layouts[place // len(entries)], entries[place % len(entries)]
+            expected = gain * entry.forward(2 * draws.permute(layout)).reshape(weight.shape)
+            # All entries, and other values: weights that are normalised have a gain of their own.
+            if _agree(other, expected):
+                write = _writer(_divided(entry, gain), layout, raw)
+                return WeightMap(entry.name, gain, layout, forward, write, entry)
     for layout in layouts:
         if _is_elementwise(forward, draws, result, layout):
             write = _writer(_inverse_of(forward, layout, raw), layout, raw)
@@ -126,30 +128,32 @@ def _some(values: Tensor) -> Tensor:
 
 @lru_cache(64)
 def _mapped(
-    shape: torch.Size, layout: tuple[int, ...], dtype: torch.dtype, device: torch.device
+    shape: torch.Size,
+    layouts: tuple[tuple[int, ...], ...],
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Tensor:
-    """What every map gives for a few of the draws for a parameter, which layers have in common."""
+    """:func:`_images` of all maps, which layers of a shape have in common."""
     draws = _draws(torch.empty(shape, dtype=dtype, device=device), 1.5)
-    few = _some(draws.permute(layout))
-    return torch.stack([entry.forward(few) for entry in MAPS.values()])
+    return _images([*MAPS.values()], draws, layouts)
 
 
-def _fitting(
-    entries: list[Positivity], mapped: Tensor, weight: Tensor
-) -> list[tuple[Positivity, float]]:
-    """Those of some maps that give weights up to a factor, and this factor."""
-    gains = (mapped * weight).sum(1) / mapped.square().sum(1)
+def _images(
+    entries: Sequence[Positivity], draws: Tensor, layouts: Sequence[tuple[int, ...]]
+) -> Tensor:
+    """``[layouts * maps, entries]``, what maps give for a few of the draws for a parameter."""
+    few = [_some(draws.permute(layout)) for layout in layouts]
+    return torch.stack([entry.forward(values) for values in few for entry in entries])
+
+
+def _fitting(images: Tensor, weight: Tensor) -> list[tuple[int, float]]:
+    """Which images of maps are a weight up to a factor, and this factor."""
+    gains = (images * weight).sum(1) / images.square().sum(1)
+    results = gains[:, None] * images
     precision = torch.finfo(weight.dtype).eps
-    scaled = gains[:, None] * mapped
-    close = (weight - scaled).abs() <= (
-        precision * weight.abs().max() + precision**0.5 * scaled.abs()
-    )
-    found = (close.all(1) & (gains > 0)).tolist()
-    return [
-        (entry, gain)
-        for entry, gain, fits in zip(entries, gains.tolist(), found, strict=True)
-        if fits
-    ]
+    tolerances = precision * weight.abs().max() + precision**0.5 * results.abs()
+    fits = ((weight - results).abs() <= tolerances).all(1) & (gains > 0)
+    return [(place, float(gains[place])) for place in fits.nonzero().flatten().tolist()]
 
 
 def _agree(first: Tensor, second: Tensor) -> bool:
