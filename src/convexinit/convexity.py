@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -399,7 +400,8 @@ def _twin(network: nn.Module) -> nn.Module:
         if type(parameter) is nn.Parameter and parameter.is_floating_point()
     }
     for module in network.modules():
-        known.update((id(v), type(v)()) for v in vars(module).values() if v == {})
+        of_hooks = (v for v in vars(module).values() if type(v) in (dict, OrderedDict) and not v)
+        known.update((id(empty), type(empty)()) for empty in of_hooks)
     return copy.deepcopy(network, known).double()
 
 

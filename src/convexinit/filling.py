@@ -459,7 +459,8 @@ def _without_weight(product: Product, function: Callable[..., Any], args: Any, k
     """The result of a linear operation with weights of zero."""
     new = {id(product.weight): torch.zeros_like(product.weight)}
     rows = len(product.input)
-    alike = product.input.ndim > 1 and (product.name == "linear" or product.is_convolution)
+    alike = 1 < product.input.ndim == product.weight.ndim
+    alike &= product.name == "linear" or product.is_convolution
     if alike:  # the bias alone, which one row shows
         new[id(product.input)] = product.input[:1]
     args, kwargs = (replace(a, lambda t: new.get(id(t), t)) for a in (args, kwargs))
