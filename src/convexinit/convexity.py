@@ -29,7 +29,7 @@ _CURVED_POINTS = 32  # at which the curvature is looked at
 _LANCZOS_STEPS = 24
 _QUICKLY_CURVED = (16, 8, 6)  # points, dimensions and steps in the quick test
 # What the quick test looks at; close pairs where there are other arguments, and where not.
-_LINES, _POINTS_ON_LINE, _CLOSE_PAIRS = 32, 9, (160, 32)
+_LINES, _POINTS_ON_LINE, _CLOSE_PAIRS = 32, 9, (288, 32)
 
 
 @dataclass(frozen=True)
