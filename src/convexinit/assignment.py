@@ -106,7 +106,8 @@ def _not_assigned(where: str, problem: str, attribute: str) -> ValueError:
 def is_close(used: Tensor, asked: Tensor) -> bool:
     """Whether two tensors agree up to rounding, as a whole."""
     used, asked, precision = used.double(), asked.double(), torch.finfo(used.dtype).eps
-    return bool((used - asked).norm() <= precision**0.5 * asked.norm())
+    norm = torch.linalg.vector_norm
+    return bool(norm(used - asked) <= precision**0.5 * norm(asked))
 
 
 @contextmanager

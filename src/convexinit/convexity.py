@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -26,6 +27,9 @@ from convexinit.layers import check_not_stacked
 _ACCURACY = math.exp(-20)
 _CURVED_POINTS = 32  # at which the curvature is looked at
 _LANCZOS_STEPS = 24
+_QUICKLY_CURVED = (16, 8, 6)  # points, dimensions and steps in the quick test
+# What the quick test looks at; close pairs where there are other arguments, and where not.
+_LINES, _POINTS_ON_LINE, _CLOSE_PAIRS = 32, 9, (288, 32)
 
 
 @dataclass(frozen=True)
@@ -204,37 +208,37 @@ def is_convex(
 
 
 def largest_gap(
-    network: nn.Module,
-    inputs: Inputs,
-    convex: Convex,
-    call: Callable[..., Tensor] | None,
-    pairs: int,
+    network: nn.Module, inputs: Inputs, convex: Convex, call: Callable[..., Tensor] | None
 ) -> float:
     """:func:`is_convex` by fewer means: the largest gap that rounding does not explain, or 0.
 
+    Points are equally spaced on lines, so that each is in several pairs or between them. Lines
+    start at the outermost rows, as activations may bend the wrong way for large values alone.
     Rounding is measured only where there is a gap.
 
     Args:
-        network: in evaluation mode.
+        network: in evaluation mode; one that does not differentiate itself.
         inputs: see :func:`is_convex`.
         convex: see :func:`is_convex`.
         call: see :func:`is_convex`.
-        pairs: number of pairs of rows, and number of close pairs.
 
     Raises:
         ValueError: see :func:`is_convex`.
     """
     generator = Generator().manual_seed(0)
+    function = _Rows(network, call, inputs, convex)
     with torch.enable_grad():
-        function = _Rows(network, call, inputs, convex)
-        curvature = _curvature(function, generator, 16, 6)
-        points = _pairs(function, curvature, pairs, generator)
-        gaps, scales = _gaps(function, *points)
+        curvature = _curvature(function, generator, *_QUICKLY_CURVED)
+    with torch.no_grad():
+        points, rows, (one, between, other) = _on_lines(function, curvature, generator)
+        values = function(points, rows)
+        gaps, scales = _compared(values[one], values[between], values[other])
         # Small values may be the difference of large ones inside of the network.
         least = function.precision**0.75 * scales.max()
         above = gaps > (_least_rounding(function) * scales).clamp_min(least)
         if above.any():
-            above &= gaps > _rounding(function, *points, generator) * scales
+            pairs = points[one], points[other], rows[one]
+            above &= gaps > _rounding(function, *pairs, generator) * scales
     return float(gaps[above].max()) if above.any() else 0.0
 
 
@@ -385,11 +389,25 @@ def _in_float64(
     """A copy of a network, and its arguments, in float64; both as they are if it does not work."""
     precise = tuple(a.double() if a.is_floating_point() else a for a in arguments)
     try:
-        twin = copy.deepcopy(network).double() if isinstance(network, nn.Module) else network
+        twin = _twin(network) if isinstance(network, nn.Module) else network
         run(twin, [argument[:2].clone() for argument in precise], call)
     except Exception:  # whatever code of other people raises
         return network, arguments
     return twin, precise
+
+
+def _twin(network: nn.Module) -> nn.Module:
+    """A copy in float64, whose parameters need no gradients."""
+    # What is in ``known`` already is not copied, which saves most of the time.
+    known: dict[int, Any] = {
+        id(parameter): nn.Parameter(parameter.detach().double(), requires_grad=False)
+        for parameter in network.parameters()
+        if type(parameter) is nn.Parameter and parameter.is_floating_point()
+    }
+    for module in network.modules():
+        of_hooks = (v for v in vars(module).values() if type(v) in (dict, OrderedDict) and not v)
+        known.update((id(empty), type(empty)()) for empty in of_hooks)
+    return copy.deepcopy(network, known).double()
 
 
 Pairs = tuple[Tensor, Tensor, Tensor]  # both ends [pairs, dimensions], and rows [pairs]
@@ -434,6 +452,47 @@ def _pairs(
     return function.representable(first), function.representable(second), rows
 
 
+def _on_lines(
+    function: _Rows, curvature: _Curvature | None, generator: Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Points on lines from the outermost rows to others, close pairs and their midpoints.
+
+    Returns:
+        Points ``[m, dimensions]``, their rows ``[m]``, and ``[3, triples]`` places of the ends of
+        pairs, with that of the midpoint between them.
+    """
+    distances = ((function.points - function.points.mean(0)) / function.spread).norm(dim=1)
+    rows = distances.topk(min(_LINES, len(distances))).indices.cpu()
+    others = torch.randint(len(distances), rows.shape, generator=generator)
+    shares = torch.linspace(0, 1, _POINTS_ON_LINE, dtype=torch.float64, device=distances.device)
+    first, second = function.points[rows], function.points[others]
+    lines = first + shares[:, None, None] * (second - first)
+    alone = sum(function.sizes) == sum(argument[0].numel() for argument in function.inputs)
+    pairs = [_close_pairs(function, _CLOSE_PAIRS[alone], generator)]
+    if curvature is not None and curvature.value < 0:
+        pairs.append(_pairs_along(function, curvature))
+    one, other, close_rows = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    points = [lines.flatten(0, 1).to(first.dtype), one, _middle(one, other), other]
+    all_rows = torch.cat([rows.repeat(len(shares)), close_rows.repeat(3)])
+    return torch.cat(points), all_rows, _triples(len(rows), len(one))
+
+
+@lru_cache(16)
+def _triples(lines: int, pairs: int) -> Tensor:
+    """Places of points, ``[3, triples]``: at equal distances on a line, and in pairs.
+
+    The first points of all lines come first; the pairs' midpoints are between their ends.
+    """
+    places = torch.arange(_POINTS_ON_LINE * lines + 3 * pairs, device="cpu")
+    places, in_pairs = places.split([_POINTS_ON_LINE * lines, 3 * pairs])
+    places = places.view(_POINTS_ON_LINE, -1)
+    on_lines = [
+        torch.stack([places[: -2 * step], places[step:-step], places[2 * step :]]).flatten(1)
+        for step in range(1, _POINTS_ON_LINE // 2 + 1)
+    ]
+    return torch.cat([*on_lines, in_pairs.view(3, -1)], 1)
+
+
 def _gaussian(function: _Rows, count: int, generator: Generator) -> Tensor:
     """``[count, dimensions]`` steps with the spread of the inputs."""
     size = (count, function.points.shape[1])
@@ -446,16 +505,24 @@ def _either_side(points: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
     return (points - step).to(dtype), (points + step).to(dtype)
 
 
+def _middle(first: Tensor, second: Tensor) -> Tensor:
+    return ((first.double() + second.double()) / 2).to(first.dtype)
+
+
 def _gaps(function: _Rows, first: Tensor, second: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Value at the midpoint less the mean of the values at the ends, and how large values are.
+    """:func:`_compared` for pairs of points."""
+    points = torch.cat([first, _middle(first, second), second])
+    # Not without gradients: some networks differentiate themselves.
+    one, between, other = function(points, rows.repeat(3)).detach().chunk(3)
+    return _compared(one, between, other)
+
+
+def _compared(one: Tensor, between: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Values at midpoints less the mean of those at the ends, and how large values are.
 
     Returns:
         Both ``[pairs, outputs]``.
     """
-    middle = ((first.double() + second.double()) / 2).to(first.dtype)
-    # Not without gradients: some networks differentiate themselves.
-    values = function(torch.cat([first, second, middle]), rows.repeat(3)).detach()
-    one, other, between = values.chunk(3)
     typical = between.abs().median(0).values
     scales = one.abs() + other.abs() + between.abs() + typical
     return between - (one + other) / 2, scales
@@ -502,44 +569,42 @@ def _curvature(
     function: _Rows,
     generator: Generator,
     count: int = _CURVED_POINTS,
+    exact: int = _LANCZOS_STEPS,
     steps: int = _LANCZOS_STEPS,
 ) -> _Curvature | None:
     """Smallest curvature over some rows and outputs.
 
-    By the method of Rayleigh and Ritz on Krylov spaces, orthogonalised in full. None for functions
-    that cannot be differentiated twice.
+    From whole Hessians, or by the method of Rayleigh and Ritz on Krylov spaces, orthogonalised in
+    full. None for functions that cannot be differentiated twice.
 
     Args:
         function: to be looked at.
         generator: source of randomness.
         count: of rows.
-        steps: dimensions of the spaces.
+        exact: dimensions up to which Hessians are computed.
+        steps: dimensions of the spaces beyond that.
     """
     rows = torch.randperm(len(function.points), generator=generator)[:count]
-    points = function.points[rows].detach().requires_grad_()
+    size = function.points.shape[1]
+    # As many copies of a point as its Hessian has columns, which come at once then.
+    copies = size if size <= exact else 1
+    repeated = rows.repeat_interleave(copies)
+    points = function.points[repeated].detach().requires_grad_()
     try:
-        values = function(points, rows)
+        values = function(points, repeated)
         outputs = torch.randint(values.shape[1], (len(rows),), generator=generator)
-        chosen = values[torch.arange(len(rows)), outputs].sum()
+        outputs = outputs.repeat_interleave(copies)
+        chosen = values[torch.arange(len(repeated)), outputs].sum()
         (slope,) = torch.autograd.grad(chosen, points, create_graph=True)
         product = _hessian_product(slope, points)
-        size = points.shape[1]
-        basis: list[Tensor] = []
-        images: list[Tensor] = []
-        vector = torch.zeros_like(points, dtype=torch.float64)
-        for _ in range(min(size, steps)):
-            noise = torch.randn(points.shape, generator=generator, dtype=torch.float64)
-            noise = _orthogonal_to(basis, noise.to(points.device))
-            vector = _orthogonal_to(basis, vector)
-            # In an invariant space there is nothing left; go on somewhere else.
-            lost = vector.norm(dim=1) <= 1e-6
-            vector = nn.functional.normalize(torch.where(lost[:, None], noise, vector), dim=1)
-            basis.append(vector)
-            images.append(product(vector).detach())
-            vector = nn.functional.normalize(images[-1], dim=1)
+        if copies == size:
+            axes = torch.eye(size, dtype=torch.float64, device=points.device)
+            spanned = axes.expand(len(rows), -1, -1)
+            mapped = product(spanned.flatten(0, 1)).view_as(spanned)
+        else:
+            spanned, mapped = _krylov_space(product, points, steps, generator)
     except RuntimeError:  # of torch, where something has no derivative
         return None
-    spanned, mapped = torch.stack(basis, 1), torch.stack(images, 1)
     projected = spanned @ mapped.mT
     eigenvalues, eigenvectors = torch.linalg.eigh((projected + projected.mT) / 2)
     worst = int(eigenvalues[:, 0].argmin())
@@ -547,9 +612,30 @@ def _curvature(
     return _Curvature(
         float(eigenvalues[worst, 0]),
         nn.functional.normalize(direction, dim=0),
-        points.detach()[worst],
+        function.points[rows[worst]],
         rows[worst : worst + 1],
     )
+
+
+def _krylov_space(
+    product: Callable[[Tensor], Tensor], points: Tensor, steps: int, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Orthonormal vectors ``[rows, steps, dimensions]`` and their products with the Hessian."""
+    basis: list[Tensor] = []
+    images: list[Tensor] = []
+    vector = torch.zeros_like(points, dtype=torch.float64)
+    for _ in range(steps):
+        noise = torch.randn(points.shape, generator=generator, dtype=torch.float64)
+        noise, vector = _orthogonal_to(basis, torch.stack([noise.to(points.device), vector]))
+        # In an invariant space there is nothing left; go on somewhere else.
+        lost = vector.norm(dim=1) <= 1e-6
+        vector = nn.functional.normalize(torch.where(lost[:, None], noise, vector), dim=1)
+        basis.append(vector)
+        images.append(product(vector))
+        if not images[0].any():
+            break  # piecewise linear: the Hessian is zero
+        vector = nn.functional.normalize(images[-1], dim=1)
+    return torch.stack(basis, 1), torch.stack(images, 1)
 
 
 def _hessian_product(slope: Tensor, points: Tensor) -> Callable[[Tensor], Tensor]:
@@ -561,14 +647,16 @@ def _hessian_product(slope: Tensor, points: Tensor) -> Callable[[Tensor], Tensor
         (image,) = torch.autograd.grad(
             slope, points, vectors.to(slope.dtype), retain_graph=True, allow_unused=True
         )
-        return torch.zeros_like(vectors) if image is None else image.double()
+        return torch.zeros_like(vectors) if image is None else image.detach().double()
 
     return product
 
 
 def _orthogonal_to(basis: list[Tensor], vectors: Tensor) -> Tensor:
-    """Remove from ``[rows, dimensions]`` what a basis spans; twice, because of rounding."""
-    for _ in range(2):
-        for vector in basis:
-            vectors = vectors - (vectors * vector).sum(1, keepdim=True) * vector
+    """Remove from ``[..., rows, dimensions]`` what a basis spans; twice, because of rounding."""
+    if basis:
+        spanned = torch.stack(basis, 2)  # [rows, dimensions, vectors]
+        for _ in range(2):
+            parts = vectors.unsqueeze(-2) @ spanned
+            vectors = vectors - (parts @ spanned.mT).squeeze(-2)
     return vectors

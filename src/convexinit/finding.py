@@ -29,8 +29,9 @@ from convexinit.evaluation import (
     not_callable,
     run,
 )
-from convexinit.positivity import Positivity, has_slope
+from convexinit.positivity import Positivity, has_slope, is_flat_at_zero
 from convexinit.tracing import (
+    DIVISIONS,
     MULTIPLICATIONS,
     RESHAPES,
     Call,
@@ -148,6 +149,8 @@ class FoundLayer:
         """
         if self.map is None or self.raw is None or self.map.positivity is None:
             return False
+        if self.map.positivity.projects or is_flat_at_zero(self.map.positivity):
+            return self.map.positivity.projects  # as of whatever has these values
         raw = self.map.positivity.inverse(torch.zeros_like(self.raw))
         return has_slope(self.map.forward, raw, self.map.gain)
 
@@ -637,7 +640,7 @@ def _end_of(trace: Trace, call: Call) -> tuple[Call, bool, tuple[int, ...]]:
             if user.made_by.get(id(t)) is current
         }
         others = [t for t in tensors_in(user.args, user.kwargs) if id(t) not in operands]
-        scales = user.name in MULTIPLICATIONS | {"div", "__truediv__"}
+        scales = user.name in MULTIPLICATIONS | DIVISIONS
         if (
             user.product
             or user.value is None
@@ -696,56 +699,59 @@ def _differentiate(
     like = seen_as.value
     assert value is not None
     assert like is not None
-    units = product.by_unit(like).shape[1]
-    sizes = {1, units, like[0].numel()}
+    sizes = {"unit": product.by_unit(like).shape[1], "position": like[0].numel(), "layer": 1}
     # A bias before a sum may have a number for each of the units there.
-    candidates = {n: p for n, p in parameters.items() if one.summed or p.numel() in sizes}
+    candidates = {
+        name: p for name, p in parameters.items() if one.summed or p.numel() in sizes.values()
+    }
     shifts = [layer.call.shift for layer in earlier if layer.call.shift is not None]
-    wanted = [*shifts, *candidates.values()]
     source = torch.Generator().manual_seed(3)
-    draws = [(torch.rand(value.shape, generator=source) + 0.5).to(value) for _ in range(2)]
     if not value.requires_grad:
         for layer in members:
             layer.problem = _WITHOUT_GRADIENTS
         return
-    # A sum, as torch imports a lot on the first call with ``grad_outputs``.
-    with torch.enable_grad():
-        sums_of = [(value * draw).sum() for draw in draws]
-    gradients = [
-        torch.autograd.grad(one_sum, wanted, retain_graph=True, allow_unused=True)
-        for one_sum in sums_of
-    ]
-    for layer, *parts in zip(earlier, *(g[: len(shifts)] for g in gradients), strict=False):
-        first, second = parts
-        if first is None or second is None:
+
+    def differentiated(wanted: list[Tensor]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """Random weights of the entries, and the gradients of the sum that they make."""
+        draw = (torch.rand(value.shape, generator=source) + 0.5).to(value)
+        # A sum, as torch imports a lot on the first call with ``grad_outputs``.
+        with torch.enable_grad():
+            weighted = (value * draw).sum()
+        gradients = torch.autograd.grad(weighted, wanted, retain_graph=True, allow_unused=True)
+        return draw, gradients
+
+    draw, gradients = differentiated([*shifts, *candidates.values()])
+    for layer, first in zip(earlier, gradients[: len(shifts)], strict=False):
+        if first is None:
             continue
         if layer in members and one.summed:
             layer.gains = first.new_ones(1).float()  # no more than a scale
         elif layer in members:
             assert layer.call.product is not None
-            slope = (first / layer.from_end(draws[0], first.shape)).float()
+            slope = (first / layer.from_end(draw, first.shape)).float()
             layer.gains = layer.call.product.by_unit(slope).mean(0)
         elif layer.role == "free" and _is_squared(trace, ends[id(layer)]):
             one.squared.append(layer)
             squares.add(id(layer))
-    draws = [one.seen(draw, like.shape) for draw in draws]
-    weighted = [product.by_unit(draw) for draw in draws]
-    positions = [draw.sum(0).flatten() for draw in draws]
-    sums = {
-        "unit": [draw.sum(0) for draw in weighted],
-        "position": positions,
-        "layer": [draw.sum().reshape(1) for draw in weighted],
+    slopes = dict(zip(candidates, gradients[len(shifts) :], strict=True))
+    reached = {name: slope for name, slope in slopes.items() if slope is not None}
+    if not reached:
+        return
+    other, others = differentiated([candidates[name] for name in reached])
+    draw, other = (one.seen(weights, like.shape) for weights in (draw, other))
+    sums: dict[str, Callable[[Tensor], Tensor]] = {
+        "unit": lambda draw: product.by_unit(draw).sum(0),
+        "position": lambda draw: draw.sum(0).flatten(),
+        "layer": lambda draw: draw.sum().reshape(1),
     }
-    for index, (name, parameter) in enumerate(candidates.items(), len(shifts)):
-        first, second = (g[index] for g in gradients)
-        if first is None or second is None:
-            continue
-        for per, (one_sum, other_sum) in sums.items():
-            if parameter.numel() != one_sum.numel() and not (one.summed and per == "layer"):
+    for (name, first), second in zip(reached.items(), others, strict=True):
+        assert second is not None
+        for per, summed in sums.items():
+            if first.numel() != sizes[per] and not (one.summed and per == "layer"):
                 continue
-            coefficient, again = first.flatten() / one_sum, second.flatten() / other_sum
+            coefficient, again = first.flatten() / summed(draw), second.flatten() / summed(other)
             if is_close(coefficient, again) and bool((coefficient != 0).all()):
-                one.biases.append(BiasOption(name, parameter, coefficient.detach(), per))
+                one.biases.append(BiasOption(name, candidates[name], coefficient.detach(), per))
                 break
 
 

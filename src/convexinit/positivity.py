@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -98,6 +98,18 @@ def has_slope(forward: Callable[[Tensor], Tensor], raw: Tensor, scale: float = 1
     raw = raw.detach().clone().requires_grad_()
     (slope,) = torch.autograd.grad(forward(raw).sum(), raw)
     return bool((slope >= 0.5 * scale).all())
+
+
+@cache
+def is_flat_at_zero(positivity: Positivity) -> bool:
+    """Whether raw values for weights of zero, and those next to them, get hardly any gradient.
+
+    Example:
+        >>> [is_flat_at_zero(POSITIVITY[name]) for name in ("softplus", "clip")]
+        [True, False]
+    """
+    raw = positivity.inverse(torch.zeros((), device="cpu"))
+    return not any(has_slope(positivity.forward, raw + step) for step in (-0.01, 0.0, 0.01))
 
 
 def softplus(beta: float) -> Positivity:

@@ -34,6 +34,7 @@ _GRADIENTS = {"grad", "backward"}
 SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__", "sub", "__sub__", "sub_", "__isub__"}
 RESHAPES = {"view", "reshape", "squeeze", "unsqueeze", "flatten", "contiguous", "clone"}
 MULTIPLICATIONS = {"mul", "__mul__", "__rmul__", "mul_", "__imul__", "multiply"}
+DIVISIONS = {"div", "__truediv__", "div_", "__itruediv__"}
 
 
 class Dependence(IntEnum):
@@ -228,7 +229,15 @@ def _flat(values: Any) -> list[Any]:
 
 def tensors_in(*values: Any) -> list[Tensor]:
     """Tensors in nested lists, tuples and dictionaries."""
-    return [value for value in _flat(values) if isinstance(value, Tensor)]
+    found = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += tensors_in(*value)
+        elif isinstance(value, dict):
+            found += tensors_in(*value.values())
+    return found
 
 
 def replace(values: Any, new: Callable[[Tensor], Tensor]) -> Any:
@@ -508,7 +517,7 @@ class Trace(Watch):
     @torch.no_grad()
     def is_affine(self, call: Call, moving: list[Tensor]) -> bool:
         """Whether the function of a call maps midpoints of some of its operands to midpoints."""
-        if call.name in SUMS | RESHAPES:
+        if call.name in SUMS | RESHAPES or _scales(call, moving):
             return True
         results = [
             self.result_at(call, moving, point) for point in (at_first, at_second, at_middle)
@@ -630,6 +639,16 @@ def at_second(_: Tensor, b: Tensor) -> Tensor:
 def at_middle(a: Tensor, b: Tensor) -> Tensor:
     """The point between two."""
     return (a + b) / 2
+
+
+def _scales(call: Call, moving: list[Tensor]) -> bool:
+    """Whether a call multiplies a single one of its operands by others, or divides it by them."""
+    known = call.name in MULTIPLICATIONS | DIVISIONS and "rounding_mode" not in call.kwargs
+    if len(moving) != 1 or not known:
+        return False
+    operands = tensors_in(call.args, call.kwargs)
+    places = [place for place, operand in enumerate(operands) if operand is moving[0]]
+    return places == [0] or (len(places) == 1 and call.name in MULTIPLICATIONS)
 
 
 def _tame(tensor: Tensor) -> Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import permutations
 
 import torch
@@ -95,12 +96,21 @@ def find_map(call: Call, weight: Tensor, raw: Tensor) -> WeightMap | None:
         for layout in permutations(straight)
         if draws.permute(layout).shape == weight.shape or layout == straight
     ]
-    for layout in layouts:
-        placed = draws.permute(layout).reshape(weight.shape)
-        for entry in _candidates(forward, draws):
-            gain = _gain_of(entry, _some(placed), _some(result))
+    other = forward(2 * draws)
+    for known in (True, False):
+        entries = [*MAPS.values()] if known else _as_softplus(forward, draws)
+        if not entries:
+            continue
+        images = (
+            _mapped(raw.shape, tuple(layouts), draws.dtype, draws.device)
+            if known
+            else _images(entries, draws, layouts)
+        )
+        for place, gain in _fitting(images, _some(result)):
+            layout, entry = layouts[place // len(entries)], entries[place % len(entries)]
+            expected = gain * entry.forward(2 * draws.permute(layout)).reshape(weight.shape)
             # All entries, and other values: weights that are normalised have a gain of their own.
-            if gain > 0 and _agree(forward(2 * draws), gain * entry.forward(2 * placed)):
+            if _agree(other, expected):
                 write = _writer(_divided(entry, gain), layout, raw)
                 return WeightMap(entry.name, gain, layout, forward, write, entry)
     for layout in layouts:
@@ -110,22 +120,40 @@ def find_map(call: Call, weight: Tensor, raw: Tensor) -> WeightMap | None:
     return None
 
 
-def _candidates(forward: Callable[[Tensor], Tensor], like: Tensor) -> Iterator[Positivity]:
-    yield from MAPS.values()
-    yield from _as_softplus(forward, like)
-
-
 def _some(values: Tensor) -> Tensor:
     """A few entries, from everywhere."""
     flat = values.flatten()
     return flat[:: max(1, len(flat) // _FEW)]
 
 
-def _gain_of(entry: Positivity, raw: Tensor, weight: Tensor) -> float:
-    """The factor between what a map gives and weights, 0 if there is none."""
-    mapped = entry.forward(raw)
-    gain = float((mapped * weight).sum() / mapped.square().sum())
-    return gain if gain > 0 and _agree(weight, gain * mapped) else 0.0
+@lru_cache(64)
+def _mapped(
+    shape: torch.Size,
+    layouts: tuple[tuple[int, ...], ...],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """:func:`_images` of all maps, which layers of a shape have in common."""
+    draws = _draws(torch.empty(shape, dtype=dtype, device=device), 1.5)
+    return _images([*MAPS.values()], draws, layouts)
+
+
+def _images(
+    entries: Sequence[Positivity], draws: Tensor, layouts: Sequence[tuple[int, ...]]
+) -> Tensor:
+    """``[layouts * maps, entries]``, what maps give for a few of the draws for a parameter."""
+    few = [_some(draws.permute(layout)) for layout in layouts]
+    return torch.stack([entry.forward(values) for values in few for entry in entries])
+
+
+def _fitting(images: Tensor, weight: Tensor) -> list[tuple[int, float]]:
+    """Which images of maps are a weight up to a factor, and this factor."""
+    gains = (images * weight).sum(1) / images.square().sum(1)
+    results = gains[:, None] * images
+    precision = torch.finfo(weight.dtype).eps
+    tolerances = precision * weight.abs().max() + precision**0.5 * results.abs()
+    fits = ((weight - results).abs() <= tolerances).all(1) & (gains > 0)
+    return [(place, float(gains[place])) for place in fits.nonzero().flatten().tolist()]
 
 
 def _agree(first: Tensor, second: Tensor) -> bool:

@@ -349,8 +349,14 @@ def initialised(activation, width=32, depth=3, dtype=torch.float32, rows=256, **
     return [message for message in (str(w.message) for w in caught) if "not convex" in message]
 
 
+def bounded():
+    """An activation that is not convex for the outermost of 256 rows alone."""
+    return nn.Hardtanh(0.0, 6.5)
+
+
 @pytest.mark.parametrize(
-    "activation", [nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.ReLU6, nn.Tanh, nn.Tanhshrink]
+    "activation",
+    [nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.ReLU6, bounded, nn.Tanh, nn.Tanhshrink],
 )
 def test_activations_that_are_not_convex_are_told_when_a_network_is_initialised(activation):
     for dtype in (torch.float32, torch.bfloat16):

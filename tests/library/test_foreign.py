@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from convexinit import (
     CNN,
@@ -766,3 +767,37 @@ def test_what_is_fixed_is_not_taken_for_a_trainable_square(fixed, scale, hidden)
     if fixed < 0.7:
         assert not caught
         assert moments(signals[1 if hidden else 2])[1] == pytest.approx(1, rel=0.05)
+
+
+class Operations(TorchDispatchMode):
+    """Counts what torch computes; for small networks, time is proportional to it."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "name", ["softplus property", "divided with bias", "linear start", "softplus potential"]
+)
+def test_the_operations_and_rows_are_those_of_a_few_steps(name):
+    network = built(name, depth=6)
+    inputs = FOREIGN[name].inputs(ROWS, 0)
+    optimiser = torch.optim.Adam(network.parameters())
+    rows = []
+    network.register_forward_pre_hook(lambda _, arguments: rows.append(len(arguments[0])))
+    with Operations() as initialising:
+        init_icnn_(network, inputs)
+    # Traced, filled, checked; in the test of convexity tried, differentiated, compared.
+    assert len(rows) <= 6
+    assert sum(rows) <= 2 * ROWS + 600
+    for _ in range(2):  # moments exist from the second step on
+        optimiser.zero_grad()
+        with Operations() as step:
+            network(*inputs).square().mean().backward()
+            optimiser.step()
+    assert initialising.count < 12 * step.count  # 7 to 10 when this was written
