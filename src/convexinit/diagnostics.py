@@ -14,16 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from convexinit.evaluation import Convex, Inputs, as_tuple, convex_columns, evaluated, run
-from convexinit.finding import (
-    Found,
-    FoundLayer,
-    Options,
-    PreActivation,
-    find_prepared,
-    ways_to_sums,
-)
+from convexinit.finding import find_prepared
+from convexinit.found import Found, FoundLayer, Options, PreActivation, ways_to_sums
 from convexinit.layers import check_not_stacked
-from convexinit.tracing import Dependence, PassEnded, Watch, as_product, changes_in_place
+from convexinit.products import Dependence, as_product
+from convexinit.tracing import PassEnded, Watch, changes_in_place
 
 # From which factor a layer on the signal is said to explode or to vanish.
 _FACTOR = 3.0

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
+
+from convexinit.found import Options
 
 
 class ConvexDifference(nn.Module):
@@ -49,3 +53,17 @@ def parts_of(model: nn.Module) -> list[nn.Module]:
     if isinstance(model, ConvexDifference):
         return [*parts_of(model.minuend), *parts_of(model.subtrahend)]
     return [model]
+
+
+def convex_functions(
+    network: nn.Module, call: Callable[..., Tensor] | None, layers: Options | None
+) -> list[Callable[..., Tensor] | None]:
+    """``call`` for what is convex by itself: both parts of a difference, else as it was given."""
+    if call or not isinstance(network, ConvexDifference):
+        return [call]
+    if layers:
+        raise ValueError(
+            "layers= cannot be given for both parts of a difference at once; give it for each by "
+            "itself: for network.minuend and for network.subtrahend"
+        )
+    return [lambda _, *inputs, part=part: part(*inputs) for part in parts_of(network)]

@@ -288,3 +288,16 @@ def evaluated(
             snapshot.restore(kept, evaluation.starting.values())
         else:
             snapshot.restore()
+
+
+def check_values(arguments: tuple[Tensor, ...], columns: Mapping[int, Any]) -> None:
+    """Raise ValueError for inputs that are not finite, or whose rows are all the same."""
+    for index, argument in enumerate(arguments):
+        if argument.is_floating_point() and not argument.isfinite().all():
+            raise ValueError(f"inputs must be finite; argument {index} is not")
+    for index, chosen in columns.items():
+        values = arguments[index][..., chosen]
+        if bool((values == values[:1]).all()):
+            raise ValueError(
+                f"inputs do not vary: all rows of argument {index} are the same; give rows of data"
+            )

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import disable_saved_tensors_hooks
 
-from convexinit.assignment import is_close
 from convexinit.checks import check_choice
 from convexinit.evaluation import (
     Convex,
@@ -29,212 +27,27 @@ from convexinit.evaluation import (
     not_callable,
     run,
 )
-from convexinit.positivity import Positivity, has_slope, is_flat_at_zero
-from convexinit.tracing import (
-    DIVISIONS,
-    MULTIPLICATIONS,
-    RESHAPES,
-    Call,
-    Dependence,
-    PassEnded,
-    Product,
-    Trace,
-    Way,
-    following,
-    tensors_in,
-)
-from convexinit.unseen import Unseen, find_unseen, unseen_problems
+from convexinit.found import Found, FoundLayer, Options
+from convexinit.nested import tensors_in
+from convexinit.positivity import Positivity
+from convexinit.pre_activations import WITHOUT_GRADIENTS, find_pre_activations
+from convexinit.products import Dependence
+from convexinit.tracing import MULTIPLICATIONS, Call, PassEnded, Trace
+from convexinit.unseen import find_unseen, unseen_problems
 from convexinit.weight_maps import (
     MAPS,
-    WeightMap,
     find_map,
     inverted_map,
     is_kept_positive,
     said_map,
 )
 
-Options = Mapping[str, Mapping[str, Any]]
-
 _ROWS = 8  # in each half of the rows that are traced
-_WITHOUT_GRADIENTS = (
-    "it is computed without gradients (detach, no_grad, .data or reentrant "
-    "torch.utils.checkpoint), so that nothing can be learned"
-)
 _RECOMPUTED = (
     "hooks on what is saved to differentiate (torch.utils.checkpoint, save_on_cpu) cannot be "
     "followed; switch them off for this call"
 )
 _OPTIONS = ("positivity", "gain", "bias", "keep")
-
-
-@dataclass(eq=False)
-class BiasOption:
-    """A parameter that shifts a pre-activation by the same amount for every row.
-
-    Attributes:
-        name: of the parameter.
-        parameter: itself.
-        coefficient: shift of the pre-activation by the parameter, one number or ``[units]``.
-        per: "unit", "position" (and unit) or "layer".
-        normalises: whether it belongs to a normalisation.
-    """
-
-    name: str
-    parameter: Tensor
-    coefficient: Tensor
-    per: str
-    normalises: bool = False
-
-
-@dataclass(eq=False)
-class FoundLayer:
-    """A linear operation of a network.
-
-    Attributes:
-        name: of the layer: the path of its parameter without ".weight".
-        role: "constrained", "free" or "context".
-        operation: name of the torch function.
-        call: the call that was traced.
-        raw: the parameter behind the weight; None if there is none.
-        parameter: its name, "" if there is none.
-        map: how the weight is computed from it; None if that was not found.
-        gains: ``[units]`` factors from the result of the operation to the pre-activation.
-        curved: whether the input is not affine in the convex arguments, so that negative weights
-            may end convexity.
-        gated: whether the input is multiplied by a gate that differs with other inputs.
-        order: of the dimensions of its result in the pre-activation.
-        kept: whether the user says that it is to stay as it is.
-        problem: what keeps it from being initialised, "" for nothing.
-    """
-
-    name: str
-    role: str
-    operation: str
-    call: Call
-    raw: Tensor | None = None
-    parameter: str = ""
-    map: WeightMap | None = None
-    gains: Tensor | None = None
-    curved: bool = False
-    gated: bool = False
-    order: tuple[int, ...] = ()
-    kept: bool = False
-    problem: str = ""
-
-    @property
-    def negative(self) -> int:
-        """How many weights are negative that should not be."""
-        product = self.call.product
-        if self.role != "constrained" or product is None:
-            return 0
-        return int(product.weight.detach().lt(0).sum())
-
-    @property
-    def is_raw(self) -> bool:
-        """Whether the weight is a parameter as it is or scaled, which an author has to project."""
-        entry = None if self.map is None else self.map.positivity
-        return entry is not None and entry.projects
-
-    def from_end(self, tensor: Tensor, shape: torch.Size) -> Tensor:
-        """What is of the form of the pre-activation, in a shape of the operation's result."""
-        moved = tensor.reshape([shape[dimension] for dimension in self.order])
-        return moved.permute(sorted(range(len(shape)), key=self.order.__getitem__))
-
-    @property
-    def passes_gradient_at_zero(self) -> bool:
-        """Whether a raw value that stands for a weight of zero gets the gradient of the weight.
-
-        By the function of the network: of maps that are the same elsewhere, such as ``relu(raw)``
-        and ``raw.clamp(min=0)``, one may have a slope at zero and the other none.
-        """
-        if self.map is None or self.raw is None or self.map.positivity is None:
-            return False
-        if self.map.positivity.projects or is_flat_at_zero(self.map.positivity):
-            return self.map.positivity.projects  # as of whatever has these values
-        raw = self.map.positivity.inverse(torch.zeros_like(self.raw))
-        return has_slope(self.map.forward, raw, self.map.gain)
-
-
-@dataclass(eq=False)
-class PreActivation:
-    """What the results of one or more operations add up to, before the next function bends it.
-
-    Where they are summed on the way, as over the positions of a row, it is these sums.
-
-    Attributes:
-        call: the call that computes it.
-        constrained: operations in it that need non-negative weights.
-        free: operations in it that read an affine function of the convex arguments.
-        squared: free operations that enter it through a square.
-        biases: parameters that shift it, the most suitable first.
-        output: whether no constrained operation follows.
-        normalised: whether a normalisation that initialises itself is in it.
-        said: whether the user has chosen its bias, or none.
-        noise: random part of the bias, one number or as many as the bias has.
-        summed: whether results of operations are summed, averaged or selected from on the way.
-        units: if so, dimension of the units in it; None if all of its numbers are of one.
-    """
-
-    call: Call
-    constrained: list[FoundLayer] = field(default_factory=list)
-    free: list[FoundLayer] = field(default_factory=list)
-    squared: list[FoundLayer] = field(default_factory=list)
-    biases: list[BiasOption] = field(default_factory=list)
-    output: bool = False
-    normalised: bool = False
-    said: bool = False
-    noise: float | Tensor = 0.0
-    summed: bool = False
-    units: int | None = None
-
-    @property
-    def name(self) -> str:
-        """Of the layer that it belongs to."""
-        return self.first.name
-
-    @property
-    def first(self) -> FoundLayer:
-        """The operation whose result has the form in which it is seen, but for sums."""
-        return (self.constrained + self.free)[0]
-
-    def place(self) -> tuple[Call, Product]:
-        """The call in whose shape it is seen, and what says which numbers in it are of one unit."""
-        call = self.first.call
-        assert call.product is not None
-        if self.summed:
-            return self.call, replace(call.product, units=self.units)
-        return call, call.product
-
-    def seen(self, tensor: Tensor, shape: torch.Size) -> Tensor:
-        """What has its form, in the shape in which it is seen."""
-        return tensor.reshape(shape) if self.summed else self.first.from_end(tensor, shape)
-
-    def formed(self, tensor: Tensor) -> Tensor:
-        """The inverse of :meth:`seen`, but for reshapes."""
-        return tensor if self.summed else tensor.permute(self.first.order)
-
-
-@dataclass(eq=False)
-class Found:
-    """What was found in a network.
-
-    Attributes:
-        layers: linear operations that depend on the inputs and have a parameter, in order.
-        pre_activations: in order; one without constrained layers is that of a first layer.
-        returns_gradient: whether ``forward`` differentiates the network.
-        needs_gradient: whether it can be called with inputs alone that require gradients.
-        output: of the network on the traced rows; None if it was not computed.
-        rows: number of them.
-        unseen: parameters that act on the convex path in calls that are no layers.
-    """
-
-    layers: list[FoundLayer]
-    pre_activations: list[PreActivation]
-    returns_gradient: bool
-    needs_gradient: bool
-    output: Any
-    rows: int
-    unseen: list[Unseen]
 
 
 def find_layers(
@@ -323,20 +136,10 @@ def find_prepared(
     accepted -= {name for layer in layers for name in (layer.name, layer.parameter)}
     options = {name: said for name, said in options.items() if name not in accepted}
     _apply_options(layers, options, dict(network.named_parameters()))
-    pre_activations = _pre_activations(network, trace, layers, starting, options)
+    pre_activations = find_pre_activations(network, trace, layers, starting, options)
     return Found(
         layers, pre_activations, trace.returns_gradient, needs_gradient, output, 2 * rows, unseen
     )
-
-
-def ways_to_sums(found: Found) -> dict[int, Way]:
-    """From every operation, by ``id`` of its layer, to the pre-activation that sums its results."""
-    return {
-        id(layer): Way(layer.call, one.call)
-        for one in found.pre_activations
-        if one.summed
-        for layer in one.constrained + one.free
-    }
 
 
 def problems_of(found: Found, problem_of: Mapping[FoundLayer, str], purpose: str) -> list[str]:
@@ -466,7 +269,7 @@ def _found_layer(
                 "give its parametrization a right_inverse, or leave it as it is: {'keep': True}"
             )
     if not product.weight.requires_grad:
-        layer.problem = _WITHOUT_GRADIENTS
+        layer.problem = WITHOUT_GRADIENTS
     return layer
 
 
@@ -578,225 +381,3 @@ def _apply_options(
             layer.kept |= keep
             if layer.kept and layer.raw is not None:
                 layer.problem = ""  # nothing is written to it
-
-
-def _pre_activations(
-    network: nn.Module,
-    trace: Trace,
-    layers: list[FoundLayer],
-    starting: Mapping[str, nn.Module],
-    options: Options,
-) -> list[PreActivation]:
-    signal = [layer for layer in layers if layer.role != "context" and not layer.problem]
-    ends: dict[int, Call] = {}
-    found: dict[int, PreActivation] = {}
-    for layer in signal:
-        ends[id(layer)], summed, layer.order = _end_of(trace, layer.call)
-        end = ends[id(layer)]
-        one = found.setdefault(id(end), PreActivation(end))
-        if summed:
-            one.summed, one.units = True, _units_after(layer.call, end)
-        (one.constrained if layer.role == "constrained" else one.free).append(layer)
-    weights = {id(layer.raw) for layer in layers}
-    parameters = {name: p for name, p in network.named_parameters() if id(p) not in weights}
-    squares: set[int] = set()
-    for one in found.values():
-        _differentiate(one, signal, ends, trace, parameters, squares)
-    # A free operation that is squared and added to a pre-activation has no target of its own.
-    pre_activations = [
-        one
-        for one in found.values()
-        if one.constrained or not all(id(layer) in squares for layer in one.free)
-    ]
-    pre_activations.sort(key=lambda one: one.call.index)
-    constrained = {id(layer.call) for layer in signal if layer.role == "constrained"}
-    users: dict[str, int] = {}
-    for one in pre_activations:
-        one.output = not any(id(call) in constrained for call in following(one.call))
-        for option in one.biases:
-            users[option.name] = users.get(option.name, 0) + 1
-    for one in pre_activations:
-        _sort_biases(network, one, users, starting)
-        _choose_bias(one, options)
-    return pre_activations
-
-
-def _end_of(trace: Trace, call: Call) -> tuple[Call, bool, tuple[int, ...]]:
-    """The last call to which the result of an operation is passed on, scaled, shifted or summed.
-
-    Returns:
-        The call; whether numbers of a row are summed, averaged or selected from on the way; if they
-        are not, the order of the dimensions of the operation's result in it.
-    """
-    assert call.value is not None
-    end, current, same, summed = call, call, True, False
-    most = size = call.value.numel()
-    order, shape = tuple(range(call.value.ndim)), call.value.shape
-    while len(current.consumers) == 1:
-        (user,) = current.consumers
-        operands = {
-            id(t): t
-            for t in tensors_in(user.args, user.kwargs)
-            if user.made_by.get(id(t)) is current
-        }
-        others = [t for t in tensors_in(user.args, user.kwargs) if id(t) not in operands]
-        scales = user.name in MULTIPLICATIONS | DIVISIONS
-        if (
-            user.product
-            or user.value is None
-            or len(operands) != 1
-            or (scales and any(trace.dependence(t) for t in others))
-            or not trace.is_affine(user, list(operands.values()))
-        ):
-            break
-        (operand,) = operands.values()
-        numbers = user.value.numel()
-        same = same and numbers == size
-        if same and not trace.is_elementwise(user, operand):
-            moved = trace.order_of(user, operand)
-            same = moved is not None and [*operand.shape] == [shape[d] for d in order]
-            if moved is not None and same:
-                order = tuple(order[dimension] for dimension in moved)
-        rows_first = order[:1] == (0,)
-        by_row = user.name in RESHAPES or (not same and trace.is_row_by_row(user, operand))
-        if not (same or (rows_first and by_row)):
-            break
-        current, most = user, max(most, numbers)
-        if same:
-            end = user
-        elif numbers < most and numbers <= size and len(user.value) == 2 * trace.rows:
-            end, summed = user, True
-    return end, summed, order
-
-
-def _units_after(call: Call, end: Call) -> int | None:
-    """Dimension of the units of an operation in a sum of its results, None if there is none."""
-    product, before, after = call.product, call.value, end.value
-    assert product is not None
-    assert before is not None
-    assert after is not None
-    if product.units is None:
-        return None
-    from_front, from_back = before.ndim + product.units, after.ndim + product.units
-    for place in (from_front, from_back, *range(1, after.ndim)):
-        if 0 < place < after.ndim and after.shape[place] == before.shape[product.units]:
-            return place
-    return from_back if before.ndim == after.ndim else None
-
-
-def _differentiate(
-    one: PreActivation,
-    signal: list[FoundLayer],
-    ends: dict[int, Call],
-    trace: Trace,
-    parameters: Mapping[str, Tensor],
-    squares: set[int],
-) -> None:
-    """Factors between operations and a pre-activation, squares in it, and what can shift it."""
-    members = one.constrained + one.free
-    earlier = [layer for layer in signal if layer.call.index <= one.call.index]
-    value, (seen_as, product) = one.call.value, one.place()
-    like = seen_as.value
-    assert value is not None
-    assert like is not None
-    sizes = {"unit": product.by_unit(like).shape[1], "position": like[0].numel(), "layer": 1}
-    # A bias before a sum may have a number for each of the units there.
-    candidates = {
-        name: p for name, p in parameters.items() if one.summed or p.numel() in sizes.values()
-    }
-    shifts = [layer.call.shift for layer in earlier if layer.call.shift is not None]
-    source = torch.Generator().manual_seed(3)
-    if not value.requires_grad:
-        for layer in members:
-            layer.problem = _WITHOUT_GRADIENTS
-        return
-
-    def differentiated(wanted: list[Tensor]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        """Random weights of the entries, and the gradients of the sum that they make."""
-        draw = (torch.rand(value.shape, generator=source) + 0.5).to(value)
-        # A sum, as torch imports a lot on the first call with ``grad_outputs``.
-        with torch.enable_grad():
-            weighted = (value * draw).sum()
-        gradients = torch.autograd.grad(weighted, wanted, retain_graph=True, allow_unused=True)
-        return draw, gradients
-
-    draw, gradients = differentiated([*shifts, *candidates.values()])
-    for layer, first in zip(earlier, gradients[: len(shifts)], strict=False):
-        if first is None:
-            continue
-        if layer in members and one.summed:
-            layer.gains = first.new_ones(1).float()  # no more than a scale
-        elif layer in members:
-            assert layer.call.product is not None
-            slope = (first / layer.from_end(draw, first.shape)).float()
-            layer.gains = layer.call.product.by_unit(slope).mean(0)
-        elif layer.role == "free" and _is_squared(trace, ends[id(layer)]):
-            one.squared.append(layer)
-            squares.add(id(layer))
-    slopes = dict(zip(candidates, gradients[len(shifts) :], strict=True))
-    reached = {name: slope for name, slope in slopes.items() if slope is not None}
-    if not reached:
-        return
-    other, others = differentiated([candidates[name] for name in reached])
-    draw, other = (one.seen(weights, like.shape) for weights in (draw, other))
-    sums: dict[str, Callable[[Tensor], Tensor]] = {
-        "unit": lambda draw: product.by_unit(draw).sum(0),
-        "position": lambda draw: draw.sum(0).flatten(),
-        "layer": lambda draw: draw.sum().reshape(1),
-    }
-    for (name, first), second in zip(reached.items(), others, strict=True):
-        assert second is not None
-        for per, summed in sums.items():
-            if first.numel() != sizes[per] and not (one.summed and per == "layer"):
-                continue
-            coefficient, again = first.flatten() / summed(draw), second.flatten() / summed(other)
-            if is_close(coefficient, again) and bool((coefficient != 0).all()):
-                one.biases.append(BiasOption(name, candidates[name], coefficient.detach(), per))
-                break
-
-
-def _is_squared(trace: Trace, end: Call) -> bool:
-    """Whether what bends a result next is of degree two."""
-    while True:
-        operands = [
-            (user, operand)
-            for user in end.consumers
-            for operand in tensors_in(user.args, user.kwargs)
-            if user.made_by.get(id(operand)) is end
-        ]
-        if not operands:
-            return False
-        user, operand = operands[0]
-        if user.product or not trace.is_affine(user, [operand]):
-            return not user.product and abs(trace.degree(user, operand) - 2.0) < 0.1
-        end = user
-
-
-def _sort_biases(
-    network: nn.Module,
-    one: PreActivation,
-    users: Mapping[str, int],
-    starting: Mapping[str, nn.Module],
-) -> None:
-    """Those with the fewest uses first, of every unit before common ones, normalisations last."""
-    for option in one.biases:
-        path = option.name.rpartition(".")[0]
-        owner = type(network.get_submodule(path)).__name__ if path else ""
-        option.normalises = path in starting or "norm" in owner.lower()
-        one.normalised |= path in starting
-    one.biases.sort(key=lambda o: (o.per == "layer", o.normalises, users[o.name]))
-
-
-def _choose_bias(one: PreActivation, options: Options) -> None:
-    """Put the bias that the user names first, or none if it is to be none."""
-    for layer in one.constrained + one.free:
-        said = options.get(layer.name, options.get(layer.parameter, {}))
-        if "bias" in said:
-            one.said = True
-            chosen = [option for option in one.biases if option.name == said["bias"]]
-            if said["bias"] is not None and not chosen:
-                raise ValueError(
-                    f"{said['bias']} does not shift every row of the layer {layer.name} alike; "
-                    f"these do: {', '.join(option.name for option in one.biases) or 'none'}"
-                )
-            one.biases = chosen

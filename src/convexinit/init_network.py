@@ -19,8 +19,9 @@ from convexinit.checks import check_choice, check_function, check_number, check_
 from convexinit.difference import parts_of
 from convexinit.dropout import Dropout, grows_noise
 from convexinit.evaluation import Convex, Inputs
-from convexinit.filling import Target, fill_network_
-from convexinit.finding import Options
+from convexinit.filling import fill_network_
+from convexinit.filling_pass import Target
+from convexinit.found import Options
 from convexinit.init import (
     BIAS_RULES,
     DISTRIBUTIONS,

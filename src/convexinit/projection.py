@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from convexinit.assignment import check_fillable, is_close, unchanged_on_error
+from convexinit.convexity import not_convex
 from convexinit.evaluation import Convex, Inputs, as_tuple, convex_columns, evaluated
-from convexinit.filling import not_convex
-from convexinit.finding import FoundLayer, find, no_convex_layer
+from convexinit.finding import find, no_convex_layer
+from convexinit.found import FoundLayer
 from convexinit.layers import ConvexLayer, check_not_stacked, clamp_negative_, project_layers_
 from convexinit.unseen import UNDERSTOOD
 from convexinit.weight_maps import WeightMap

@@ -12,16 +12,10 @@ from torch import Tensor, nn
 from convexinit.activations import Activation
 from convexinit.checks import check_number, check_unchanged
 from convexinit.diagnostics import Measuring, measured
-from convexinit.difference import parts_of
-from convexinit.evaluation import Convex, Inputs, as_tuple, convex_columns, evaluated
-from convexinit.filling import check_values, convex_functions
-from convexinit.finding import (
-    Found,
-    Options,
-    PreActivation,
-    find_prepared,
-    problems_of,
-)
+from convexinit.difference import convex_functions, parts_of
+from convexinit.evaluation import Convex, Inputs, as_tuple, check_values, convex_columns, evaluated
+from convexinit.finding import find_prepared, problems_of
+from convexinit.found import Found, Options, PreActivation
 from convexinit.layers import ConvexLayer, check_not_stacked
 from convexinit.networks import CNN, MLP, activation_of
 from convexinit.orthogonal import plan_layers

@@ -8,24 +8,19 @@ matter whether the signal of the network explodes, vanishes or hardly bends.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
-from functools import cached_property, partial
+from functools import partial
 from itertools import permutations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-_CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
-_TRANSPOSED = {f"conv_transpose{n}d" for n in (1, 2, 3)}
-_PRODUCTS = {"matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "einsum"}
-_INNER_PRODUCTS = {"inner", "linalg_vecdot"}  # over the last dimension of both operands
-_SUMS_OF_PRODUCTS = {"addmm", "baddbmm", "addmm_", "baddbmm_"}
+from convexinit.nested import flat, replace, tensors_in
+from convexinit.products import Dependence, Product, as_product, one_matrix
+
 _SELECTIONS = {
     "__getitem__", "narrow", "select", "split", "chunk", "index_select", "unbind", "tensor_split",
     "split_with_sizes",
@@ -37,221 +32,8 @@ MULTIPLICATIONS = {"mul", "__mul__", "__rmul__", "mul_", "__imul__", "multiply"}
 DIVISIONS = {"div", "__truediv__", "div_", "__itruediv__"}
 
 
-class Dependence(IntEnum):
-    """How a tensor depends on the convex arguments of a network.
-
-    Those that do not, depend on the other inputs (CONTEXT) or on none (CONSTANT).
-    """
-
-    CONSTANT = 0
-    CONTEXT = 1
-    AFFINE = 2
-    CURVED = 3
-
-
 class PassEnded(Exception):  # noqa: N818
     """Ends a forward pass whose rest is of no interest."""
-
-
-@dataclass(eq=False)
-class Product:
-    """The bilinear part of a linear operation: a function of its input and its weight.
-
-    Attributes:
-        name: of the function that was called.
-        input: the operand that depends on the inputs of the network.
-        weight: the other operand.
-        function: ``input, weight -> result`` without the operation's own bias.
-        units: dimension of the units in the result, None for one unit without a dimension.
-        features: dimension of the units' inputs in ``input``.
-        transposed: whether the weight is stored as ``[in, out]``.
-        expanded: the operand of the call, of which the weight is one matrix; None if it is that.
-    """
-
-    name: str
-    input: Tensor
-    weight: Tensor
-    function: Callable[[Tensor, Tensor], Tensor]
-    units: int | None
-    features: int
-    transposed: bool = False
-    expanded: Tensor | None = None
-
-    @property
-    def is_convolution(self) -> bool:
-        """Whether the weight is a kernel."""
-        return self.name in _CONVOLUTIONS | _TRANSPOSED
-
-    @cached_property
-    @torch.no_grad()
-    def has_members(self) -> bool:
-        """Whether the first dimension of the result is not that of the rows, but of the weight.
-
-        As in an ensemble, ``[members, rows, in]`` by ``[members, in, out]``: rows of ones then
-        give something else where a member has other weights.
-        """
-        if self.is_convolution or self.weight.ndim < 3:
-            return False
-        weight = torch.ones_like(self.weight)
-        weight[0] = 0
-        result = self.function(torch.ones_like(self.input), weight)
-        return bool((result != result[:1]).any())
-
-    @property
-    def _of_units(self) -> tuple[int, ...]:
-        """Dimensions of the units in the result; every member of an ensemble has its own."""
-        return (0,) * self.has_members + (() if self.units is None else (self.units,))
-
-    def by_unit(self, result: Tensor) -> Tensor:
-        """``[rows and positions, units]`` from anything in the shape of the result."""
-        own = self._of_units
-        units = math.prod(result.shape[dimension] for dimension in own)
-        return result.movedim(own, tuple(range(-len(own), 0))).reshape(-1, units)
-
-    def fan_in(self, result: Tensor) -> int:
-        """How many inputs a unit sums, within the image; ``result`` is that of the operation."""
-        if self.is_convolution:
-            return self.weight.numel() // self.by_unit(result).shape[1]
-        inputs, weight = (
-            torch.ones(t.shape, dtype=torch.float32, device="cpu")
-            for t in (self.input, self.weight)
-        )
-        return int(self.function(inputs, weight).max())
-
-    def sum_inputs(self, values: Tensor, weight: Tensor) -> Tensor:
-        """``[rows and positions, units]`` sums of the inputs of a unit, one column if all agree."""
-        if self.name == "einsum" or self.is_convolution:
-            return self.by_unit(self.function(values, torch.ones_like(weight)))
-        return values.sum(self.features).reshape(-1, 1)
-
-    def from_units(self, signal: Tensor, shape: torch.Size) -> Tensor:
-        """The inverse of :meth:`by_unit`, in a shape of the result."""
-        own = self._of_units
-        last = tuple(range(-len(own), 0))
-        moved = torch.empty(shape, device="meta").movedim(own, last).shape
-        return signal.reshape(moved).movedim(last, own)
-
-
-def as_product(
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    dependence: Callable[[Any], int],
-) -> Product | None:
-    """The linear operation that a call is; None for any other call.
-
-    Args:
-        function: that was called.
-        args: of the call.
-        kwargs: of the call.
-        dependence: of a tensor, on the inputs of the network.
-    """
-    name = getattr(function, "__name__", "")
-    if name == "linear" or name in _CONVOLUTIONS | _TRANSPOSED:
-        names = ("input", "weight", "bias", "stride", "padding")
-        named = {**dict(zip(names, args, strict=False)), **kwargs}
-        rest, options = args[3:], {k: v for k, v in kwargs.items() if k not in names[:3]}
-        if name == "linear":
-            return Product(name, named["input"], named["weight"], F.linear, -1, -1)
-        channels = 1 - named["weight"].ndim
-        return Product(
-            name, named["input"], named["weight"],
-            lambda x, w: function(x, w, None, *rest, **options), channels, channels,
-        )  # fmt: skip
-    plain: Callable[..., Tensor]
-    if (
-        name in _INNER_PRODUCTS
-        and len(args) == 2
-        and kwargs.get("dim", -1) == -1
-        and dependence(args[0]) > dependence(args[1])
-    ):
-        units = None if args[1].ndim == 1 else -1
-        return Product(name, args[0], args[1], function, units, -1)
-    if name in _SUMS_OF_PRODUCTS:
-        operands, plain, prefix = list(args[1:3]), torch.matmul, ()
-    elif name == "einsum" and isinstance(args[0], str):
-        operands, plain, prefix = _flat(args[1:]), torch.einsum, args[:1]
-    elif name == "tensordot" and kwargs.get("dims", args[-1]) == 1 and args[1].ndim < 3:
-        operands, plain, prefix = list(args[:2]), torch.matmul, ()
-    elif name in _PRODUCTS - {"einsum"}:
-        operands, plain, prefix = [*args, *kwargs.values()], torch.matmul, ()
-        if name == "__rmatmul__":
-            operands.reverse()
-    else:
-        return None
-    if len(operands) != 2 or not all(isinstance(operand, Tensor) for operand in operands):
-        return None
-    first, second = operands
-    if dependence(first) == dependence(second):
-        return None
-    expanded = None
-    if not prefix and min(dependence(first), dependence(second)) == Dependence.CONSTANT:
-        place = int(dependence(first) > dependence(second))
-        if (matrix := _one_matrix(operands[place])) is not operands[place]:
-            expanded, operands[place] = operands[place], matrix
-            first, second = operands
-    if dependence(first) > dependence(second):
-        units = None if second.ndim == 1 or (prefix and _sums_all(prefix[0], 1)) else -1
-        stored = not prefix and second.ndim > 1
-        return Product(
-            name, first, second, lambda x, w: plain(*prefix, x, w), units, -1, stored, expanded
-        )
-    units = None if first.ndim == 1 else -min(2, second.ndim)
-    if prefix:
-        units = None if _sums_all(prefix[0], 0) else -1
-    return Product(
-        name, second, first, lambda x, w: plain(*prefix, w, x), units, -min(2, second.ndim),
-        expanded=expanded,
-    )  # fmt: skip
-
-
-def _one_matrix(weight: Tensor) -> Tensor:
-    """The matrix of a weight that is expanded over the rows, as in ``w.expand(len(x), -1, -1)``."""
-    while weight.ndim > 2 and weight.stride(0) == 0:
-        weight = weight[0]
-    return weight
-
-
-def _sums_all(equation: str, place: int) -> bool:
-    """Whether no dimension of an operand of einsum is left in the result."""
-    operands, _, result = equation.partition("->")
-    return bool(result) and not set(operands.split(",")[place]) & set(result) - {" "}
-
-
-def _flat(values: Any) -> list[Any]:
-    """Whatever is in nested lists, tuples and dictionaries."""
-    if isinstance(values, dict):
-        values = values.values()
-    elif not isinstance(values, (list, tuple)):
-        return [values]
-    return [leaf for value in values for leaf in _flat(value)]
-
-
-def tensors_in(*values: Any) -> list[Tensor]:
-    """Tensors in nested lists, tuples and dictionaries."""
-    found = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, (list, tuple)):
-            found += tensors_in(*value)
-        elif isinstance(value, dict):
-            found += tensors_in(*value.values())
-    return found
-
-
-def replace(values: Any, new: Callable[[Tensor], Tensor]) -> Any:
-    """Nested lists, tuples and dictionaries with other tensors."""
-    if isinstance(values, Tensor):
-        return new(values)
-    if isinstance(values, dict):
-        return {key: replace(value, new) for key, value in values.items()}
-    if isinstance(values, (list, tuple)):
-        changed = [replace(value, new) for value in values]
-        if hasattr(values, "_fields"):
-            return type(values)(*changed)
-        return type(values)(changed)
-    return values
 
 
 def changes_in_place(name: str) -> bool:
@@ -298,7 +80,7 @@ class Watch(TorchFunctionMode):
         output = self.run(function, args, kwargs, level)
         if not any(map(self.is_reached, operands)):
             return output
-        changed = _flat(output)
+        changed = flat(output)
         if changes_in_place(name) and operands:
             changed += [operands[0], operands[0]._base]
         results = [t for t in changed if isinstance(t, Tensor)]
@@ -452,7 +234,7 @@ class Trace(Watch):
         if product and reached and isinstance(output, Tensor) and not changes_in_place(call.name):
             call.shift = torch.zeros_like(output, requires_grad=True)
             output = output + call.shift
-        made = [t for t in _flat(output) if isinstance(t, Tensor)]
+        made = [t for t in flat(output) if isinstance(t, Tensor)]
         if changes_in_place(call.name) and operands:
             made += [operands[0]] + ([] if operands[0]._base is None else [operands[0]._base])
         if not made:
@@ -464,7 +246,7 @@ class Trace(Watch):
             maker.consumers.append(call)
         call.output = output
         if product and product.expanded is not None:
-            makers[id(product.weight)] = Call(-1, _one_matrix, (product.expanded,), {}, makers)
+            makers[id(product.weight)] = Call(-1, one_matrix, (product.expanded,), {}, makers)
         if reached:
             call.value = output.clone() if isinstance(output, Tensor) else None
             self.calls.append(call)
@@ -606,7 +388,7 @@ class Trace(Watch):
 
         args, kwargs = replace(call.args, renew), replace(call.kwargs, renew)
         try:
-            results = _flat(call.function(*args, **kwargs))
+            results = flat(call.function(*args, **kwargs))
         except Exception:
             return None
         floating = [r for r in results if isinstance(r, Tensor) and r.is_floating_point()]

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from convexinit.nested import tensors_in
+from convexinit.products import Dependence
 from convexinit.tracing import (
     MULTIPLICATIONS,
     RESHAPES,
     SUMS,
     Call,
-    Dependence,
     Trace,
     at_first,
     at_middle,
     at_second,
-    tensors_in,
 )
 
 UNDERSTOOD = "F.linear, @, convolutions, addmm, inner or an einsum of two operands"

@@ -1,0 +1,453 @@
+"""Passes over all layers of a network that fill them, each on the moments measured at it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from convexinit.found import Found, FoundLayer, PreActivation, ways_to_sums
+from convexinit.init import Distribution
+from convexinit.nested import replace, tensors_in
+from convexinit.orthogonal import orthogonal_init_, raise_zeros_
+from convexinit.products import Dependence, Product, as_product
+from convexinit.tracing import PassEnded, Watch
+
+_PRECISE = 0.01  # deviation of mean or variance, in units of the target, that is left as it is
+# Share of the variance of a pre-activation that comes through the convex path at least.
+_CONVEX_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the pre-activations are to be.
+
+    Attributes:
+        rho: correlation between two units of what comes through the convex path.
+        variance: of every unit over the inputs, that of random biases left out.
+        mean: of every unit.
+        bias_std: standard deviation of random biases.
+        draw: fills weights, given mean, variance and generator; None for orthogonal ones.
+        convex_path: whether constrained layers are drawn; otherwise they stay as they are.
+    """
+
+    rho: float
+    variance: float
+    mean: float
+    bias_std: float
+    draw: Distribution | None
+    convex_path: bool
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of every unit over the inputs."""
+        return math.sqrt(self.variance)
+
+
+class Deviation(NamedTuple):
+    """How far a pre-activation is from its target.
+
+    Attributes:
+        mean: its distance from that of the target, in standard deviations.
+        variance: its relative distance.
+        rows: on how many the variance rests: all of them if they share in it alike.
+    """
+
+    mean: float
+    variance: float
+    rows: float
+
+    @property
+    def is_small(self) -> bool:
+        """Whether no further pass is needed."""
+        return max(abs(self.mean), abs(self.variance)) < _PRECISE
+
+
+def normalises(name: str, args: Any, statistics: Collection[int]) -> bool:
+    """Whether a call is a batch normalisation that is to use the statistics of the batch."""
+    return name == "batch_norm" and any(id(tensor) in statistics for tensor in args[1:3])
+
+
+def _write_(layer: FoundLayer, weight: Tensor) -> None:
+    """Make a weight the one that the network uses.
+
+    Raises:
+        ValueError: if it does not become that.
+    """
+    assert layer.map is not None
+    assert layer.raw is not None
+    layer.map.write(weight)
+    used = layer.map.forward(layer.raw.detach())
+    error, size = (float(torch.linalg.vector_norm(w)) for w in (used - weight, weight))
+    if not error <= 0.05 * size:
+        raise ValueError(
+            f"the weight of the layer {layer.name} does not become what is written to "
+            f"{layer.parameter}: its map ({layer.map.name}) does not reach the weights needed, "
+            f"from {float(weight.min()):.3g} to {float(weight.max()):.3g}. Use a map that "
+            "does, such as softplus; weights more alike are smaller: method='moments', rho=0.9. "
+            "Remove a parametrization that normalises "
+            "(torch.nn.utils.parametrize.remove_parametrizations), or leave the layer as it is: "
+            f"layers={{{layer.name!r}: {{'keep': True}}}}"
+        )
+
+
+@dataclass
+class _Operand:
+    """What a layer computes in the pass at hand: its parts, before anything is changed in place."""
+
+    layer: FoundLayer
+    product: Product
+    inputs: Tensor
+    weight: Tensor
+    shape: torch.Size = field(default_factory=torch.Size)
+
+    def sums(self) -> tuple[float, float]:
+        """Variance over the rows of a unit's inputs, summed up, and summed variances."""
+        assert self.layer.gains is not None
+        values, units = self.inputs, self.layer.gains.square().mean()
+        dimensions = [d for d in range(values.ndim) if d != values.ndim + self.product.features]
+        centred = values - values.mean(dimensions, keepdim=True)
+        scale = centred.abs().max().clamp_min(torch.finfo(values.dtype).tiny)
+        centred /= scale
+        of_sum = _variance(self.product.sum_inputs(centred, self.weight))
+        summed = self.product.sum_inputs(centred.square(), self.weight).mean()
+        factor = float(scale.double().square() * units)
+        return of_sum * factor, float(summed) * factor
+
+
+class Pass(Watch):
+    """A pass over all layers that were found."""
+
+    def __init__(self, inputs: list[tuple[Tensor, Dependence]], found: Found) -> None:
+        super().__init__(inputs)
+        self._ends = {one.call.index: one for one in found.pre_activations}
+        self._last = max(self._ends)
+
+    def check_complete(self) -> None:
+        """Raise ValueError if the network did other things than in the pass that was traced."""
+        if self.count <= self._last:
+            raise ValueError(_OTHER_PATH)
+
+
+class Silenced(Pass):
+    """A pass in which some operations have weights of zero.
+
+    Attributes:
+        signals: pre-activations, by the index of their call.
+    """
+
+    def __init__(
+        self, inputs: list[tuple[Tensor, Dependence]], found: Found, silent: set[int]
+    ) -> None:
+        super().__init__(inputs, found)
+        self._silent = silent
+        self.signals: dict[int, Tensor] = {}
+
+    def run(self, function: Callable[..., Any], args: Any, kwargs: Any, level: Dependence) -> Any:
+        """Make the call, without its weight where it is to be silent."""
+        if level and self.count in self._silent:
+            product = as_product(function, args, kwargs, self.dependence)
+            if product is not None:
+                return _without_weight(product, function, args, kwargs)
+        return function(*args, **kwargs)
+
+    def on_call(self, index: int, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+        """Keep a pre-activation."""
+        if index in self._ends:
+            if not isinstance(output, Tensor):
+                raise ValueError(_OTHER_PATH)
+            precise = torch.promote_types(output.dtype, torch.float32)
+            self.signals[index] = output.detach().to(precise, copy=True)
+
+
+def _without_weight(product: Product, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """The result of a linear operation with weights of zero."""
+    weight = product.weight if product.expanded is None else product.expanded
+    new = {id(weight): torch.zeros_like(weight)}
+    rows = len(product.input)
+    alike = 1 < product.input.ndim == product.weight.ndim
+    alike &= product.name == "linear" or product.is_convolution
+    if alike:  # the bias alone, which one row shows
+        new[id(product.input)] = product.input[:1]
+    args, kwargs = (replace(a, lambda t: new.get(id(t), t)) for a in (args, kwargs))
+    output = function(*args, **kwargs)
+    return output.repeat(rows, *[1] * (output.ndim - 1)) if alike else output
+
+
+class Filling(Pass):
+    """A pass that fills each layer when its pre-activation is there, and corrects that on the way.
+
+    The calls after it see the corrected pre-activation, so that one pass fills all layers.
+    """
+
+    def __init__(
+        self,
+        inputs: list[tuple[Tensor, Dependence]],
+        found: Found,
+        target: Target,
+        generator: Generator,
+        drawing: bool,
+        statistics: Collection[int],
+        rescaled: set[int],
+        kept: set[int],
+        squares: dict[PreActivation, Tensor],
+    ) -> None:
+        super().__init__(inputs, found)
+        self._target, self._generator, self._drawing = target, generator, drawing
+        members = [layer for one in found.pre_activations for layer in one.constrained + one.free]
+        self._layers = {layer.call.index: layer for layer in members}
+        self._operands: dict[int, _Operand] = {}
+        self._ways = ways_to_sums(found)
+        self._used = set(kept)  # also parameters of earlier pre-activations, which stay
+        self._statistics, self._rescaled, self._squares = statistics, rescaled, squares
+        self.deviations: dict[PreActivation, Deviation] = {}
+
+    def is_precise(self) -> bool:
+        """Whether no pre-activation was far from its target."""
+        return all(one.is_small for one in self.deviations.values())
+
+    def run(self, function: Callable[..., Any], args: Any, kwargs: Any, level: Dependence) -> Any:
+        """Keep what a linear operation reads before it is called."""
+        layer = self._layers.get(self.count) if level else None
+        if layer is None:
+            if normalises(getattr(function, "__name__", ""), args, self._statistics):
+                kwargs = {**kwargs, "training": True, "momentum": 1.0}
+            return function(*args, **kwargs)
+        product = as_product(function, args, kwargs, self.dependence)
+        if product is None or product.name != layer.operation:
+            output = function(*args, **kwargs)
+            if tensors_in(output):
+                raise ValueError(_OTHER_PATH)
+            return output  # a size, say, which is not counted
+        precise = torch.promote_types(product.input.dtype, torch.float32)
+        operand = _Operand(
+            layer, product, product.input.detach().to(precise, copy=True),
+            product.weight.detach().to(precise),
+        )  # fmt: skip
+        if self._drawing and self._is_drawn(layer):
+            # What was there before may be so large that nothing else is left beside it.
+            output = _without_weight(product, function, args, kwargs)
+        else:
+            output = function(*args, **kwargs)
+        operand.shape = output.shape
+        self._operands[id(layer)] = operand
+        return output
+
+    def _is_drawn(self, layer: FoundLayer) -> bool:
+        """Whether the weights of a layer are still to be filled in this pass."""
+        return (
+            self._target.convex_path
+            and layer.role == "constrained"
+            and id(layer.raw) not in self._used
+            and (self._drawing or id(layer) not in self._rescaled)
+        )
+
+    def on_call(self, index: int, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+        """Fill the layers of a pre-activation."""
+        for way in self._ways.values():
+            way.see(index, function, args, kwargs, output)
+        one = self._ends.get(index)
+        if one is None:
+            return
+        if not isinstance(output, Tensor) or getattr(function, "__name__", "") != one.call.name:
+            raise ValueError(_OTHER_PATH)
+        self._fill(one, output)
+        self._used |= {id(layer.raw) for layer in one.constrained + one.free + one.squared}
+        self._used |= {id(option.parameter) for option in one.biases[:1]}
+        if index == self._last and not self._statistics:
+            self.count += 1
+            raise PassEnded
+
+    @torch.no_grad()
+    def _fill(self, one: PreActivation, output: Tensor) -> None:
+        if all(layer.kept for layer in one.constrained + one.free):
+            return
+        try:
+            constrained = [self._operands[id(layer)] for layer in one.constrained]
+            free = [self._operands[id(layer)] for layer in one.free]
+        except KeyError:
+            raise ValueError(_OTHER_PATH) from None
+        product, shape = self._place(one, output)
+        signal = product.by_unit(one.seen(output.detach(), shape))
+        signal = signal.to(torch.promote_types(signal.dtype, torch.float32))
+        fillable = [operand for operand in constrained if self._is_drawn(operand.layer)]
+        if self._drawing:
+            rest = signal
+            weights = [self._draw(operand, len(fillable)) for operand in fillable]
+            parts = [self._part(one, o, w) for o, w in zip(fillable, weights, strict=True)]
+        else:
+            if one.normalised or self._is_near(one, signal):
+                return
+            weights = [operand.weight for operand in fillable]
+            parts = [self._part(one, operand, operand.weight) for operand in fillable]
+            rest = signal - sum(parts)
+        rest = self._scale_rest(one, free, parts, rest)
+        signal = rest
+        if parts:
+            whole = sum(parts[1:], parts[0])
+            if not (_is_finite(rest) and 0 < _variance(whole) < math.inf):
+                raise ValueError(
+                    f"what the layer {one.name} reads is not finite, or does not vary, with these "
+                    "inputs: an activation before it grows or falls too fast"
+                )
+            factor = _factor(whole, rest, self._target.variance)
+            for operand, weight in zip(fillable, weights, strict=True):
+                _write_(operand.layer, factor * weight)
+            signal = rest + factor * whole
+        signal = self._centre(one, signal, product, shape)
+        whole = one.formed(product.from_units(signal, shape))
+        output.data.copy_(whole.reshape(output.shape))
+
+    def _place(self, one: PreActivation, output: Tensor) -> tuple[Product, torch.Size]:
+        """What says which numbers of a pre-activation are of one unit, and in which shape."""
+        shape = output.shape if one.summed else self._operands[id(one.first)].shape
+        return one.place()[1], shape
+
+    def _part(self, one: PreActivation, operand: _Operand, weight: Tensor) -> Tensor:
+        """What a weight adds to a pre-activation, ``[rows and positions, units]``."""
+        layer, result = operand.layer, operand.product.function(operand.inputs, weight)
+        if one.summed:
+            return one.place()[1].by_unit(self._ways[id(layer)].linear(result))
+        assert layer.gains is not None
+        own = operand.product.by_unit(result) * layer.gains
+        if layer is one.first:
+            return own
+        moved = operand.product.from_units(own, operand.shape).permute(layer.order)
+        product, shape = self._place(one, moved)
+        return product.by_unit(one.seen(moved, shape))
+
+    def _is_near(self, one: PreActivation, signal: Tensor) -> bool:
+        """Whether a pre-activation has the moments of the target; keeps by how much it has not."""
+        means = signal.mean(0)
+        mean = float((means - self._target.mean - one.noise).mean())
+        shares = (signal - means).square().mean(1)
+        variance = float(shares.mean()) / self._target.variance - 1
+        rows = float(shares.sum().square() / shares.square().sum())
+        self.deviations[one] = Deviation(
+            mean / self._target.std if one.biases else 0.0, variance, rows
+        )
+        return self.deviations[one].is_small
+
+    def _draw(self, operand: _Operand, parts: int) -> Tensor:
+        """Weights whose part has the correlation of the target; their scale comes later."""
+        weight = torch.empty(
+            operand.weight.shape, dtype=operand.weight.dtype, device=self._generator.device
+        )
+        if self._target.draw is None:
+            return self._orthogonal(operand, weight).to(operand.weight)
+        of_sum, summed = operand.sums()
+        if not (math.isfinite(of_sum + summed) and min(of_sum, summed) > 0):
+            raise ValueError(
+                f"what the layer {operand.layer.name} reads does not vary with these inputs; use "
+                "more inputs, or others"
+            )
+        rho, variance = self._target.rho, self._target.variance / parts
+        mean, own = math.sqrt(rho * variance / of_sum), (1 - rho) * variance / summed
+        return self._target.draw(weight, mean, own, self._generator).to(operand.weight)
+
+    def _orthogonal(self, operand: _Operand, weight: Tensor) -> Tensor:
+        """Non-negative orthogonal weights, in the layout of the operation."""
+        matrix = weight.unsqueeze(0) if weight.ndim == 1 else weight
+        orthogonal_init_(
+            matrix.mT if operand.product.transposed else matrix, 1.0, 1, self._generator
+        )
+        if not operand.layer.passes_gradient_at_zero:
+            fan_in = matrix.shape[-2] if operand.product.transposed else matrix[0].numel()
+            raise_zeros_(weight, fan_in, len(self._ends))
+        return weight
+
+    def _scale_rest(
+        self, one: PreActivation, free: list[_Operand], parts: list[Tensor], rest: Tensor
+    ) -> Tensor:
+        """Scale free weights: to the target, or where they leave too little to the convex path."""
+        limit = self._target.variance * ((1 - _CONVEX_SHARE) if parts else 1.0)
+        if parts and _variance(rest) <= 1.05 * limit:
+            return rest
+        kept = self._used | self._rescaled
+        scaled = [o for o in free if o.layer.map and not {id(o.layer), id(o.layer.raw)} & kept]
+        squared = one.squared
+        if not all(layer.map and id(layer.raw) not in kept for layer in squared):
+            squared = []
+        linear = sum((self._part(one, o, o.weight) for o in scaled), torch.zeros_like(rest))
+        scalable = linear
+        if squared:
+            product, shape = self._place(one, self._squares[one])
+            square = product.by_unit(one.seen(self._squares[one], shape))
+            scalable = linear + square
+        others = rest - scalable
+        if _variance(scalable) <= 0:
+            return rest
+        scale = _factor(scalable, others, limit)
+        if abs(scale - 1) < _PRECISE / 2 or (parts and scale > 1):
+            return rest
+        for operand in scaled:
+            _write_(operand.layer, scale * operand.weight)
+        for layer in squared:
+            assert layer.map is not None
+            assert layer.raw is not None
+            _write_(layer, math.sqrt(scale) * layer.map.forward(layer.raw.detach()))
+        if squared:
+            self._squares[one] *= scale
+        return scale * scalable + others
+
+    def _centre(
+        self, one: PreActivation, signal: Tensor, product: Product, shape: torch.Size
+    ) -> Tensor:
+        """Set the bias so that the whole pre-activation has the mean of the target."""
+        if one.normalised:
+            return (signal - signal.mean(0)) / signal.std(0, correction=0).clamp_min(1e-12)
+        if not one.biases or id(one.biases[0].parameter) in self._used:
+            return signal
+        option = one.biases[0]
+        in_shape = product.from_units(signal, shape)
+        means = {
+            "unit": lambda: signal.mean(0),
+            "position": lambda: in_shape.mean(0).flatten(),
+            "layer": lambda: signal.mean().reshape(1),
+        }[option.per]()
+        if self._drawing and self._target.bias_std > 0 and one.constrained:
+            one.noise = self._target.bias_std * torch.randn(
+                means.shape, generator=self._generator, device=self._generator.device
+            ).to(means)
+        shift = self._target.mean + one.noise - means
+        # Of a sum over units each of them takes its share.
+        share = len(means) / option.parameter.numel()
+        change = (share * shift / option.coefficient).reshape(option.parameter.shape)
+        option.parameter.add_(change.to(option.parameter))
+        if option.per == "position":
+            return product.by_unit(in_shape + shift.reshape(shape[1:]))
+        return signal + shift
+
+
+def _is_finite(signal: Tensor) -> bool:
+    # The sum is faster by far, but may be infinite where no number is.
+    return math.isfinite(float(signal.sum())) or bool(signal.isfinite().all())
+
+
+def _variance(signal: Tensor) -> float:
+    """Variance over the rows (and positions), averaged over the units."""
+    return float((signal - signal.mean(0)).square().mean())
+
+
+def _factor(part: Tensor, rest: Tensor, variance: float) -> float:
+    """Factor of a part with which it and the rest have this variance together."""
+    part, rest = part - part.mean(0), rest - rest.mean(0)
+    own, common, others = (
+        float(product.mean()) for product in (part.square(), part * rest, rest.square())
+    )
+    # Where the rest cannot be scaled, a little of the signal comes through this part all the same.
+    least = math.sqrt(0.1 * others / own)
+    if variance <= others:
+        return least
+    return max(least, (-common + math.sqrt(common**2 + own * (variance - others))) / own)
+
+
+_OTHER_PATH = (
+    "the network makes other calls from one pass to the next, so that its layers cannot be filled "
+    "one after the other; give it a branch that depends on shapes alone, or say with call= which "
+    "function to follow"
+)

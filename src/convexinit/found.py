@@ -1,0 +1,200 @@
+"""What is found in a network that anybody wrote: layers, and what they add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convexinit.positivity import has_slope, is_flat_at_zero
+from convexinit.products import Product
+from convexinit.tracing import Call, Way
+from convexinit.unseen import Unseen
+from convexinit.weight_maps import (
+    WeightMap,
+)
+
+Options = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(eq=False)
+class BiasOption:
+    """A parameter that shifts a pre-activation by the same amount for every row.
+
+    Attributes:
+        name: of the parameter.
+        parameter: itself.
+        coefficient: shift of the pre-activation by the parameter, one number or ``[units]``.
+        per: "unit", "position" (and unit) or "layer".
+        normalises: whether it belongs to a normalisation.
+    """
+
+    name: str
+    parameter: Tensor
+    coefficient: Tensor
+    per: str
+    normalises: bool = False
+
+
+@dataclass(eq=False)
+class FoundLayer:
+    """A linear operation of a network.
+
+    Attributes:
+        name: of the layer: the path of its parameter without ".weight".
+        role: "constrained", "free" or "context".
+        operation: name of the torch function.
+        call: the call that was traced.
+        raw: the parameter behind the weight; None if there is none.
+        parameter: its name, "" if there is none.
+        map: how the weight is computed from it; None if that was not found.
+        gains: ``[units]`` factors from the result of the operation to the pre-activation.
+        curved: whether the input is not affine in the convex arguments, so that negative weights
+            may end convexity.
+        gated: whether the input is multiplied by a gate that differs with other inputs.
+        order: of the dimensions of its result in the pre-activation.
+        kept: whether the user says that it is to stay as it is.
+        problem: what keeps it from being initialised, "" for nothing.
+    """
+
+    name: str
+    role: str
+    operation: str
+    call: Call
+    raw: Tensor | None = None
+    parameter: str = ""
+    map: WeightMap | None = None
+    gains: Tensor | None = None
+    curved: bool = False
+    gated: bool = False
+    order: tuple[int, ...] = ()
+    kept: bool = False
+    problem: str = ""
+
+    @property
+    def negative(self) -> int:
+        """How many weights are negative that should not be."""
+        product = self.call.product
+        if self.role != "constrained" or product is None:
+            return 0
+        return int(product.weight.detach().lt(0).sum())
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether the weight is a parameter as it is or scaled, which an author has to project."""
+        entry = None if self.map is None else self.map.positivity
+        return entry is not None and entry.projects
+
+    def from_end(self, tensor: Tensor, shape: torch.Size) -> Tensor:
+        """What is of the form of the pre-activation, in a shape of the operation's result."""
+        moved = tensor.reshape([shape[dimension] for dimension in self.order])
+        return moved.permute(sorted(range(len(shape)), key=self.order.__getitem__))
+
+    @property
+    def passes_gradient_at_zero(self) -> bool:
+        """Whether a raw value that stands for a weight of zero gets the gradient of the weight.
+
+        By the function of the network: of maps that are the same elsewhere, such as ``relu(raw)``
+        and ``raw.clamp(min=0)``, one may have a slope at zero and the other none.
+        """
+        if self.map is None or self.raw is None or self.map.positivity is None:
+            return False
+        if self.map.positivity.projects or is_flat_at_zero(self.map.positivity):
+            return self.map.positivity.projects  # as of whatever has these values
+        raw = self.map.positivity.inverse(torch.zeros_like(self.raw))
+        return has_slope(self.map.forward, raw, self.map.gain)
+
+
+@dataclass(eq=False)
+class PreActivation:
+    """What the results of one or more operations add up to, before the next function bends it.
+
+    Where they are summed on the way, as over the positions of a row, it is these sums.
+
+    Attributes:
+        call: the call that computes it.
+        constrained: operations in it that need non-negative weights.
+        free: operations in it that read an affine function of the convex arguments.
+        squared: free operations that enter it through a square.
+        biases: parameters that shift it, the most suitable first.
+        output: whether no constrained operation follows.
+        normalised: whether a normalisation that initialises itself is in it.
+        said: whether the user has chosen its bias, or none.
+        noise: random part of the bias, one number or as many as the bias has.
+        summed: whether results of operations are summed, averaged or selected from on the way.
+        units: if so, dimension of the units in it; None if all of its numbers are of one.
+    """
+
+    call: Call
+    constrained: list[FoundLayer] = field(default_factory=list)
+    free: list[FoundLayer] = field(default_factory=list)
+    squared: list[FoundLayer] = field(default_factory=list)
+    biases: list[BiasOption] = field(default_factory=list)
+    output: bool = False
+    normalised: bool = False
+    said: bool = False
+    noise: float | Tensor = 0.0
+    summed: bool = False
+    units: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the layer that it belongs to."""
+        return self.first.name
+
+    @property
+    def first(self) -> FoundLayer:
+        """The operation whose result has the form in which it is seen, but for sums."""
+        return (self.constrained + self.free)[0]
+
+    def place(self) -> tuple[Call, Product]:
+        """The call in whose shape it is seen, and what says which numbers in it are of one unit."""
+        call = self.first.call
+        assert call.product is not None
+        if self.summed:
+            return self.call, replace(call.product, units=self.units)
+        return call, call.product
+
+    def seen(self, tensor: Tensor, shape: torch.Size) -> Tensor:
+        """What has its form, in the shape in which it is seen."""
+        return tensor.reshape(shape) if self.summed else self.first.from_end(tensor, shape)
+
+    def formed(self, tensor: Tensor) -> Tensor:
+        """The inverse of :meth:`seen`, but for reshapes."""
+        return tensor if self.summed else tensor.permute(self.first.order)
+
+
+@dataclass(eq=False)
+class Found:
+    """What was found in a network.
+
+    Attributes:
+        layers: linear operations that depend on the inputs and have a parameter, in order.
+        pre_activations: in order; one without constrained layers is that of a first layer.
+        returns_gradient: whether ``forward`` differentiates the network.
+        needs_gradient: whether it can be called with inputs alone that require gradients.
+        output: of the network on the traced rows; None if it was not computed.
+        rows: number of them.
+        unseen: parameters that act on the convex path in calls that are no layers.
+    """
+
+    layers: list[FoundLayer]
+    pre_activations: list[PreActivation]
+    returns_gradient: bool
+    needs_gradient: bool
+    output: Any
+    rows: int
+    unseen: list[Unseen]
+
+
+def ways_to_sums(found: Found) -> dict[int, Way]:
+    """From every operation, by ``id`` of its layer, to the pre-activation that sums its results."""
+    return {
+        id(layer): Way(layer.call, one.call)
+        for one in found.pre_activations
+        if one.summed
+        for layer in one.constrained + one.free
+    }
