@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import cast
@@ -320,6 +321,32 @@ def encoding_share(rounds: int) -> list[float]:
     return ratios(rounds, recurrent_ceiling(network, 512, 15), encode)
 
 
+class _SoftplusWeights(nn.Linear):
+    """A layer as others write it."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return F.linear(inputs, F.softplus(self.weight), self.bias)
+
+
+def start_in_steps(units: int, hidden: int, rounds: int) -> list[float]:
+    """Duration of ``init_icnn_`` for a network of others over that of a training step."""
+    layers: list[nn.Module] = [nn.Linear(16, units), nn.Softplus()]
+    for _ in range(hidden - 1):
+        layers += [_SoftplusWeights(units, units), nn.Softplus()]
+    network = nn.Sequential(*layers, _SoftplusWeights(units, 1))
+    inputs = torch.randn(512, 16)
+    targets = inputs.abs().sum(1, keepdim=True)
+    optimiser = torch.optim.Adam(network.parameters())
+
+    def steps() -> None:
+        for _ in range(10):
+            optimiser.zero_grad()
+            (network(inputs) - targets).square().mean().backward()
+            optimiser.step()
+
+    return ratios(rounds, lambda: init_icnn_(network, inputs), steps, scale=10)
+
+
 def one_after_the_other(shape: Shape, seeds: int) -> Callable[[], None]:
     """The project's own loop for single networks, in turn."""
     runs = [pipeline(shape, 1) for _ in range(seeds)]
@@ -387,6 +414,12 @@ def comparisons(rounds: int) -> Iterator[tuple[str, str, Callable[[], list[float
         "",
         lambda: ratios(rounds, toxicity_plain_loop(TOX21, False), ceiling(TOX21)),
     )
+    for units, hidden in ((64, 3), (64, 8), (256, 3), (512, 8)):
+        yield (
+            f"init_icnn_(network, inputs), {hidden} layers of {units}: training steps",
+            "< 10",
+            partial(start_in_steps, units, hidden, rounds),
+        )
     yield "autoencoder encode: share of the ceiling", "", lambda: encoding_share(rounds)
     cores = torch.get_num_threads()
     yield (
