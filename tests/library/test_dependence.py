@@ -15,8 +15,8 @@ from support.networks import generator
 TYPES = [torch.float32, torch.float64, torch.bfloat16]
 
 
-def images(rows=64, seed=0, side=4):
-    return torch.randn(rows, 2, side, side, generator=generator(seed))
+def images(rows=64, seed=0):
+    return torch.randn(rows, 2, 4, 4, generator=generator(seed))
 
 
 X = images()
@@ -235,12 +235,12 @@ class Readout(nn.Module):
 
 
 def test_sums_are_found_though_some_rows_are_rounded_to_the_same_sum():
+    torch.manual_seed(0)
+    network = Readout(lambda z: z.sum((1, 2, 3)), 8, 1).bfloat16()
     lost = []
-    for side, rows in itertools.product(range(6, 30, 2), (8, 16, 64)):
-        torch.manual_seed(side)
-        network = Readout(lambda z: z.sum((1, 2, 3)), side, 2).bfloat16()
-        found = find(network, images(rows, side, side).bfloat16())
-        lost += [(side, rows)] * (not found.pre_activations[-1].summed)
+    for height, width in itertools.product(range(5, 10), range(5, 25)):
+        x = torch.randn(16, 2, height, width, generator=generator(0)).bfloat16()
+        lost += [(height, width)] * (not find(network, x).pre_activations[-1].summed)
     assert not lost
 
 
