@@ -123,7 +123,7 @@ class Pass(Watch):
     """A pass over all layers that were found."""
 
     def __init__(self, inputs: list[tuple[Tensor, Dependence]], found: Found) -> None:
-        super().__init__(inputs)
+        super().__init__(inputs, found.constants)
         self._ends = {one.call.index: one for one in found.pre_activations}
         self._last = max(self._ends)
 

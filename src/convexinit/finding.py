@@ -138,8 +138,9 @@ def find_prepared(
     _apply_options(layers, options, dict(network.named_parameters()))
     pre_activations = find_pre_activations(network, trace, layers, starting, options)
     return Found(
-        layers, pre_activations, trace.returns_gradient, needs_gradient, output, 2 * rows, unseen
-    )
+        layers, pre_activations, trace.returns_gradient, needs_gradient, output, 2 * rows, unseen,
+        trace.constants(),
+    )  # fmt: skip
 
 
 def problems_of(found: Found, problem_of: Mapping[FoundLayer, str], purpose: str) -> list[str]:

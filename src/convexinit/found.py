@@ -179,6 +179,7 @@ class Found:
         output: of the network on the traced rows; None if it was not computed.
         rows: number of them.
         unseen: parameters that act on the convex path in calls that are no layers.
+        constants: numbers of calls whose result does not depend on the values of the inputs.
     """
 
     layers: list[FoundLayer]
@@ -188,6 +189,7 @@ class Found:
     output: Any
     rows: int
     unseen: list[Unseen]
+    constants: set[int]
 
 
 def ways_to_sums(found: Found) -> dict[int, Way]:
