@@ -151,7 +151,7 @@ def _fitting(images: Tensor, weight: Tensor) -> list[tuple[int, float]]:
     gains = (images * weight).sum(1) / images.square().sum(1)
     results = gains[:, None] * images
     precision = _precision(images, weight)
-    tolerances = precision * weight.abs().max() + precision**0.5 * results.abs()
+    tolerances = precision * weight.abs().max() + precision**0.75 * results.abs()
     fits = ((weight - results).abs() <= tolerances).all(1) & (gains > 0)
     return [(place, float(gains[place])) for place in fits.nonzero().flatten().tolist()]
 
@@ -165,7 +165,7 @@ def _agree(first: Tensor, second: Tensor) -> bool:
     """Whether all entries agree, the small ones up to the rounding of large ones."""
     precision = _precision(first, second)
     largest = float(first.abs().max())
-    return torch.allclose(first, second.to(first), precision**0.5, precision * largest)
+    return torch.allclose(first, second.to(first), precision**0.75, precision * largest)
 
 
 def _as_softplus(forward: Callable[[Tensor], Tensor], like: Tensor) -> list[Positivity]:
