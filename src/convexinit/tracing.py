@@ -487,10 +487,13 @@ class Way:
         result, before = result.clone(), self._made[first][-1]  # a call may change it
         for index in others:
             function, args, kwargs, after = self._made[index]
-            renew = partial(_exchanged, old=before, new=result)
+            # What a call changes in place is the network's own, and is wanted again.
+            copies = changes_in_place(getattr(function, "__name__", ""))
+            renew = partial(_exchanged, old=before, new=result, copies=copies)
             result, before = function(*replace(args, renew), **replace(kwargs, renew)), after
         return result
 
 
-def _exchanged(tensor: Tensor, old: Tensor, new: Tensor) -> Tensor:
-    return new if tensor is old else tensor
+def _exchanged(tensor: Tensor, old: Tensor, new: Tensor, copies: bool) -> Tensor:
+    chosen = new if tensor is old else tensor
+    return chosen.clone() if copies else chosen
