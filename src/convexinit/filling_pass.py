@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,9 @@ from convexinit.tracing import PassEnded, Watch
 _PRECISE = 0.01  # deviation of mean or variance, in units of the target, that is left as it is
 # Share of the variance of a pre-activation that comes through the convex path at least.
 _CONVEX_SHARE = 0.5
+# Units in the last place by which terms of a sum are off at most that a function of a row gives, as
+# it adds them up before, and with which the sum itself is rounded.
+_ROUNDED = 10.0
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,7 @@ class _Operand:
     inputs: Tensor
     weight: Tensor
     shape: torch.Size = field(default_factory=torch.Size)
+    dtype: torch.dtype = torch.float32
 
     def sums(self) -> tuple[float, float]:
         """Variance over the rows of a unit's inputs, summed up, and summed variances."""
@@ -117,6 +122,18 @@ class _Operand:
         summed = self.product.sum_inputs(centred.square(), self.weight).mean()
         factor = float(scale.double().square() * units)
         return of_sum * factor, float(summed) * factor
+
+    def rounding(self, weight: Tensor) -> float:
+        """Variance of the result with a weight that rounding may be the only reason for.
+
+        Where numbers are stored, each is off by half a unit in the last place of their type; what
+        adds them up, before or in the operation, does so in float32 or in more.
+        """
+        units = self.product.by_unit(torch.empty(self.shape, device="meta")).shape[1]
+        of_unit = float(self.inputs.double().square().mean() * weight.double().square().sum())
+        stored = max(torch.finfo(t).eps for t in (self.product.input.dtype, self.dtype)) / 2
+        summed = _ROUNDED * torch.finfo(self.inputs.dtype).eps
+        return (stored**2 + summed**2 * weight.numel() / units) * of_unit / units
 
 
 class Pass(Watch):
@@ -233,7 +250,7 @@ class Filling(Pass):
             output = _without_weight(product, function, args, kwargs)
         else:
             output = function(*args, **kwargs)
-        operand.shape = output.shape
+        operand.shape, operand.dtype = output.shape, output.dtype
         self._operands[id(layer)] = operand
         return output
 
@@ -289,11 +306,9 @@ class Filling(Pass):
         signal = rest
         if parts:
             whole = sum(parts[1:], parts[0])
-            if not (_is_finite(rest) and 0 < _variance(whole) < math.inf):
-                raise ValueError(
-                    f"what the layer {one.name} reads is not finite, or does not vary, with these "
-                    "inputs: an activation before it grows or falls too fast"
-                )
+            rounding = sum(map(partial(self._rounding, one), fillable, weights))
+            if not (_is_finite(rest) and rounding < _variance(whole) < math.inf):
+                raise ValueError(_unfit(one, fillable, _variance(whole)))
             factor = _factor(whole, rest, self._target.variance)
             for operand, weight in zip(fillable, weights, strict=True):
                 _write_(operand.layer, factor * weight)
@@ -320,6 +335,17 @@ class Filling(Pass):
         product, shape = self._place(one, moved)
         return product.by_unit(one.seen(moved, shape))
 
+    def _rounding(self, one: PreActivation, operand: _Operand, weight: Tensor) -> float:
+        """Variance of what a weight adds that rounding may be the only reason for."""
+        if not self._drawing:
+            return 0.0  # as it was more when the weight was drawn
+        if one.summed:
+            noise = torch.randn(operand.shape, generator=torch.Generator().manual_seed(0))
+            added = self._ways[id(operand.layer)].linear(noise.to(weight.device, operand.dtype))
+            return operand.rounding(weight) * _variance(added.to(weight.dtype))
+        assert operand.layer.gains is not None
+        return operand.rounding(weight) * float(operand.layer.gains.square().mean())
+
     def _is_near(self, one: PreActivation, signal: Tensor) -> bool:
         """Whether a pre-activation has the moments of the target; keeps by how much it has not."""
         means = signal.mean(0)
@@ -345,6 +371,10 @@ class Filling(Pass):
                 f"what the layer {operand.layer.name} reads does not vary with these inputs; use "
                 "more inputs, or others"
             )
+        assert operand.layer.gains is not None
+        gain = float(operand.layer.gains.square().mean())
+        if of_sum <= gain * operand.rounding(torch.ones_like(operand.weight)):
+            raise ValueError(_sums_alike(operand.layer.name))
         rho, variance = self._target.rho, self._target.variance / parts
         mean, own = math.sqrt(rho * variance / of_sum), (1 - rho) * variance / summed
         return self._target.draw(weight, mean, own, self._generator).to(operand.weight)
@@ -421,6 +451,26 @@ class Filling(Pass):
         if option.per == "position":
             return product.by_unit(in_shape + shift.reshape(shape[1:]))
         return signal + shift
+
+
+def _unfit(one: PreActivation, operands: list[_Operand], variance: float) -> str:
+    """What keeps operations from being filled whose results have this variance, or rest on more."""
+    vary = any(_variance(o.inputs) > o.inputs.square().mean() * 1e-6 for o in operands)
+    if vary and variance < math.inf and all(_is_finite(o.inputs) for o in operands):
+        return _sums_alike(one.name)
+    return (
+        f"what the layer {one.name} reads is not finite, or does not vary, with these inputs: an "
+        "activation before it grows or falls too fast"
+    )
+
+
+def _sums_alike(name: str) -> str:
+    return (
+        f"what the layer {name} reads does not vary with these inputs but for rounding errors where "
+        "it is added up, as after a normalisation of every row (layer_norm, softmax, normalize), "
+        "after which the sum of all features is the same in every row. Leave the normalisation "
+        f"out, or the layer as it is: layers={{{name!r}: {{'keep': True}}}}"
+    )
 
 
 def _is_finite(signal: Tensor) -> bool:
