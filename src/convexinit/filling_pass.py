@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -137,10 +138,17 @@ class _Operand:
 
 
 class Pass(Watch):
-    """A pass over all layers that were found."""
+    """A pass over all layers that were found.
+
+    Attributes:
+        output: of the network, None where the pass ends before.
+        error: that was raised here, and not by the network; None if there was none.
+    """
 
     def __init__(self, inputs: list[tuple[Tensor, Dependence]], found: Found) -> None:
         super().__init__(inputs)
+        self.output: Any = None
+        self.error: Exception | None = None
         self._ends = {one.call.index: one for one in found.pre_activations}
         self._last = max(self._ends)
 
@@ -148,6 +156,15 @@ class Pass(Watch):
         """Raise ValueError if the network did other things than in the pass that was traced."""
         if self.count <= self._last:
             raise ValueError(_OTHER_PATH)
+
+    @contextmanager
+    def _here(self) -> Iterator[None]:
+        """Notes what is raised, so that it can be told from what the network raises."""
+        try:
+            yield
+        except Exception as error:
+            self.error = error
+            raise
 
 
 class Silenced(Pass):
@@ -175,8 +192,9 @@ class Silenced(Pass):
     def on_call(self, index: int, function: Any, args: Any, kwargs: Any, output: Any) -> None:
         """Keep a pre-activation."""
         if index in self._ends:
-            if not isinstance(output, Tensor):
-                raise ValueError(_OTHER_PATH)
+            with self._here():
+                if not isinstance(output, Tensor):
+                    raise ValueError(_OTHER_PATH)
             precise = torch.promote_types(output.dtype, torch.float32)
             self.signals[index] = output.detach().to(precise, copy=True)
 
@@ -221,6 +239,7 @@ class Filling(Pass):
         self._ways = ways_to_sums(found)
         self._used = set(kept)  # also parameters of earlier pre-activations, which stay
         self._statistics, self._rescaled, self._squares = statistics, rescaled, squares
+        self._gathers = found.gathers
         self.deviations: dict[PreActivation, Deviation] = {}
 
     def is_precise(self) -> bool:
@@ -237,8 +256,9 @@ class Filling(Pass):
         product = as_product(function, args, kwargs, self.dependence)
         if product is None or product.name != layer.operation:
             output = function(*args, **kwargs)
-            if tensors_in(output):
-                raise ValueError(_OTHER_PATH)
+            with self._here():
+                if tensors_in(output):
+                    raise ValueError(_OTHER_PATH)
             return output  # a size, say, which is not counted
         precise = torch.promote_types(product.input.dtype, torch.float32)
         operand = _Operand(
@@ -270,12 +290,13 @@ class Filling(Pass):
         one = self._ends.get(index)
         if one is None:
             return
-        if not isinstance(output, Tensor) or getattr(function, "__name__", "") != one.call.name:
-            raise ValueError(_OTHER_PATH)
-        self._fill(one, output)
+        with self._here():
+            if not isinstance(output, Tensor) or getattr(function, "__name__", "") != one.call.name:
+                raise ValueError(_OTHER_PATH)
+            self._fill(one, output)
         self._used |= {id(layer.raw) for layer in one.constrained + one.free + one.squared}
         self._used |= {id(option.parameter) for option in one.biases[:1]}
-        if index == self._last and not self._statistics:
+        if index == self._last and not self._statistics and not self._gathers:
             self.count += 1
             raise PassEnded
 
@@ -466,9 +487,8 @@ def _unfit(one: PreActivation, operands: list[_Operand], variance: float) -> str
 
 def _sums_alike(name: str) -> str:
     return (
-        f"what the layer {name} reads does not vary with these inputs but for rounding errors where "
-        "it is added up, as after a normalisation of every row (layer_norm, softmax, normalize), "
-        "after which the sum of all features is the same in every row. Leave the normalisation "
+        f"what the layer {name} reads adds up to the same in every row, but for rounding errors, "
+        "as after a normalisation of every row (layer_norm, softmax, normalize). Leave that "
         f"out, or the layer as it is: layers={{{name!r}: {{'keep': True}}}}"
     )
 

@@ -179,6 +179,8 @@ class Found:
         output: of the network on the traced rows; None if it was not computed.
         rows: number of them.
         unseen: parameters that act on the convex path in calls that are no layers.
+        gathers: whether the output is an affine function of the last pre-activations, and none of
+            them.
     """
 
     layers: list[FoundLayer]
@@ -188,6 +190,7 @@ class Found:
     output: Any
     rows: int
     unseen: list[Unseen]
+    gathers: bool = False
 
 
 def ways_to_sums(found: Found) -> dict[int, Way]:

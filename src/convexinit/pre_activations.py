@@ -97,7 +97,7 @@ def _end_of(trace: Trace, call: Call) -> tuple[Call, bool, tuple[int, ...]]:
         others = [t for t in tensors_in(user.args, user.kwargs) if id(t) not in operands]
         scales = user.name in MULTIPLICATIONS | DIVISIONS
         if (
-            user.product
+            trace.is_weighted(user)
             or user.value is None
             or len(operands) != 1
             or (scales and any(trace.dependence(t) for t in others))

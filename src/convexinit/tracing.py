@@ -8,7 +8,7 @@ matter whether the signal of the network explodes, vanishes or hardly bends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import permutations
@@ -227,7 +227,8 @@ class Trace(Watch):
         if lost and any(t.requires_grad and not self._is_lost(t) for t in operands):
             self.lost = self.lost or call.name
         cut: dict[int, Tensor] = {}
-        if product and self.dependence(product.input) == Dependence.CURVED:
+        curved = product is not None and self.dependence(product.input) == Dependence.CURVED
+        if product and curved and self.is_weighted(call):
             cut[id(product.input)] = _tame(product.input)
         renewed = [replace(a, lambda t: cut.get(id(t), t)) for a in (args, kwargs)] if cut else None
         output = function(*renewed[0], **renewed[1]) if renewed else function(*args, **kwargs)
@@ -252,6 +253,47 @@ class Trace(Watch):
             self.calls.append(call)
         self._kept.append(made)
         return output
+
+    def is_weighted(self, call: Call) -> bool:
+        """Whether a call is a linear operation with a weight made from parameters or inputs.
+
+        One with a fixed weight is a function of its input like any other.
+        """
+        if call.product is None:
+            return False
+        weight = call.product.weight
+        return weight.requires_grad or self.dependence(weight) > Dependence.CONSTANT
+
+    def is_affine_since(self, starts: Collection[Call], result: Any) -> bool:
+        """Whether a result is an affine function of those of some calls, and of no inputs beside.
+
+        Args:
+            starts: calls whose results vary with the inputs.
+            result: of the network. What is no more than one of these, reshaped, is none.
+        """
+        known = {id(call) for call in starts}
+        waiting = [self._makers.get(id(result))]
+        reshapes = True
+        while waiting:
+            call = waiting.pop()
+            if call is None:  # an input, or what is made of none
+                return False
+            if id(call) in known:
+                continue
+            known.add(id(call))
+            reshapes &= call.name in RESHAPES
+            # What is written to in place may have been constant before.
+            moving = [
+                t
+                for t in tensors_in(call.args, call.kwargs)
+                if self.dependence(t) and (id(t) not in call.made_by or call.made_by[id(t)].level)
+            ]
+            if not moving or self.is_weighted(call):
+                return False
+            if call.name != "__setitem__" and not self.is_affine(call, moving):
+                return False
+            waiting += [call.made_by.get(id(t)) for t in moving]
+        return not reshapes
 
     def _is_lost(self, tensor: Tensor) -> bool:
         """Whether a tensor comes from what makes no calls, such as ``torch.vmap``."""

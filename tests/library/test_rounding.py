@@ -1,4 +1,4 @@
-"""Layers whose inputs add up to the same in every row are refused, not filled on rounding errors."""
+"""Layers whose inputs add up to the same in every row are refused, not filled on rounding."""
 
 import pytest
 import torch
@@ -64,13 +64,13 @@ def test_features_with_the_same_sum_in_every_row_are_refused(name, method, dtype
 
 def test_low_precision_and_sums_of_positions_are_refused_too():
     half = Deep(NORMALISED["softmax"]).bfloat16()
-    with pytest.raises(ValueError, match="the layer last reads .* normalisation of every row"):
+    with pytest.raises(ValueError, match=r"the layer last reads .* normalisation of every row"):
         init_icnn_(half, X.bfloat16())
     rows = normal(512, 5, 6, seed=1)
     summed = Deep(
         lambda z: F.layer_norm(F.relu(z), z.shape[1:]), 0, read=lambda s: s.sum((1, 2))
     )  # fmt: skip
-    with pytest.raises(ValueError, match="the layer last reads .* normalisation of every row"):
+    with pytest.raises(ValueError, match=r"the layer last reads .* normalisation of every row"):
         init_icnn_(summed, rows)
 
 
