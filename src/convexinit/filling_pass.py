@@ -131,10 +131,11 @@ class _Operand:
         adds them up, before or in the operation, does so in float32 or in more.
         """
         units = self.product.by_unit(torch.empty(self.shape, device="meta")).shape[1]
-        of_unit = float(self.inputs.double().square().mean() * weight.double().square().sum())
+        sizes = (torch.linalg.vector_norm(t, dtype=torch.float64) for t in (self.inputs, weight))
+        of_units = float(math.prod(sizes)) ** 2 / self.inputs.numel()
         stored = max(torch.finfo(t).eps for t in (self.product.input.dtype, self.dtype)) / 2
         summed = _ROUNDED * torch.finfo(self.inputs.dtype).eps
-        return (stored**2 + summed**2 * weight.numel() / units) * of_unit / units
+        return (stored**2 + summed**2 * weight.numel() / units) * of_units / units
 
 
 class Pass(Watch):
