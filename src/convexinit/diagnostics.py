@@ -214,7 +214,7 @@ class Measuring(Watch):
     """
 
     def __init__(self, inputs: list[tuple[Tensor, Dependence]], found: Found) -> None:
-        super().__init__(inputs)
+        super().__init__(inputs, found.constants)
         self._ends = {one.call.index for one in found.pre_activations}
         self._names = {layer.call.index: layer.call.name for layer in found.layers}
         self._names |= {one.call.index: one.call.name for one in found.pre_activations}

@@ -147,7 +147,7 @@ class Pass(Watch):
     """
 
     def __init__(self, inputs: list[tuple[Tensor, Dependence]], found: Found) -> None:
-        super().__init__(inputs)
+        super().__init__(inputs, found.constants)
         self.output: Any = None
         self.error: Exception | None = None
         self._ends = {one.call.index: one for one in found.pre_activations}

@@ -179,6 +179,7 @@ class Found:
         output: of the network on the traced rows; None if it was not computed.
         rows: number of them.
         unseen: parameters that act on the convex path in calls that are no layers.
+        constants: numbers of calls whose result does not depend on the values of the inputs.
         gathers: whether the output is an affine function of the last pre-activations, and none of
             them.
     """
@@ -190,6 +191,7 @@ class Found:
     output: Any
     rows: int
     unseen: list[Unseen]
+    constants: set[int]
     gathers: bool = False
 
 

@@ -225,7 +225,11 @@ def _differentiate(
         for per, summed in sums.items():
             if first.numel() != sizes[per] and not (one.summed and per == "layer"):
                 continue
-            coefficient, again = first.flatten() / summed(draw), second.flatten() / summed(other)
+            # No more precise than the parameter, whatever it is brought to in the network.
+            coefficient, again = (
+                (slope.flatten() / summed(weights)).to(slope.dtype)
+                for slope, weights in ((first, draw), (second, other))
+            )
             if is_close(coefficient, again) and bool((coefficient != 0).all()):
                 one.biases.append(BiasOption(name, candidates[name], coefficient.detach(), per))
                 break

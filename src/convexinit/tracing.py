@@ -8,6 +8,7 @@ matter whether the signal of the network explodes, vanishes or hardly bends.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +27,8 @@ _SELECTIONS = {
     "split_with_sizes",
 }  # fmt: skip
 _GRADIENTS = {"grad", "backward"}
+_LARGEST_DRAW = 4.0  # about the largest of some thousand standard normal numbers
+_OF_A_SHAPE = {"empty_like", "new_empty", "rand_like", "randn_like"}  # with values from nowhere
 SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__", "sub", "__sub__", "sub_", "__isub__"}
 RESHAPES = {"view", "reshape", "squeeze", "unsqueeze", "flatten", "contiguous", "clone"}
 MULTIPLICATIONS = {"mul", "__mul__", "__rmul__", "mul_", "__imul__", "multiply"}
@@ -48,10 +51,14 @@ class Watch(TorchFunctionMode):
 
     Args:
         inputs: how each input of the network depends on its convex arguments.
+        constants: numbers of calls whose result is known not to depend on the values of the inputs.
     """
 
-    def __init__(self, inputs: Iterable[tuple[Tensor, Dependence]]) -> None:
+    def __init__(
+        self, inputs: Iterable[tuple[Tensor, Dependence]], constants: Collection[int] = ()
+    ) -> None:
         super().__init__()
+        self._constants = constants
         # Tensors are kept, as numbers (``id``) of those that are gone are used again.
         self._levels = {id(tensor): (tensor, level) for tensor, level in inputs}
         self.count = 0
@@ -103,7 +110,7 @@ class Watch(TorchFunctionMode):
         self, tensor: Tensor, function: Any, args: Any, kwargs: Any, level: Dependence
     ) -> Dependence:
         """How a result depends on the inputs, given how the operands do."""
-        return level
+        return Dependence.CONSTANT if self.count in self._constants else level
 
     def on_call(self, index: int, function: Any, args: Any, kwargs: Any, output: Any) -> None:
         """What is to be done at a call."""
@@ -125,6 +132,7 @@ class Call:
         consumers: calls that use the output.
         product: the linear operation that it is, if it is one.
         shift: zeros that were added to the result of a linear operation, to differentiate by.
+        stays: whether the output is the same whatever the inputs are, None if not yet known.
     """
 
     index: int
@@ -138,6 +146,7 @@ class Call:
     consumers: list[Call] = field(default_factory=list)
     product: Product | None = None
     shift: Tensor | None = None
+    stays: bool | None = None
 
     @property
     def name(self) -> str:
@@ -295,6 +304,10 @@ class Trace(Watch):
             waiting += [call.made_by.get(id(t)) for t in moving]
         return not reshapes
 
+    def constants(self) -> set[int]:
+        """Numbers of calls whose result does not depend on the values of the inputs."""
+        return {c.index for c in self.calls if c.stays and c.level == Dependence.CONSTANT}
+
     def _is_lost(self, tensor: Tensor) -> bool:
         """Whether a tensor comes from what makes no calls, such as ``torch.vmap``."""
         if id(tensor) in self._lost:
@@ -307,10 +320,11 @@ class Trace(Watch):
     ) -> Dependence:
         """Affine where the function is, on affine operands; context where the halves agree.
 
-        Constant is what is the same in every row, whatever the operands (zeros in their shape).
+        Constant is what does not change with the inputs: zeros in their shape, numbers that are
+        brought to their type.
         """
         call = self.calls[-1]
-        if level and not call.product and self._is_constant(call, tensor, args, kwargs):
+        if level and not call.product and self._is_constant(call, tensor):
             return Dependence.CONSTANT
         if level != Dependence.AFFINE:
             call.level = max(call.level, level)
@@ -327,26 +341,59 @@ class Trace(Watch):
         return level
 
     @torch.no_grad()
-    def _is_constant(self, call: Call, tensor: Tensor, args: Any, kwargs: Any) -> bool:
-        if tensor.ndim == 0 or bool((tensor != tensor[:1]).any()):
+    def _is_constant(self, call: Call, tensor: Tensor) -> bool:
+        """Whether a result does not depend on the values of the inputs."""
+        if call.name in _OF_A_SHAPE:
+            call.stays = True
+            return True
+        moving = self._moving(call)
+        # Most results are known to depend on them without another call.
+        known = changes_in_place(call.name) or _leads_to(tensor, moving)
+        if known and (tensor.ndim == 0 or bool((tensor != tensor[:1]).any())):
+            return False
+        if call.stays is None:
+            call.stays = self._stays(call, moving)
+        return call.stays
+
+    def _moving(self, call: Call) -> list[Tensor]:
+        """Operands that depend on the inputs."""
+        return [t for t in tensors_in(call.args, call.kwargs) if self.dependence(t)]
+
+    def _stays(self, call: Call, moving: list[Tensor]) -> bool:
+        """Whether the output of a call is the same, whatever some of its operands are."""
+        now = [t for t in flat(call.output) if isinstance(t, Tensor)]
+        if not all(
+            _all_equal(now, self._results_at(call, moving, point)) for point in (at_first, _at_far)
+        ):
             return False
         # A gate that is zero now makes no constant.
-        moving = [t for t in tensors_in(args, kwargs) if self.is_reached(t) or t.requires_grad]
-        first, second = (
-            self.result_at(call, moving, at_first),
-            self.result_at(call, moving, at_second),
-        )
-        return first is not None and second is not None and torch.equal(first, second)
+        places = {id(tensor) for tensor in moving}
+        others = {
+            id(t): self._pair(t.shape, place)[0].to(t)
+            for place, t in enumerate(tensors_in(call.args, call.kwargs))
+            if id(t) not in places and t.is_floating_point()
+        }
+        near = self._results_at(call, moving, at_first, others)
+        far = self._results_at(call, moving, _at_far, others)
+        return near is not None and _all_equal(near, far)
 
     @torch.no_grad()
     def is_affine(self, call: Call, moving: list[Tensor]) -> bool:
         """Whether the function of a call maps midpoints of some of its operands to midpoints."""
         if call.name in SUMS | RESHAPES or _scales(call, moving):
             return True
-        results = [
-            self.result_at(call, moving, point) for point in (at_first, at_second, at_middle)
-        ]
-        first, second, middle = results
+        size = _size_of(moving)
+        return self._keeps_midpoints(call, moving, 1.0) and (
+            # What is as good as a line near zero may bend where the network uses it.
+            size <= 1.0 or self._keeps_midpoints(call, moving, size)
+        )
+
+    def _keeps_midpoints(self, call: Call, moving: list[Tensor], size: float) -> bool:
+        """Whether midpoints are mapped to midpoints, between points of a size."""
+        first, second, middle = (
+            self.result_at(call, moving, partial(_times, size, point))
+            for point in (at_first, at_second, at_middle)
+        )
         if first is None or second is None or middle is None:
             return False
         gap = (middle - (first + second) / 2).abs().max()
@@ -358,12 +405,9 @@ class Trace(Watch):
         """Whether every entry of a result depends on the same entry of an operand alone."""
         if call.name in SUMS | RESHAPES:
             return True
-        chosen = (torch.rand(operand.shape, generator=self._draws) < 0.5).float()
-        before = self.result_at(call, [operand], at_first)
-        after = self.result_at(call, [operand], lambda a, b: a + chosen * b)
-        if before is None or after is None:
-            return False
-        return torch.equal(before.ne(after), chosen.flatten().to(before).bool())
+        chosen = torch.rand(operand.shape, generator=self._draws) < 0.5
+        changed = self._changed_with(call, operand, chosen)
+        return changed is not None and _lie_within(changed, chosen.flatten())
 
     @torch.no_grad()
     def is_row_by_row(self, call: Call, operand: Tensor) -> bool:
@@ -375,13 +419,16 @@ class Trace(Watch):
             or not len(value) == rows == len(operand)
         ):
             return False
-        chosen = (torch.arange(rows) % 2).reshape(rows, *[1] * (operand.ndim - 1))
+        chosen = torch.arange(rows) % 2 == 1
+        changed = self._changed_with(call, operand, chosen.reshape(rows, *[1] * (operand.ndim - 1)))
+        return changed is not None and _lie_within(changed.reshape(rows, -1).any(1), chosen)
+
+    def _changed_with(self, call: Call, operand: Tensor, chosen: Tensor) -> Tensor | None:
+        """Which entries of a result change when chosen entries of an operand grow."""
         before = self.result_at(call, [operand], at_first)
-        after = self.result_at(call, [operand], lambda a, b: a + chosen * b)
-        if before is None or after is None:
-            return False
-        changed = before.ne(after).reshape(rows, -1).any(1)
-        return torch.equal(changed, chosen.flatten().to(changed))
+        # They all grow, so that the change of a sum is not lost where it is rounded.
+        after = self.result_at(call, [operand], lambda a, b: a + chosen * b.abs())
+        return None if before is None or after is None else before.ne(after).cpu()
 
     def order_of(self, call: Call, operand: Tensor) -> tuple[int, ...] | None:
         """The order that a call brings the dimensions of an operand into; None for other calls."""
@@ -418,6 +465,21 @@ class Trace(Watch):
             point: what they are, given two random tensors of their shape.
             given: other values of other operands, by ``id``; the rest is as it was.
         """
+        results = self._results_at(call, moving, point, given)
+        if not results or not all(r.is_floating_point() for r in results):
+            return None
+        # In float64 what is rounded to float32 would not pass as affine.
+        precise = [r.to(torch.promote_types(r.dtype, torch.float32)) for r in results]
+        return torch.cat([r.flatten() for r in precise])
+
+    def _results_at(
+        self,
+        call: Call,
+        moving: list[Tensor],
+        point: Callable[[Tensor, Tensor], Tensor],
+        given: Mapping[int, Tensor] | None = None,
+    ) -> list[Tensor] | None:
+        """The tensors that a call gives on other operands; None if it fails or gives others."""
         places = {id(tensor): place for place, tensor in enumerate(moving)}
 
         def renew(tensor: Tensor) -> Tensor:
@@ -433,21 +495,22 @@ class Trace(Watch):
             results = flat(call.function(*args, **kwargs))
         except Exception:
             return None
-        floating = [r for r in results if isinstance(r, Tensor) and r.is_floating_point()]
-        if len(floating) < max(1, len(results)):
-            return None
-        # In float64 what is rounded to float32 would not pass as affine.
-        precise = [r.to(torch.promote_types(r.dtype, torch.float32)) for r in floating]
-        return torch.cat([r.flatten() for r in precise])
+        return results if all(isinstance(r, Tensor) for r in results) else None
 
     def _pair(self, shape: torch.Size, place: int) -> tuple[Tensor, Tensor]:
         """The same two random operands for every operand of this shape in this place."""
         if (shape, place) not in self._pairs:
-            self._pairs[shape, place] = (
-                torch.randn(shape, generator=self._draws),
-                torch.randn(shape, generator=self._draws),
-            )
+            self._pairs[shape, place] = self._draw(shape), self._draw(shape)
         return self._pairs[shape, place]
+
+    def _draw(self, shape: torch.Size) -> Tensor:
+        """Random numbers that all types hold exactly, with their midpoints; none is zero.
+
+        Odd multiples of 1/32 below 8: midpoints are multiples of 1/32 and have no more than the
+        eight digits of bfloat16. A midpoint that is rounded is not the middle in float64.
+        """
+        steps = (16 * torch.randn(shape, generator=self._draws)).floor().clamp(-128, 127)
+        return (2 * steps + 1) / 32
 
 
 def at_first(a: Tensor, _: Tensor) -> Tensor:
@@ -465,6 +528,16 @@ def at_middle(a: Tensor, b: Tensor) -> Tensor:
     return (a + b) / 2
 
 
+def _at_far(_: Tensor, b: Tensor) -> Tensor:
+    """A point beyond bounds that hold everything near zero."""
+    return 1024 * b
+
+
+def _times(size: float, point: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+    """A multiple of a point."""
+    return size * point(a, b)
+
+
 def _scales(call: Call, moving: list[Tensor]) -> bool:
     """Whether a call multiplies a single one of its operands by others, or divides it by them."""
     known = call.name in MULTIPLICATIONS | DIVISIONS and "rounding_mode" not in call.kwargs
@@ -473,6 +546,46 @@ def _scales(call: Call, moving: list[Tensor]) -> bool:
     operands = tensors_in(call.args, call.kwargs)
     places = [place for place, operand in enumerate(operands) if operand is moving[0]]
     return places == [0] or (len(places) == 1 and call.name in MULTIPLICATIONS)
+
+
+def _size_of(operands: list[Tensor]) -> float:
+    """By what random numbers are multiplied to be as large as those of a network, at least 1.
+
+    A power of two, by which nothing is rounded.
+    """
+    finite = [t.detach().abs().nan_to_num(0.0, 0.0).max() for t in operands if t.numel()]
+    largest = max(map(float, finite), default=1.0)
+    most = torch.finfo(operands[0].dtype).max ** 0.25  # results of that size can be summed
+    return 2.0 ** math.floor(math.log2(min(max(largest / _LARGEST_DRAW, 1.0), most)))
+
+
+def _leads_to(tensor: Tensor, operands: list[Tensor]) -> bool:
+    """Whether the graph of a result goes on with that of one of the operands."""
+    node = tensor.grad_fn
+    following_nodes = [] if node is None else [one for one, _ in node.next_functions if one]
+    leaves = [getattr(one, "variable", None) for one in following_nodes]
+    return any(
+        tensor is operand
+        or any(one is operand.grad_fn for one in following_nodes)
+        or any(leaf is operand for leaf in leaves)
+        for operand in operands
+    )
+
+
+def _all_equal(some: list[Tensor], others: list[Tensor] | None) -> bool:
+    """Whether two lists hold the same numbers."""
+    return (
+        others is not None
+        and len(some) == len(others)
+        and all(torch.equal(one, other) for one, other in zip(some, others, strict=True))
+    )
+
+
+def _lie_within(changed: Tensor, chosen: Tensor) -> bool:
+    """Whether something changed, and nothing but what was chosen."""
+    # Not all that was chosen has to: a change may be lost in rounding, or be multiplied by zero.
+    same_shape = changed.shape == chosen.shape
+    return same_shape and bool(changed.any()) and not bool((changed & ~chosen).any())
 
 
 def _tame(tensor: Tensor) -> Tensor:

@@ -150,17 +150,22 @@ def _fitting(images: Tensor, weight: Tensor) -> list[tuple[int, float]]:
     """Which images of maps are a weight up to a factor, and this factor."""
     gains = (images * weight).sum(1) / images.square().sum(1)
     results = gains[:, None] * images
-    precision = torch.finfo(weight.dtype).eps
-    tolerances = precision * weight.abs().max() + precision**0.5 * results.abs()
+    precision = _precision(images, weight)
+    tolerances = precision * weight.abs().max() + precision**0.75 * results.abs()
     fits = ((weight - results).abs() <= tolerances).all(1) & (gains > 0)
     return [(place, float(gains[place])) for place in fits.nonzero().flatten().tolist()]
 
 
+def _precision(first: Tensor, second: Tensor) -> float:
+    """Of the coarser of two, as a parameter may be brought to a finer type before its map."""
+    return max(torch.finfo(first.dtype).eps, torch.finfo(second.dtype).eps)
+
+
 def _agree(first: Tensor, second: Tensor) -> bool:
     """Whether all entries agree, the small ones up to the rounding of large ones."""
-    precision = torch.finfo(first.dtype).eps
+    precision = _precision(first, second)
     largest = float(first.abs().max())
-    return torch.allclose(first, second.to(first), precision**0.5, precision * largest)
+    return torch.allclose(first, second.to(first), precision**0.75, precision * largest)
 
 
 def _as_softplus(forward: Callable[[Tensor], Tensor], like: Tensor) -> list[Positivity]:

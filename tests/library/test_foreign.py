@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -704,6 +704,7 @@ def test_maps_are_computed_a_few_times(power, most):
     temperature=st.floats(0.2, 8), power=st.sampled_from([1.0, 1.5, 2.0]),
     gain=st.floats(1e-3, 10), shift=st.floats(-2, 2), transposed=st.booleans(),
 )  # fmt: skip
+@example(temperature=0.25, power=1.0, gain=1.0, shift=0.00195, transposed=False)
 def test_any_map_that_grows_is_inverted(temperature, power, gain, shift, transposed):
     def weight_of(raw):
         weight = gain * F.softplus(raw + shift, beta=temperature) ** power
