@@ -16,6 +16,9 @@ from convexinit.checks import check_tensor
 Inputs = Tensor | tuple[Tensor, ...]
 Convex = int | Sequence[int] | Mapping[int, Any]
 
+# What networks raise that do not fit their inputs.
+NOT_CALLABLE = (RuntimeError, TypeError, ValueError, IndexError, AttributeError)
+
 
 def as_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
     """Inputs as a tuple of tensors, checked."""
@@ -84,7 +87,7 @@ def forward(
         try:
             with torch.enable_grad():
                 return run(network, copies, call)
-        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except NOT_CALLABLE as error:
             problem = error
     raise not_callable(network, arguments, problem) from problem
 

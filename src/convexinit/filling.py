@@ -16,6 +16,7 @@ from convexinit.convexity import not_convex
 from convexinit.difference import convex_functions
 from convexinit.dropout import grows_noise
 from convexinit.evaluation import (
+    NOT_CALLABLE,
     Convex,
     Evaluation,
     Inputs,
@@ -23,6 +24,7 @@ from convexinit.evaluation import (
     check_values,
     convex_columns,
     evaluated,
+    not_callable,
     run,
 )
 from convexinit.filling_pass import Deviation, Filling, Pass, Silenced, Target, normalises
@@ -75,17 +77,19 @@ def fill_network_(
                 )
                 kept = _take_kept(network, found)
                 _check_found(found, target)
-                reached = _fill_(
+                reached, output = _fill_(
                     network, arguments, columns, function, found, kept, target, evaluation,
                     generator,
                 )  # fmt: skip
                 messages += _remarks(found, reached, target) + unseen_remarks(found.unseen)
+                if found.gathers and target.convex_path:
+                    messages += _of_output(found, output, target)
                 if target.convex_path and target.draw is None:
                     messages += grows_noise(_hidden_dropouts(found))
                 if not found.returns_gradient:
                     try:
                         messages += not_convex(network, arguments, columns, function)
-                    except ValueError as error:
+                    except NOT_CALLABLE as error:
                         messages.append(f"whether the network is convex is not known: {error}")
             evaluation.keeps = True
     except BaseException:
@@ -163,8 +167,12 @@ def _fill_(
     target: Target,
     evaluation: Evaluation,
     generator: Generator,
-) -> dict[PreActivation, Deviation]:
-    """Fill all layers; by how much they were off in the last pass."""
+) -> tuple[dict[PreActivation, Deviation], Any]:
+    """Fill all layers.
+
+    Returns:
+        By how much they were off in the last pass, and the output if that is looked at.
+    """
     levels = [
         Dependence.AFFINE if index in columns else Dependence.CONTEXT
         for index in range(len(arguments))
@@ -175,8 +183,13 @@ def _fill_(
     def watched(watch: Callable[[list[tuple[Tensor, Dependence]]], AnyPass]) -> AnyPass:
         copies = [argument.detach().clone() for argument in arguments]
         watching = watch(list(zip(copies, levels, strict=True)))
-        with torch.no_grad(), watching, suppress(PassEnded):
-            run(network, copies, call)
+        try:
+            with torch.no_grad(), watching, suppress(PassEnded):
+                watching.output = run(network, copies, call)
+        except NOT_CALLABLE as error:
+            if error is watching.error:
+                raise
+            raise not_callable(network, arguments, error) from error
         watching.check_complete()
         return watching
 
@@ -192,7 +205,7 @@ def _fill_(
             break
         if evaluation.starting and number < _PASSES_WITH_FIRST_BATCH:
             evaluation.start(again=True)
-    return filling.deviations
+    return filling.deviations, filling.output
 
 
 def _squares(
@@ -291,13 +304,7 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
             messages.append(
                 f"the pre-activation of the layer {one.name} has the mean "
                 f"{target.mean + mean * target.std:.3g} and the variance "
-                f"{(1 + variance) * target.variance:.3g}, as "
-                + (
-                    "a weight or bias of it was set at its first use"
-                    if again
-                    else "what is added to it varies more than the target, or differs from pass to "
-                    "pass"
-                )
+                f"{(1 + variance) * target.variance:.3g}, as " + _reason(one, target, bool(again))
             )
         elif rows < _FEWEST_ROWS:
             few[one.name] = rows
@@ -309,3 +316,39 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
             "which they bend less, or fewer layers"
         )
     return messages
+
+
+def _reason(one: PreActivation, target: Target, again: bool) -> str:
+    """Why a pre-activation has other moments than those of the target.
+
+    Args:
+        one: pre-activation.
+        target: of all of them.
+        again: whether a parameter of it has been filled before.
+    """
+    if one.constrained and not target.convex_path:
+        return "what its convex layers add stays as it is with skip='only'"
+    if again:
+        return "a weight or bias of it was set at its first use"
+    return "what is added to it varies more than the target, or differs from pass to pass"
+
+
+def _of_output(found: Found, output: Any, target: Target) -> list[str]:
+    """A warning if functions that are not followed give the output another variance."""
+    if not isinstance(output, Tensor):
+        return []
+    values = output.detach().double().reshape(len(output), -1)
+    # The means of positions may differ from each other, or not.
+    least, most = float(values.var(0, correction=0).mean()), float(values.var(correction=0))
+    low, high = ((1 + sign * _TOLERATED[1]) * target.variance for sign in (-1, 1))
+    if least <= high and most >= low:
+        return []
+    names = ", ".join(one.name for one in found.pre_activations if one.output)
+    factor = math.sqrt(least / target.variance)
+    divide = f"Divide the output by {factor:.3g}, or write" if 0 < factor < math.inf else "Write"
+    return [
+        f"the output of the network has the variance {least:.3g} and not {target.variance:.3g}, as "
+        f"it is computed from that of the last layers ({names}) by a linear function that is not "
+        f"followed, such as a sum of a stack or of pieces. {divide} the function as one sum or "
+        "mean, or as a product with a fixed matrix, of a tensor that has the rows first"
+    ]

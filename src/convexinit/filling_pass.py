@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +22,9 @@ from convexinit.tracing import PassEnded, Watch
 _PRECISE = 0.01  # deviation of mean or variance, in units of the target, that is left as it is
 # Share of the variance of a pre-activation that comes through the convex path at least.
 _CONVEX_SHARE = 0.5
+# Units in the last place by which terms of a sum are off at most that a function of a row gives, as
+# it adds them up before, and with which the sum itself is rounded.
+_ROUNDED = 10.0
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,7 @@ class _Operand:
     inputs: Tensor
     weight: Tensor
     shape: torch.Size = field(default_factory=torch.Size)
+    dtype: torch.dtype = torch.float32
 
     def sums(self) -> tuple[float, float]:
         """Variance over the rows of a unit's inputs, summed up, and summed variances."""
@@ -118,12 +124,32 @@ class _Operand:
         factor = float(scale.double().square() * units)
         return of_sum * factor, float(summed) * factor
 
+    def rounding(self, weight: Tensor) -> float:
+        """Variance of the result with a weight that rounding may be the only reason for.
+
+        Where numbers are stored, each is off by half a unit in the last place of their type; what
+        adds them up, before or in the operation, does so in float32 or in more.
+        """
+        units = self.product.by_unit(torch.empty(self.shape, device="meta")).shape[1]
+        sizes = (torch.linalg.vector_norm(t, dtype=torch.float64) for t in (self.inputs, weight))
+        of_units = float(math.prod(sizes)) ** 2 / self.inputs.numel()
+        stored = max(torch.finfo(t).eps for t in (self.product.input.dtype, self.dtype)) / 2
+        summed = _ROUNDED * torch.finfo(self.inputs.dtype).eps
+        return (stored**2 + summed**2 * weight.numel() / units) * of_units / units
+
 
 class Pass(Watch):
-    """A pass over all layers that were found."""
+    """A pass over all layers that were found.
+
+    Attributes:
+        output: of the network, None where the pass ends before.
+        error: that was raised here, and not by the network; None if there was none.
+    """
 
     def __init__(self, inputs: list[tuple[Tensor, Dependence]], found: Found) -> None:
         super().__init__(inputs, found.constants)
+        self.output: Any = None
+        self.error: Exception | None = None
         self._ends = {one.call.index: one for one in found.pre_activations}
         self._last = max(self._ends)
 
@@ -131,6 +157,15 @@ class Pass(Watch):
         """Raise ValueError if the network did other things than in the pass that was traced."""
         if self.count <= self._last:
             raise ValueError(_OTHER_PATH)
+
+    @contextmanager
+    def _here(self) -> Iterator[None]:
+        """Notes what is raised, so that it can be told from what the network raises."""
+        try:
+            yield
+        except Exception as error:
+            self.error = error
+            raise
 
 
 class Silenced(Pass):
@@ -158,8 +193,9 @@ class Silenced(Pass):
     def on_call(self, index: int, function: Any, args: Any, kwargs: Any, output: Any) -> None:
         """Keep a pre-activation."""
         if index in self._ends:
-            if not isinstance(output, Tensor):
-                raise ValueError(_OTHER_PATH)
+            with self._here():
+                if not isinstance(output, Tensor):
+                    raise ValueError(_OTHER_PATH)
             precise = torch.promote_types(output.dtype, torch.float32)
             self.signals[index] = output.detach().to(precise, copy=True)
 
@@ -204,6 +240,7 @@ class Filling(Pass):
         self._ways = ways_to_sums(found)
         self._used = set(kept)  # also parameters of earlier pre-activations, which stay
         self._statistics, self._rescaled, self._squares = statistics, rescaled, squares
+        self._gathers = found.gathers
         self.deviations: dict[PreActivation, Deviation] = {}
 
     def is_precise(self) -> bool:
@@ -220,8 +257,9 @@ class Filling(Pass):
         product = as_product(function, args, kwargs, self.dependence)
         if product is None or product.name != layer.operation:
             output = function(*args, **kwargs)
-            if tensors_in(output):
-                raise ValueError(_OTHER_PATH)
+            with self._here():
+                if tensors_in(output):
+                    raise ValueError(_OTHER_PATH)
             return output  # a size, say, which is not counted
         precise = torch.promote_types(product.input.dtype, torch.float32)
         operand = _Operand(
@@ -233,7 +271,7 @@ class Filling(Pass):
             output = _without_weight(product, function, args, kwargs)
         else:
             output = function(*args, **kwargs)
-        operand.shape = output.shape
+        operand.shape, operand.dtype = output.shape, output.dtype
         self._operands[id(layer)] = operand
         return output
 
@@ -253,12 +291,13 @@ class Filling(Pass):
         one = self._ends.get(index)
         if one is None:
             return
-        if not isinstance(output, Tensor) or getattr(function, "__name__", "") != one.call.name:
-            raise ValueError(_OTHER_PATH)
-        self._fill(one, output)
+        with self._here():
+            if not isinstance(output, Tensor) or getattr(function, "__name__", "") != one.call.name:
+                raise ValueError(_OTHER_PATH)
+            self._fill(one, output)
         self._used |= {id(layer.raw) for layer in one.constrained + one.free + one.squared}
         self._used |= {id(option.parameter) for option in one.biases[:1]}
-        if index == self._last and not self._statistics:
+        if index == self._last and not self._statistics and not self._gathers:
             self.count += 1
             raise PassEnded
 
@@ -289,11 +328,9 @@ class Filling(Pass):
         signal = rest
         if parts:
             whole = sum(parts[1:], parts[0])
-            if not (_is_finite(rest) and 0 < _variance(whole) < math.inf):
-                raise ValueError(
-                    f"what the layer {one.name} reads is not finite, or does not vary, with these "
-                    "inputs: an activation before it grows or falls too fast"
-                )
+            rounding = sum(map(partial(self._rounding, one), fillable, weights))
+            if not (_is_finite(rest) and rounding < _variance(whole) < math.inf):
+                raise ValueError(_unfit(one, fillable, _variance(whole)))
             factor = _factor(whole, rest, self._target.variance)
             for operand, weight in zip(fillable, weights, strict=True):
                 _write_(operand.layer, factor * weight)
@@ -320,6 +357,17 @@ class Filling(Pass):
         product, shape = self._place(one, moved)
         return product.by_unit(one.seen(moved, shape))
 
+    def _rounding(self, one: PreActivation, operand: _Operand, weight: Tensor) -> float:
+        """Variance of what a weight adds that rounding may be the only reason for."""
+        if not self._drawing:
+            return 0.0  # as it was more when the weight was drawn
+        if one.summed:
+            noise = torch.randn(operand.shape, generator=torch.Generator().manual_seed(0))
+            added = self._ways[id(operand.layer)].linear(noise.to(weight.device, operand.dtype))
+            return operand.rounding(weight) * _variance(added.to(weight.dtype))
+        assert operand.layer.gains is not None
+        return operand.rounding(weight) * float(operand.layer.gains.square().mean())
+
     def _is_near(self, one: PreActivation, signal: Tensor) -> bool:
         """Whether a pre-activation has the moments of the target; keeps by how much it has not."""
         means = signal.mean(0)
@@ -345,6 +393,10 @@ class Filling(Pass):
                 f"what the layer {operand.layer.name} reads does not vary with these inputs; use "
                 "more inputs, or others"
             )
+        assert operand.layer.gains is not None
+        gain = float(operand.layer.gains.square().mean())
+        if of_sum <= gain * operand.rounding(torch.ones_like(operand.weight)):
+            raise ValueError(_sums_alike(operand.layer.name))
         rho, variance = self._target.rho, self._target.variance / parts
         mean, own = math.sqrt(rho * variance / of_sum), (1 - rho) * variance / summed
         return self._target.draw(weight, mean, own, self._generator).to(operand.weight)
@@ -421,6 +473,25 @@ class Filling(Pass):
         if option.per == "position":
             return product.by_unit(in_shape + shift.reshape(shape[1:]))
         return signal + shift
+
+
+def _unfit(one: PreActivation, operands: list[_Operand], variance: float) -> str:
+    """What keeps operations from being filled whose results have this variance, or rest on more."""
+    vary = any(_variance(o.inputs) > o.inputs.square().mean() * 1e-6 for o in operands)
+    if vary and variance < math.inf and all(_is_finite(o.inputs) for o in operands):
+        return _sums_alike(one.name)
+    return (
+        f"what the layer {one.name} reads is not finite, or does not vary, with these inputs: an "
+        "activation before it grows or falls too fast"
+    )
+
+
+def _sums_alike(name: str) -> str:
+    return (
+        f"what the layer {name} reads adds up to the same in every row, but for rounding errors, "
+        "as after a normalisation of every row (layer_norm, softmax, normalize). Leave that "
+        f"out, or the layer as it is: layers={{{name!r}: {{'keep': True}}}}"
+    )
 
 
 def _is_finite(signal: Tensor) -> bool:

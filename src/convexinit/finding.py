@@ -19,6 +19,7 @@ from torch.autograd.graph import disable_saved_tensors_hooks
 
 from convexinit.checks import check_choice
 from convexinit.evaluation import (
+    NOT_CALLABLE,
     Convex,
     Inputs,
     as_tuple,
@@ -137,9 +138,11 @@ def find_prepared(
     options = {name: said for name, said in options.items() if name not in accepted}
     _apply_options(layers, options, dict(network.named_parameters()))
     pre_activations = find_pre_activations(network, trace, layers, starting, options)
+    gathers = trace.is_affine_since([one.call for one in pre_activations if one.output], output)
     return Found(
         layers, pre_activations, trace.returns_gradient, needs_gradient, output, 2 * rows, unseen,
         trace.constants(),
+        gathers,
     )  # fmt: skip
 
 
@@ -215,7 +218,7 @@ def _trace(
             ):
                 output = run(network, inputs, call)
             return trace, output, requires_grad
-        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except NOT_CALLABLE as error:
             problem = error
     raise not_callable(network, halves, problem) from problem
 

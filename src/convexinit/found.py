@@ -180,6 +180,8 @@ class Found:
         rows: number of them.
         unseen: parameters that act on the convex path in calls that are no layers.
         constants: numbers of calls whose result does not depend on the values of the inputs.
+        gathers: whether the output is an affine function of the last pre-activations, and none of
+            them.
     """
 
     layers: list[FoundLayer]
@@ -190,6 +192,7 @@ class Found:
     rows: int
     unseen: list[Unseen]
     constants: set[int]
+    gathers: bool = False
 
 
 def ways_to_sums(found: Found) -> dict[int, Way]:

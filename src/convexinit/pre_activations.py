@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from convexinit.assignment import is_close
 from convexinit.found import BiasOption, FoundLayer, Options, PreActivation
 from convexinit.nested import tensors_in
-from convexinit.tracing import DIVISIONS, MULTIPLICATIONS, RESHAPES, Call, Trace, following
+from convexinit.tracing import (
+    DIVISIONS,
+    MULTIPLICATIONS,
+    RESHAPES,
+    Call,
+    Trace,
+    changes_in_place,
+    following,
+)
 
 WITHOUT_GRADIENTS = (
     "it is computed without gradients (detach, no_grad, .data or reentrant "
@@ -89,7 +97,7 @@ def _end_of(trace: Trace, call: Call) -> tuple[Call, bool, tuple[int, ...]]:
         others = [t for t in tensors_in(user.args, user.kwargs) if id(t) not in operands]
         scales = user.name in MULTIPLICATIONS | DIVISIONS
         if (
-            user.product
+            trace.is_weighted(user)
             or user.value is None
             or len(operands) != 1
             or (scales and any(trace.dependence(t) for t in others))
@@ -97,6 +105,9 @@ def _end_of(trace: Trace, call: Call) -> tuple[Call, bool, tuple[int, ...]]:
         ):
             break
         (operand,) = operands.values()
+        # A part of a tensor that is written to does not go on alone, nor does what it was before.
+        if operand is not current.output or _is_written_to(user):
+            break
         numbers = user.value.numel()
         same = same and numbers == size
         if same and not trace.is_elementwise(user, operand):
@@ -114,6 +125,24 @@ def _end_of(trace: Trace, call: Call) -> tuple[Call, bool, tuple[int, ...]]:
         elif numbers < most and numbers <= size and len(user.value) == 2 * trace.rows:
             end, summed = user, True
     return end, summed, order
+
+
+def _is_part(tensor: Tensor) -> bool:
+    """Whether a tensor is a view of another one that has more numbers."""
+    return tensor._base is not None and tensor._base.numel() > tensor.numel()
+
+
+def _is_written_to(call: Call) -> bool:
+    """Whether a call takes a part of a tensor, to which is written there or in a view of it."""
+    part = call.output
+    if changes_in_place(call.name) or not _is_part(part):
+        return False
+    views = [
+        user
+        for user in call.consumers
+        if isinstance(user.output, Tensor) and user.output._base is part._base
+    ]
+    return any(changes_in_place(view.name) or _is_written_to(view) for view in views)
 
 
 def _units_after(call: Call, end: Call) -> int | None:

@@ -236,7 +236,8 @@ class Trace(Watch):
         if lost and any(t.requires_grad and not self._is_lost(t) for t in operands):
             self.lost = self.lost or call.name
         cut: dict[int, Tensor] = {}
-        if product and self.dependence(product.input) == Dependence.CURVED:
+        curved = product is not None and self.dependence(product.input) == Dependence.CURVED
+        if product and curved and self.is_weighted(call):
             cut[id(product.input)] = _tame(product.input)
         renewed = [replace(a, lambda t: cut.get(id(t), t)) for a in (args, kwargs)] if cut else None
         output = function(*renewed[0], **renewed[1]) if renewed else function(*args, **kwargs)
@@ -261,6 +262,47 @@ class Trace(Watch):
             self.calls.append(call)
         self._kept.append(made)
         return output
+
+    def is_weighted(self, call: Call) -> bool:
+        """Whether a call is a linear operation with a weight made from parameters or inputs.
+
+        One with a fixed weight is a function of its input like any other.
+        """
+        if call.product is None:
+            return False
+        weight = call.product.weight
+        return weight.requires_grad or self.dependence(weight) > Dependence.CONSTANT
+
+    def is_affine_since(self, starts: Collection[Call], result: Any) -> bool:
+        """Whether a result is an affine function of those of some calls, and of no inputs beside.
+
+        Args:
+            starts: calls whose results vary with the inputs.
+            result: of the network. What is no more than one of these, reshaped, is none.
+        """
+        known = {id(call) for call in starts}
+        waiting = [self._makers.get(id(result))]
+        reshapes = True
+        while waiting:
+            call = waiting.pop()
+            if call is None:  # an input, or what is made of none
+                return False
+            if id(call) in known:
+                continue
+            known.add(id(call))
+            reshapes &= call.name in RESHAPES
+            # What is written to in place may have been constant before.
+            moving = [
+                t
+                for t in tensors_in(call.args, call.kwargs)
+                if self.dependence(t) and (id(t) not in call.made_by or call.made_by[id(t)].level)
+            ]
+            if not moving or self.is_weighted(call):
+                return False
+            if call.name != "__setitem__" and not self.is_affine(call, moving):
+                return False
+            waiting += [call.made_by.get(id(t)) for t in moving]
+        return not reshapes
 
     def constants(self) -> set[int]:
         """Numbers of calls whose result does not depend on the values of the inputs."""
@@ -600,10 +642,13 @@ class Way:
         result, before = result.clone(), self._made[first][-1]  # a call may change it
         for index in others:
             function, args, kwargs, after = self._made[index]
-            renew = partial(_exchanged, old=before, new=result)
+            # What a call changes in place is the network's own, and is wanted again.
+            copies = changes_in_place(getattr(function, "__name__", ""))
+            renew = partial(_exchanged, old=before, new=result, copies=copies)
             result, before = function(*replace(args, renew), **replace(kwargs, renew)), after
         return result
 
 
-def _exchanged(tensor: Tensor, old: Tensor, new: Tensor) -> Tensor:
-    return new if tensor is old else tensor
+def _exchanged(tensor: Tensor, old: Tensor, new: Tensor, copies: bool) -> Tensor:
+    chosen = new if tensor is old else tensor
+    return chosen.clone() if copies else chosen

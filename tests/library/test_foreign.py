@@ -495,6 +495,49 @@ def test_a_muted_convex_path_stays_muted():
         assert torch.equal(before[name], after[name])
 
 
+def test_what_a_convex_path_adds_that_stays_is_called_that():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 1))
+    nn.init.constant_(network[2].weight, 5.0)
+    with pytest.warns(UserWarning, match="layer 2 has .* add stays as it is with skip='only'"):
+        init_icnn_(network, normal(256, 6, seed=0), skip="only")
+
+
+class Bounded(nn.Sequential):
+    """A network that can be called some times, or with some numbers of rows alone."""
+
+    times, sizes = 100, ()
+
+    def forward(self, x):
+        self.times -= 1
+        if self.times < 0 or (self.sizes and len(x) not in self.sizes):
+            raise RuntimeError("out of bounds")
+        return super().forward(x)
+
+
+def bounded():
+    torch.manual_seed(0)
+    return Bounded(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 1))
+
+
+@pytest.mark.parametrize("times", [0, 1, 2])
+def test_errors_of_a_network_are_called_that_in_every_pass(times):
+    network = bounded()
+    network.times = times
+    before = network[0].weight.detach().clone()
+    with pytest.raises(ValueError, match="cannot be called with these inputs: out of bounds"):
+        init_icnn_(network, normal(256, 6, seed=0))
+    assert torch.equal(network[0].weight, before)
+
+
+def test_networks_that_refuse_the_points_of_the_convexity_test_are_filled():
+    network, inputs = bounded(), normal(256, 6, seed=0)
+    network.sizes = 16, 256  # of the trace, and of all rows
+    with pytest.warns(UserWarning, match="whether the network is convex is not known: .*bounds"):
+        init_icnn_(network, inputs)
+    assert float(network(inputs).detach().var()) == pytest.approx(1.0, abs=0.02)
+
+
 @pytest.mark.parametrize("seen", [False, True])
 def test_normalisation_is_initialised_again(seen):
     network = built("ActNorm after")

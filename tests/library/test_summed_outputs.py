@@ -62,6 +62,9 @@ READ = {
     "other order": (lambda s: s.permute(0, 2, 3, 1).sum((1, 2)), 4),
     "einsum": (lambda s: torch.einsum("nchw->n", s), 2),
     "scaled": (lambda s: (3 * s).sum((1, 2, 3)) / 7 + 1, 1),
+    "fixed vector": (lambda s: s.flatten(1) @ torch.ones(SIDE**2), 1),
+    "fixed matrix": (lambda s: F.linear(s.flatten(1), torch.full((1, SIDE**2), 0.1)), 1),
+    "fixed kernel": (lambda s: F.conv2d(s, torch.ones(1, 2, 3, 3)).mean((1, 2, 3)), 2),
 }
 
 
@@ -207,3 +210,67 @@ def test_check_signal_sees_the_sum():
     parts = network(X) - network.skip(X.flatten(1)).squeeze(1), network.skip(X.flatten(1))
     convex, skip = (float(part.detach().var(correction=0)) for part in parts)
     assert convex / (convex + skip) == pytest.approx(after.convex, abs=0.02)
+
+
+def in_pieces(s):
+    o = torch.zeros(len(s), 2, SIDE**2)
+    o[:, 0] = s.flatten(1)
+    o[:, 1] = 2 * s.flatten(1)
+    return o.sum((1, 2))
+
+
+NOT_FOLLOWED = {
+    "stack": lambda s: torch.stack([s, 2 * s]).sum((0, 2, 3, 4)),
+    "pieces": lambda s: sum(s.flatten(1).unbind(1)),
+    "two functions": lambda s: torch.stack([s.sum((1, 2, 3)), s.mean((1, 2, 3))], 1),
+    "assigned": in_pieces,
+}
+
+
+@pytest.mark.parametrize("name", NOT_FOLLOWED)
+def test_linear_functions_that_are_not_followed_are_reported(name):
+    torch.manual_seed(0)
+    network = Readout(NOT_FOLLOWED[name])
+    with pytest.warns(
+        UserWarning, match=r"variance .* of the last layers \(last\) .* Divide"
+    ) as seen:
+        init_icnn_(network, X, generator=generator(1))
+    (message,) = [str(one.message) for one in seen]
+    variance = by_row(network(X))[1]
+    assert float(message.split("has the variance ")[1].split()[0]) == pytest.approx(
+        variance, rel=0.05
+    )
+    factor = float(message.split("Divide the output by ")[1].split(",")[0])
+    assert variance / factor**2 == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda s: torch.stack([s, s]).mean((0, 2, 3, 4)) * 0 + s.square().mean((1, 2, 3)),
+        lambda s: torch.cat([s, s], 1),
+        lambda s: s.view(len(s), -1).unsqueeze(1),
+        lambda s: F.softplus(sum(s.flatten(1).unbind(1))),
+    ],
+)
+def test_other_outputs_are_not(read):
+    torch.manual_seed(0)
+    network = Readout(lambda s: read(s).reshape(len(s), -1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "the network is not convex")
+        init_icnn_(network, X, generator=generator(1))
+
+
+def test_a_fixed_function_that_is_added_is_not_reported():
+    class Shifted(nn.Sequential):
+        def forward(self, x):
+            pieces = sum(super().forward(x).unbind(1))
+            return pieces + 3 * x.square().sum(1)
+
+    x = torch.randn(512, 4, generator=generator(0))
+    torch.manual_seed(0)
+    network = Shifted(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 16))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_icnn_(network, x, generator=generator(1))
