@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convexinit.calls import PassEnded, Watch, changes_in_place
 from convexinit.evaluation import Convex, Inputs, as_tuple, convex_columns, evaluated, run
 from convexinit.finding import find_prepared
 from convexinit.found import Found, FoundLayer, Options, PreActivation, ways_to_sums
 from convexinit.layers import check_not_stacked
 from convexinit.products import Dependence, as_product
-from convexinit.tracing import PassEnded, Watch, changes_in_place
 
 # From which factor a layer on the signal is said to explode or to vanish.
 _FACTOR = 3.0
@@ -226,7 +226,7 @@ class Measuring(Watch):
         self.differentiated: Tensor | None = None
 
     def on_gradient(self, differentiated: Tensor) -> None:
-        """See :meth:`convexinit.tracing.Watch.on_gradient`."""
+        """See :meth:`convexinit.calls.Watch.on_gradient`."""
         self.differentiated = differentiated
         super().on_gradient(differentiated)
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Generator, Tensor, nn
 
+from convexinit.calls import PassEnded, calls_between, following
 from convexinit.convexity import not_convex
 from convexinit.difference import convex_functions
 from convexinit.dropout import grows_noise
@@ -32,7 +33,6 @@ from convexinit.finding import find_prepared, problems_of
 from convexinit.found import Found, FoundLayer, Options, PreActivation
 from convexinit.nested import tensors_in
 from convexinit.products import Dependence
-from convexinit.tracing import PassEnded, calls_between, following
 from convexinit.unseen import unseen_remarks
 
 # Passes over all layers: one that draws, the others correct what it could not foresee.

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from convexinit.calls import PassEnded, Watch
 from convexinit.found import Found, FoundLayer, PreActivation, ways_to_sums
 from convexinit.init import Distribution
 from convexinit.nested import replace, tensors_in
 from convexinit.orthogonal import orthogonal_init_, raise_zeros_
 from convexinit.products import Dependence, Product, as_product
-from convexinit.tracing import PassEnded, Watch
 
 _PRECISE = 0.01  # deviation of mean or variance, in units of the target, that is left as it is
 # Share of the variance of a pre-activation that comes through the convex path at least.

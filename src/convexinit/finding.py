@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import disable_saved_tensors_hooks
 
+from convexinit.calls import Call, PassEnded
 from convexinit.checks import check_choice
 from convexinit.evaluation import (
     NOT_CALLABLE,
@@ -33,7 +34,7 @@ from convexinit.nested import tensors_in
 from convexinit.positivity import Positivity
 from convexinit.pre_activations import WITHOUT_GRADIENTS, find_pre_activations
 from convexinit.products import Dependence
-from convexinit.tracing import MULTIPLICATIONS, Call, PassEnded, Trace
+from convexinit.tracing import MULTIPLICATIONS, Trace
 from convexinit.unseen import find_unseen, unseen_problems
 from convexinit.weight_maps import (
     MAPS,

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convexinit.calls import Call, Way
 from convexinit.positivity import has_slope, is_flat_at_zero
 from convexinit.products import Product
-from convexinit.tracing import Call, Way
 from convexinit.unseen import Unseen
 from convexinit.weight_maps import (
     WeightMap,

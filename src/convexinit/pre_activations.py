@@ -8,17 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from convexinit.assignment import is_close
+from convexinit.calls import Call, changes_in_place, following
 from convexinit.found import BiasOption, FoundLayer, Options, PreActivation
 from convexinit.nested import tensors_in
-from convexinit.tracing import (
-    DIVISIONS,
-    MULTIPLICATIONS,
-    RESHAPES,
-    Call,
-    Trace,
-    changes_in_place,
-    following,
-)
+from convexinit.tracing import DIVISIONS, MULTIPLICATIONS, RESHAPES, Trace
 
 WITHOUT_GRADIENTS = (
     "it is computed without gradients (detach, no_grad, .data or reentrant "

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from convexinit.activations import Activation
+from convexinit.calls import following
 from convexinit.checks import check_number, check_unchanged
 from convexinit.diagnostics import Measuring, measured
 from convexinit.difference import convex_functions, parts_of
@@ -19,7 +20,6 @@ from convexinit.found import Found, Options, PreActivation
 from convexinit.layers import ConvexLayer, check_not_stacked
 from convexinit.networks import CNN, MLP, activation_of
 from convexinit.orthogonal import plan_layers
-from convexinit.tracing import following
 
 # Inputs of a layer from which on its steps are smaller.
 _MANY_INPUTS = 256

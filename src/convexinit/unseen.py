@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from convexinit.calls import Call
 from convexinit.nested import tensors_in
 from convexinit.products import Dependence
 from convexinit.tracing import (
     MULTIPLICATIONS,
     RESHAPES,
     SUMS,
-    Call,
     Trace,
     at_first,
     at_middle,

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convexinit.assignment import is_close
+from convexinit.calls import Call
 from convexinit.positivity import POSITIVITY, Positivity, softplus
-from convexinit.tracing import Call
 
 _FEW = 256  # entries by which maps are told apart
 _TABLE = 2**12  # values of a map that is inverted

@@ -1,0 +1,236 @@
+"""Calls of torch in a forward pass of any network, seen one by one.
+
+A ``torch.overrides.TorchFunctionMode`` sees every call of torch, whatever the layers of a network
+are called, however it holds its parameters and whichever branch it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from convexinit.nested import flat, replace, tensors_in
+from convexinit.products import Dependence, Product
+
+_GRADIENTS = {"grad", "backward"}
+
+
+class PassEnded(Exception):  # noqa: N818
+    """Ends a forward pass whose rest is of no interest."""
+
+
+def changes_in_place(name: str) -> bool:
+    """Whether a function of this name writes to its first operand."""
+    return name in {"__setitem__", "__iadd__", "__imul__", "__isub__", "__itruediv__"} or (
+        name.endswith("_") and not name.endswith("__")
+    )
+
+
+class Watch(TorchFunctionMode):
+    """Numbers the calls whose result depends on the inputs, in the order in which they are made.
+
+    Args:
+        inputs: how each input of the network depends on its convex arguments.
+        constants: numbers of calls whose result is known not to depend on the values of the inputs.
+    """
+
+    def __init__(
+        self, inputs: Iterable[tuple[Tensor, Dependence]], constants: Collection[int] = ()
+    ) -> None:
+        super().__init__()
+        self._constants = constants
+        # Tensors are kept, as numbers (``id``) of those that are gone are used again.
+        self._levels = {id(tensor): (tensor, level) for tensor, level in inputs}
+        self.count = 0
+
+    def dependence(self, value: Any) -> Dependence:
+        """How a tensor depends on the inputs."""
+        return self._levels.get(id(value), (value, Dependence.CONSTANT))[1]
+
+    def is_reached(self, value: Any) -> bool:
+        """Whether a tensor was made from the inputs, even if only from their shape."""
+        return id(value) in self._levels
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        operands = tensors_in(args, kwargs)
+        level = max(map(self.dependence, operands), default=Dependence.CONSTANT)
+        name = getattr(function, "__name__", "")
+        if level and name in _GRADIENTS:
+            self.on_gradient(operands[0])
+        output = self.run(function, args, kwargs, level)
+        if not any(map(self.is_reached, operands)):
+            return output
+        changed = flat(output)
+        if changes_in_place(name) and operands:
+            changed += [operands[0], operands[0]._base]
+        results = [t for t in changed if isinstance(t, Tensor)]
+        for tensor in results:
+            self._levels[id(tensor)] = tensor, self.level_of(tensor, function, args, kwargs, level)
+        if results:
+            self.on_call(self.count, function, args, kwargs, output)
+            self.count += 1
+        return output
+
+    def on_gradient(self, differentiated: Tensor) -> None:
+        """Differentiation inside of the network: what follows are no layers."""
+        raise PassEnded
+
+    def run(self, function: Callable[..., Any], args: Any, kwargs: Any, level: Dependence) -> Any:
+        """The result of a call."""
+        return function(*args, **kwargs)
+
+    def level_of(
+        self, tensor: Tensor, function: Any, args: Any, kwargs: Any, level: Dependence
+    ) -> Dependence:
+        """How a result depends on the inputs, given how the operands do."""
+        return Dependence.CONSTANT if self.count in self._constants else level
+
+    def on_call(self, index: int, function: Any, args: Any, kwargs: Any, output: Any) -> None:
+        """What is to be done at a call."""
+
+
+@dataclass(eq=False)
+class Call:
+    """A call of torch in a forward pass.
+
+    Attributes:
+        index: among the calls whose results depend on the inputs, -1 for any other.
+        function: that was called.
+        args: of the call.
+        kwargs: of the call.
+        made_by: calls that made tensors in ``args`` and ``kwargs``, by their ``id``.
+        output: of the call.
+        level: how it depends on the inputs.
+        value: the output as it was, with its graph, as it may be changed in place.
+        consumers: calls that use the output.
+        product: the linear operation that it is, if it is one.
+        shift: zeros that were added to the result of a linear operation, to differentiate by.
+        stays: whether the output is the same whatever the inputs are, None if not yet known.
+    """
+
+    index: int
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    made_by: dict[int, Call]
+    output: Any = None
+    level: Dependence = Dependence.CONSTANT
+    value: Tensor | None = None
+    consumers: list[Call] = field(default_factory=list)
+    product: Product | None = None
+    shift: Tensor | None = None
+    stays: bool | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the function."""
+        return str(getattr(self.function, "__name__", ""))
+
+    def leaves_of(self, tensor: Tensor) -> list[Tensor]:
+        """Tensors that an operand was computed from and that no call made, without repetition."""
+        found: dict[int, Tensor] = {}
+
+        def visit(call: Call, tensor: Tensor) -> None:
+            maker = call.made_by.get(id(tensor))
+            if maker is None or maker is call:
+                found[id(tensor)] = tensor
+                return
+            for operand in tensors_in(maker.args, maker.kwargs):
+                visit(maker, operand)
+
+        visit(self, tensor)
+        return list(found.values())
+
+    def recompute(self, tensor: Tensor, leaf: Tensor, value: Tensor) -> Tensor:
+        """An operand, had a tensor that it was computed from another value."""
+        if tensor is leaf and id(tensor) not in self.made_by:
+            return value
+        maker = self.made_by.get(id(tensor))
+        if maker is None:
+            return tensor
+        in_place = changes_in_place(maker.name)
+
+        def renew(operand: Tensor) -> Tensor:
+            new = maker.recompute(operand, leaf, value)
+            return new.clone() if in_place else new
+
+        args = replace(maker.args, renew)
+        output = maker.function(*args, **replace(maker.kwargs, renew))
+        if output is None:  # of an assignment to a part, as in w[mask] = 0
+            output = args[0]
+        if isinstance(maker.output, (list, tuple)):
+            output = output[[id(part) for part in maker.output].index(id(tensor))]
+        return output
+
+
+def following(call: Call) -> Iterator[Call]:
+    """Calls that a result takes part in, directly or through others, each once."""
+    seen: set[int] = set()
+    waiting = list(call.consumers)
+    while waiting:
+        one = waiting.pop()
+        if id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            waiting += one.consumers
+
+
+def calls_between(call: Call, end: Call) -> Iterator[Call]:
+    """The calls that hand a result on to ``end``, that included, each to a single next one."""
+    while call is not end:
+        (call,) = call.consumers
+        yield call
+
+
+class Way:
+    """Calls that hand on the result of an operation in a pass at hand, to be made once more.
+
+    Args:
+        call: the operation, as it was traced.
+        end: the last of the calls.
+    """
+
+    def __init__(self, call: Call, end: Call) -> None:
+        self._indices = [one.index for one in (call, *calls_between(call, end))]
+        self._made: dict[int, tuple[Callable[..., Any], Any, Any, Any]] = {}
+
+    def see(
+        self, index: int, function: Callable[..., Any], args: Any, kwargs: Any, output: Any
+    ) -> None:
+        """Keep a call of the pass if it is one of these."""
+        if index in self._indices:
+            self._made[index] = function, args, kwargs, output
+
+    @torch.no_grad()
+    def linear(self, result: Tensor) -> Tensor:
+        """What is made of this result of the operation, above that of zeros."""
+        return self._handed_on(result) - self._handed_on(torch.zeros_like(result))
+
+    def _handed_on(self, result: Tensor) -> Tensor:
+        first, *others = self._indices
+        result, before = result.clone(), self._made[first][-1]  # a call may change it
+        for index in others:
+            function, args, kwargs, after = self._made[index]
+            # What a call changes in place is the network's own, and is wanted again.
+            copies = changes_in_place(getattr(function, "__name__", ""))
+            renew = partial(_exchanged, old=before, new=result, copies=copies)
+            result, before = function(*replace(args, renew), **replace(kwargs, renew)), after
+        return result
+
+
+def _exchanged(tensor: Tensor, old: Tensor, new: Tensor, copies: bool) -> Tensor:
+    chosen = new if tensor is old else tensor
+    return chosen.clone() if copies else chosen
