@@ -41,8 +41,7 @@ _PASSES_WITH_FIRST_BATCH = 2  # after which normalisations stay as they are
 _TOLERATED = (0.1, 0.2)  # deviations of mean and variance that are not reported
 _FEWEST_ROWS = 10.0  # that a variance may rest on without being reported
 
-
-AnyPass = TypeVar("AnyPass", bound="Pass")
+AnyPass = TypeVar("AnyPass", bound=Pass)
 
 
 def fill_network_(
@@ -82,7 +81,7 @@ def fill_network_(
                     generator,
                 )  # fmt: skip
                 messages += _remarks(found, reached, target) + unseen_remarks(found.unseen)
-                if found.gathers and target.convex_path:
+                if found.gathers and target.convex_path and _meets(found, reached):
                     messages += _of_output(found, output, target)
                 if target.convex_path and target.draw is None:
                     messages += grows_noise(_hidden_dropouts(found))
@@ -331,6 +330,15 @@ def _reason(one: PreActivation, target: Target, again: bool) -> str:
     if again:
         return "a weight or bias of it was set at its first use"
     return "what is added to it varies more than the target, or differs from pass to pass"
+
+
+def _meets(found: Found, reached: Mapping[PreActivation, Deviation]) -> bool:
+    """Whether the last pre-activations have the moments of the target."""
+    return all(
+        one in reached and abs(reached[one].variance) <= _TOLERATED[1]
+        for one in found.pre_activations
+        if one.output
+    )
 
 
 def _of_output(found: Found, output: Any, target: Target) -> list[str]:

@@ -205,8 +205,8 @@ def _without_weight(product: Product, function: Callable[..., Any], args: Any, k
     weight = product.weight if product.expanded is None else product.expanded
     new = {id(weight): torch.zeros_like(weight)}
     rows = len(product.input)
-    alike = 1 < product.input.ndim == product.weight.ndim
-    alike &= product.name == "linear" or product.is_convolution
+    by_row = product.name == "linear" or product.is_convolution
+    alike = by_row and 1 < product.input.ndim == product.weight.ndim
     if alike:  # the bias alone, which one row shows
         new[id(product.input)] = product.input[:1]
     args, kwargs = (replace(a, lambda t: new.get(id(t), t)) for a in (args, kwargs))

@@ -13,9 +13,7 @@ from convexinit.calls import Call, Way
 from convexinit.positivity import has_slope, is_flat_at_zero
 from convexinit.products import Product
 from convexinit.unseen import Unseen
-from convexinit.weight_maps import (
-    WeightMap,
-)
+from convexinit.weight_maps import WeightMap
 
 Options = Mapping[str, Mapping[str, Any]]
 

@@ -13,7 +13,8 @@ from torch.utils.hooks import RemovableHandle
 
 from convexinit.assignment import check_fillable, is_close, unchanged_on_error
 from convexinit.convexity import not_convex
-from convexinit.evaluation import Convex, Inputs, as_tuple, convex_columns, evaluated
+from convexinit.difference import convex_functions
+from convexinit.evaluation import NOT_CALLABLE, Convex, Inputs, as_tuple, convex_columns, evaluated
 from convexinit.finding import find, no_convex_layer
 from convexinit.found import FoundLayer
 from convexinit.layers import ConvexLayer, check_not_stacked, clamp_negative_, project_layers_
@@ -47,7 +48,8 @@ def keep_convex(
         weights: more parameters that must not be negative.
         inputs: tensor ``[rows, ...]``, or tuple of tensors, that the network can be called with; at
             least two rows. The network is called a few times, and its random state is as before;
-            a warning says if it is not convex on them all the same.
+            a warning says if it is not convex on them all the same (not of a network that
+            returns a gradient, nor where that cannot be tested).
         convex: see :func:`~convexinit.init_icnn_`.
         call: see :func:`~convexinit.init_icnn_`.
 
@@ -102,16 +104,19 @@ def keep_convex(
 
     with unchanged_on_error(network):
         project()
+    handle = optimizer.register_step_post_hook(project)
     if inputs is not None and not returns_gradient:
         arguments = as_tuple(inputs)
         columns = convex_columns(convex, arguments)
         messages = []
-        # Inputs that do not vary will do to find layers.
-        with evaluated(network, arguments, call), suppress(ValueError):
-            messages = not_convex(network, arguments, columns, call)
+        with evaluated(network, arguments, call):
+            for function in convex_functions(network, call, None):
+                # What cannot be tested, as inputs that do not vary, will do to find layers.
+                with suppress(*NOT_CALLABLE):
+                    messages += not_convex(network, arguments, columns, function)
         for message in messages:
             warnings.warn(message, stacklevel=2)
-    return optimizer.register_step_post_hook(project)
+    return handle
 
 
 def _raw_weights(

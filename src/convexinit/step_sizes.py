@@ -132,7 +132,7 @@ def parameter_groups(
     """
     lr = check_number("lr", lr, 0.0)
     if inputs is None:
-        traced: dict[str, Any] = {"convex": convex, "call": call, "layers": layers}
+        traced: dict[str, Any] = {"convex": convex, "call": call, "layers": layers or None}
         check_unchanged(parameter_groups, traced, "says what is traced; give inputs= as well")
         facts = [fact for part in parts_of(model) for fact in _known(part, activation, variance)]
     else:

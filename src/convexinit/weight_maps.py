@@ -54,7 +54,8 @@ class WeightMap:
 
 def _draws(like: Tensor, scale: float = 1.0) -> Tensor:
     """The same random numbers every time, in the shape of a parameter, in float32 at least."""
-    draws = torch.randn(like.shape, generator=torch.Generator().manual_seed(1)) * scale
+    source = torch.Generator().manual_seed(1)
+    draws = torch.randn(like.shape, generator=source, dtype=torch.float32) * scale
     return draws.to(like.device, torch.promote_types(like.dtype, torch.float32))
 
 

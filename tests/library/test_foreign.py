@@ -718,6 +718,21 @@ def test_any_map_that_grows_is_inverted(temperature, power, gain, shift, transpo
     assert torch.allclose(network[2].weight, asked, rtol=1e-3)
 
 
+def test_maps_are_found_whatever_the_default_data_type_is():
+    def names():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), MappedLinear(7, 3, torch.square))
+        return [layer.map.name for layer in find_layers(network.double(), inputs)]
+
+    inputs = torch.randn(16, 5, dtype=torch.float64)
+    before, default = names(), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert names() == before == ["projection", "square"]
+    finally:
+        torch.set_default_dtype(default)
+
+
 def test_a_network_that_does_not_train_does_afterwards():
     inputs = normal(512, INPUTS, seed=0)
     target = inputs.abs().sum(1, keepdim=True)

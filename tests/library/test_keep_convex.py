@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
-from convexinit import CNN, MLP, ConvexLinear, keep_convex, project_
+from convexinit import CNN, MLP, ConvexDifference, ConvexLinear, keep_convex, project_
 from convexinit.stacking import stack_networks
 from support.foreign_networks import FOREIGN
 from support.networks import convex_weights, generator, randomised, unchanged
@@ -252,6 +252,28 @@ def test_inputs_that_do_not_vary_will_do():
         warnings.simplefilter("error")
         keep_convex(torch.optim.Adam(network.parameters()), network, inputs=torch.zeros(2, 4))
     assert (network[2].weight >= 0).all()
+
+
+def test_both_parts_of_a_difference_are_looked_at():
+    network = ConvexDifference(MLP([6, 8, 1], "softplus"), MLP([6, 8, 1], "softplus"))
+    inputs = torch.randn(64, 6, generator=generator(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        keep_convex(torch.optim.Adam(network.parameters()), network, inputs=inputs)
+
+
+def test_a_network_that_takes_one_number_of_rows_is_kept():
+    class Fixed(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x.reshape(16, 5))
+
+    network = Fixed(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 1))
+    inputs = torch.randn(16, 5, generator=generator(0))
+    optimiser = torch.optim.SGD(network.parameters(), lr=10.0)
+    keep_convex(optimiser, network, inputs=inputs)
+    network(inputs).sum().backward()
+    optimiser.step()
+    assert network[2].weight.min() >= 0
 
 
 def test_an_optimiser_of_another_network_is_refused():

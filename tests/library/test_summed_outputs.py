@@ -262,6 +262,28 @@ def test_other_outputs_are_not(read):
         init_icnn_(network, X, generator=generator(1))
 
 
+def test_a_layer_that_is_kept_off_the_target_is_not_taken_for_a_function():
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.one, self.other = nn.Linear(4, 16), nn.Linear(16, 1), nn.Linear(16, 1)
+
+        def forward(self, x):
+            z = F.softplus(self.first(x))
+            return torch.stack([self.one(z), self.other(z)]).sum(0)
+
+    torch.manual_seed(0)
+    network = Heads()
+    for head in (network.one, network.other):
+        nn.init.constant_(head.weight, 5.0)
+    keep = {"one": {"keep": True}, "other": {"keep": True}}
+    x = torch.randn(512, 4, generator=generator(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "no parameter can centre")
+        init_icnn_(network, x, layers=keep, generator=generator(1))
+
+
 def test_a_fixed_function_that_is_added_is_not_reported():
     class Shifted(nn.Sequential):
         def forward(self, x):
