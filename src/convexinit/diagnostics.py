@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from convexinit.calls import PassEnded, Watch, changes_in_place
-from convexinit.evaluation import Convex, Inputs, as_tuple, convex_columns, evaluated, run
+from convexinit.evaluation import Convex, Inputs, as_tuple, convex_columns, evaluated, first_of, run
 from convexinit.finding import find_prepared
 from convexinit.found import Found, FoundLayer, Options, PreActivation, ways_to_sums
 from convexinit.layers import check_not_stacked
@@ -238,12 +238,8 @@ class Measuring(Watch):
 
     def part(self, one: PreActivation, layer: FoundLayer) -> Tensor:
         """What an operation adds to a pre-activation, ``[rows and positions, units]``."""
-        product, result = layer.call.product, self.results[layer.call.index]
-        if one.summed:
-            return self.by_unit(one, self._ways[id(layer)].linear(result))
-        assert product is not None
-        scaled = product.by_unit(result) * (torch.nan if layer.gains is None else layer.gains)
-        return self.by_unit(one, product.from_units(scaled, result.shape).permute(layer.order))
+        shape = self.results[one.first.call.index].shape
+        return one.part(layer, self.results[layer.call.index], shape, self._ways).double()
 
     def signal(self, one: PreActivation) -> Tensor:
         """A pre-activation, ``[rows and positions, units]``."""
@@ -314,7 +310,7 @@ def _differentiated(
     watch: Measuring, output: Any, found: Found
 ) -> tuple[dict[int, Tensor], dict[int, float]]:
     """Gradients by pre-activations, by index, and norms over those of the weights, by layer."""
-    output = _first_of(output)
+    output = first_of(output)
     if not _is_differentiable(output):
         return {}, {}
     source = torch.Generator().manual_seed(0)
@@ -340,17 +336,13 @@ def _differentiated(
     return reached, ratios
 
 
-def _first_of(output: Any) -> Any:
-    return output[0] if isinstance(output, (tuple, list)) and output else output
-
-
 def _is_differentiable(output: Any) -> bool:
     return isinstance(output, Tensor) and output.requires_grad
 
 
 def _note(watch: Measuring, output: Any) -> str:
     """Of a report on a network that does not return what is differentiated."""
-    output = _first_of(output)
+    output = first_of(output)
     if not _is_differentiable(output):
         returned = "a tensor" if isinstance(output, Tensor) else type(output).__name__
         return (

@@ -72,6 +72,11 @@ def run(network: nn.Module, arguments: Sequence[Tensor], call: Callable[..., Ten
     return network(*arguments) if call is None else call(network, *arguments)
 
 
+def first_of(output: Any) -> Any:
+    """The function's value, which is the first where a network gives several things."""
+    return output[0] if isinstance(output, (tuple, list)) and output else output
+
+
 def forward(
     network: nn.Module, arguments: tuple[Tensor, ...], call: Callable[..., Tensor] | None
 ) -> Any:

@@ -25,6 +25,7 @@ from convexinit.evaluation import (
     check_values,
     convex_columns,
     evaluated,
+    first_of,
     not_callable,
     run,
 )
@@ -118,9 +119,7 @@ def _check_found(found: Found, target: Target) -> None:
             )
     if problems:
         raise ValueError("the network cannot be initialised. " + "; ".join(problems))
-    output = found.output
-    if isinstance(output, (tuple, list)) and output:
-        output = output[0]
+    output = first_of(found.output)
     if not found.returns_gradient and not (
         isinstance(output, Tensor) and output.ndim > 0 and len(output) == found.rows
     ):

@@ -111,17 +111,22 @@ class _Operand:
     shape: torch.Size = field(default_factory=torch.Size)
     dtype: torch.dtype = torch.float32
 
+    @property
+    def squared_gain(self) -> float:
+        """Of the gains, averaged over the units."""
+        assert self.layer.gains is not None
+        return float(self.layer.gains.square().mean())
+
     def sums(self) -> tuple[float, float]:
         """Variance over the rows of a unit's inputs, summed up, and summed variances."""
-        assert self.layer.gains is not None
-        values, units = self.inputs, self.layer.gains.square().mean()
+        values = self.inputs
         dimensions = [d for d in range(values.ndim) if d != values.ndim + self.product.features]
         centred = values - values.mean(dimensions, keepdim=True)
         scale = centred.abs().max().clamp_min(torch.finfo(values.dtype).tiny)
         centred /= scale
         of_sum = _variance(self.product.sum_inputs(centred, self.weight))
         summed = self.product.sum_inputs(centred.square(), self.weight).mean()
-        factor = float(scale.double().square() * units)
+        factor = float(scale.double().square()) * self.squared_gain
         return of_sum * factor, float(summed) * factor
 
     def rounding(self, weight: Tensor) -> float:
@@ -346,16 +351,8 @@ class Filling(Pass):
 
     def _part(self, one: PreActivation, operand: _Operand, weight: Tensor) -> Tensor:
         """What a weight adds to a pre-activation, ``[rows and positions, units]``."""
-        layer, result = operand.layer, operand.product.function(operand.inputs, weight)
-        if one.summed:
-            return one.place()[1].by_unit(self._ways[id(layer)].linear(result))
-        assert layer.gains is not None
-        own = operand.product.by_unit(result) * layer.gains
-        if layer is one.first:
-            return own
-        moved = operand.product.from_units(own, operand.shape).permute(layer.order)
-        product, shape = self._place(one, moved)
-        return product.by_unit(one.seen(moved, shape))
+        result = operand.product.function(operand.inputs, weight)
+        return one.part(operand.layer, result, self._operands[id(one.first)].shape, self._ways)
 
     def _rounding(self, one: PreActivation, operand: _Operand, weight: Tensor) -> float:
         """Variance of what a weight adds that rounding may be the only reason for."""
@@ -365,8 +362,7 @@ class Filling(Pass):
             noise = torch.randn(operand.shape, generator=torch.Generator().manual_seed(0))
             added = self._ways[id(operand.layer)].linear(noise.to(weight.device, operand.dtype))
             return operand.rounding(weight) * _variance(added.to(weight.dtype))
-        assert operand.layer.gains is not None
-        return operand.rounding(weight) * float(operand.layer.gains.square().mean())
+        return operand.rounding(weight) * operand.squared_gain
 
     def _is_near(self, one: PreActivation, signal: Tensor) -> bool:
         """Whether a pre-activation has the moments of the target; keeps by how much it has not."""
@@ -393,9 +389,7 @@ class Filling(Pass):
                 f"what the layer {operand.layer.name} reads does not vary with these inputs; use "
                 "more inputs, or others"
             )
-        assert operand.layer.gains is not None
-        gain = float(operand.layer.gains.square().mean())
-        if of_sum <= gain * operand.rounding(torch.ones_like(operand.weight)):
+        if of_sum <= operand.squared_gain * operand.rounding(torch.ones_like(operand.weight)):
             raise ValueError(_sums_alike(operand.layer.name))
         rho, variance = self._target.rho, self._target.variance / parts
         mean, own = math.sqrt(rho * variance / of_sum), (1 - rho) * variance / summed

@@ -142,8 +142,7 @@ def find_prepared(
     gathers = trace.is_affine_since([one.call for one in pre_activations if one.output], output)
     return Found(
         layers, pre_activations, trace.returns_gradient, needs_gradient, output, 2 * rows, unseen,
-        trace.constants(),
-        gathers,
+        trace.constants(), gathers,
     )  # fmt: skip
 
 

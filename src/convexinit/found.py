@@ -164,6 +164,27 @@ class PreActivation:
         """The inverse of :meth:`seen`, but for reshapes."""
         return tensor if self.summed else tensor.permute(self.first.order)
 
+    def part(
+        self, layer: FoundLayer, result: Tensor, shape: torch.Size, ways: Mapping[int, Way]
+    ) -> Tensor:
+        """What an operation adds to it, ``[rows and positions, units]``.
+
+        Args:
+            layer: the operation.
+            result: of the operation, without a bias of its own.
+            shape: of the result of the first operation in the pass at hand.
+            ways: see :func:`ways_to_sums`.
+        """
+        if self.summed:
+            return self.place()[1].by_unit(ways[id(layer)].linear(result))
+        product = layer.call.product
+        assert product is not None
+        scaled = product.by_unit(result) * (torch.nan if layer.gains is None else layer.gains)
+        if layer is self.first:
+            return scaled
+        moved = product.from_units(scaled, result.shape).permute(layer.order)
+        return self.place()[1].by_unit(self.seen(moved, shape))
+
 
 @dataclass(eq=False)
 class Found:

@@ -40,6 +40,14 @@ def _pairs_along(function: Rows, curvature: Curvature) -> Pairs:
     return *_either_side(curvature.point.expand_as(step), step), curvature.row.expand(len(step))
 
 
+def _with_curved(sampled: list[Pairs], function: Rows, curvature: Curvature | None) -> Pairs:
+    """All pairs in one, and those along a negative curvature."""
+    if curvature is not None and curvature.value < 0:
+        sampled = [*sampled, _pairs_along(function, curvature)]
+    first, second, rows = (torch.cat(parts) for parts in zip(*sampled, strict=True))
+    return first, second, rows
+
+
 def draw_pairs(
     function: Rows, curvature: Curvature | None, count: int, generator: Generator
 ) -> Pairs:
@@ -52,9 +60,7 @@ def draw_pairs(
         generator: source of randomness.
     """
     sampled = [_far_pairs(function, count, generator), _close_pairs(function, count, generator)]
-    if curvature is not None and curvature.value < 0:
-        sampled.append(_pairs_along(function, curvature))
-    first, second, rows = (torch.cat(parts) for parts in zip(*sampled, strict=True))
+    first, second, rows = _with_curved(sampled, function, curvature)
     return function.representable(first), function.representable(second), rows
 
 
@@ -74,10 +80,8 @@ def on_lines(
     first, second = function.points[rows], function.points[others]
     lines = first + shares[:, None, None] * (second - first)
     alone = sum(function.sizes) == sum(argument[0].numel() for argument in function.inputs)
-    pairs = [_close_pairs(function, _CLOSE_PAIRS[alone], generator)]
-    if curvature is not None and curvature.value < 0:
-        pairs.append(_pairs_along(function, curvature))
-    one, other, close_rows = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    close = _close_pairs(function, _CLOSE_PAIRS[alone], generator)
+    one, other, close_rows = _with_curved([close], function, curvature)
     points = [lines.flatten(0, 1).to(first.dtype), one, _middle(one, other), other]
     all_rows = torch.cat([rows.repeat(len(shares)), close_rows.repeat(3)])
     return torch.cat(points), all_rows, _triples(len(rows), len(one))

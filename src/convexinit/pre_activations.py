@@ -31,7 +31,7 @@ def find_pre_activations(
     Args:
         network: that was traced.
         trace: of it.
-        layers: found in the trace; those that sums of operations cannot tell get a ``problem``.
+        layers: found in the trace; those through which no gradient comes get a ``problem``.
         starting: modules that initialise themselves on their first batch, by name.
         options: what the user says about layers.
     """

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convexinit.evaluation import Convex, Inputs, Snapshot, as_tuple, convex_columns, run
+from convexinit.evaluation import Convex, Inputs, Snapshot, as_tuple, convex_columns, first_of, run
 
 
 @contextmanager
@@ -99,9 +99,7 @@ class Rows:
         return torch.cat(parts)
 
     def _values(self, points: Tensor, rows: Tensor) -> Tensor:
-        values = self.function(*self.arguments(points, rows))
-        if isinstance(values, (tuple, list)) and values:
-            values = values[0]
+        values = first_of(self.function(*self.arguments(points, rows)))
         if not isinstance(values, Tensor) or values.ndim == 0 or len(values) != len(points):
             got = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise ValueError(

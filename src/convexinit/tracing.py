@@ -135,8 +135,8 @@ class Trace(Watch):
             # What is written to in place may have been constant before.
             moving = [
                 t
-                for t in tensors_in(call.args, call.kwargs)
-                if self.dependence(t) and (id(t) not in call.made_by or call.made_by[id(t)].level)
+                for t in self._moving(call)
+                if id(t) not in call.made_by or call.made_by[id(t)].level
             ]
             if not moving or self.is_weighted(call):
                 return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
@@ -98,15 +98,7 @@ def find_map(call: Call, weight: Tensor, raw: Tensor) -> WeightMap | None:
         if draws.permute(layout).shape == weight.shape or layout == straight
     ]
     other = forward(2 * draws)
-    for known in (True, False):
-        entries = [*MAPS.values()] if known else _as_softplus(forward, draws)
-        if not entries:
-            continue
-        images = (
-            _mapped(raw.shape, tuple(layouts), draws.dtype, draws.device)
-            if known
-            else _images(entries, draws, layouts)
-        )
+    for entries, images in _candidates(forward, draws, layouts):
         for place, gain in _fitting(images, _some(result)):
             layout, entry = layouts[place // len(entries)], entries[place % len(entries)]
             expected = gain * entry.forward(2 * draws.permute(layout)).reshape(weight.shape)
@@ -125,6 +117,15 @@ def _some(values: Tensor) -> Tensor:
     """A few entries, from everywhere."""
     flat = values.flatten()
     return flat[:: max(1, len(flat) // _FEW)]
+
+
+def _candidates(
+    forward: Callable[[Tensor], Tensor], draws: Tensor, layouts: Sequence[tuple[int, ...]]
+) -> Iterator[tuple[list[Positivity], Tensor]]:
+    """Maps and their :func:`_images`: those that are known, then the softplus that it may be."""
+    yield [*MAPS.values()], _mapped(draws.shape, tuple(layouts), draws.dtype, draws.device)
+    if entries := _as_softplus(forward, draws):
+        yield entries, _images(entries, draws, layouts)
 
 
 @lru_cache(64)
