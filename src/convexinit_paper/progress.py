@@ -94,10 +94,10 @@ class TrainingProgress:
             disable=None,  # unless stderr is a terminal
         )
 
-    def step(self, losses: Tensor) -> None:
-        """Count one step; ``losses`` are only read when something is to be shown."""
-        self.done += 1
-        self._bar.update()
+    def step(self, losses: Tensor, count: int = 1) -> None:
+        """Count one step or more; ``losses`` are only read when something is to be shown."""
+        self.done += count
+        self._bar.update(count)
         if self._bar.disable:
             if self._throttle.due():
                 write_line(self._line(_typical(losses)))

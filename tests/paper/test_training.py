@@ -11,6 +11,7 @@ from torch import nn
 from convexinit.init_network import init_icnn_
 from convexinit.networks import MLP
 from convexinit.stacking import stack_networks, unstack_network
+from convexinit_paper.training import loop
 from convexinit_paper.training.loop import Split, diverged_at, epoch_order, evaluate, train
 from convexinit_paper.training.objectives import CLASSIFICATION
 from convexinit_paper.training.randomness import seeded_generator
@@ -169,6 +170,37 @@ def test_a_network_that_diverges_in_its_last_step_is_named():
     _, history = run([0, 1], epochs=1, batch_size=240, learning_rate=1e38)
     assert history.batch_losses.isfinite().all()
     assert history.diverged_at == [1, 1]
+
+
+def test_once_all_networks_are_lost_epochs_are_only_measured(monkeypatch):
+    seen = []  # for every call whether the network was training
+    forward = MLP.forward
+    monkeypatch.setattr(
+        MLP, "forward", lambda network, x: (seen.append(network.training), forward(network, x))[1]
+    )
+    options = {"epochs": 4, "batch_size": 60, "learning_rate": 1e38}
+    _, history = run([0, 1], **options)
+    assert seen.count(True) == 4, "training goes on in the first epoch alone"
+    monkeypatch.setattr(loop, "all_lost", lambda stack: False)
+    seen.clear()
+    _, expected = run([0, 1], **options)
+    assert seen.count(True) == 16
+    assert torch.equal(history.batch_losses.isnan(), expected.batch_losses.isnan())
+    assert history.diverged_at == expected.diverged_at == [2, 2]
+    assert history.measurements[0] == expected.measurements[0]
+    assert str(history.measurements) == str(expected.measurements)  # NaN differs from itself
+
+
+def test_a_stack_with_one_sound_network_is_not_lost():
+    stack = stack_networks([network_of(seed) for seed in range(3)])
+    with torch.no_grad():
+        stack.layers[1].weight[1, 0, 0] = math.nan
+        stack.layers[0].bias[2, 3] = math.nan
+        assert not loop.all_lost(stack)
+        stack.layers[0].weight[0].fill_(math.inf)
+        assert not loop.all_lost(stack)
+        stack.layers[2].bias[0] = math.nan
+    assert loop.all_lost(stack)
 
 
 def test_the_step_of_divergence_is_counted_from_one():

@@ -69,7 +69,7 @@ def train(
 
     Networks do not influence each other: each has its own rows, batch order and parameters, and
     every operation acts on each network alone. A network whose loss is no longer finite goes on
-    (its numbers stay NaN) and is named in the result.
+    (its numbers stay NaN) and is named in the result; once all are lost, epochs are only measured.
 
     Args:
         network: stack from :func:`convexinit.stacking.stack_networks`, maps
@@ -115,7 +115,12 @@ def train(
         for epoch in range(state.step // steps + 1, settings.epochs + 1):
             set_states(generators, state.kept["orders"])
             order = epoch_order(training.rows, generators)
-            for start in range(state.step % steps * settings.batch_size, rows, settings.batch_size):
+            first = state.step % steps * settings.batch_size
+            if all_lost(network):
+                losses[:, state.step : epoch * steps] = torch.nan
+                progress.step(losses[:, state.step], epoch * steps - state.step)
+                state.step, first = epoch * steps, rows
+            for start in range(first, rows, settings.batch_size):
                 inputs, targets = training.batch(order[:, start : start + settings.batch_size])
                 with autocast():
                     logits = network(inputs)
@@ -173,6 +178,16 @@ def evaluate(
         ]
     network.train()
     return measurements
+
+
+def all_lost(stack: nn.Module) -> bool:
+    """Whether every network has a weight of NaN, from which no step of training leads back.
+
+    Args:
+        stack: with parameters ``[networks, ...]``.
+    """
+    lost = [parameter.isnan().flatten(1).any(1) for parameter in stack.parameters()]
+    return bool(torch.stack(lost).any(0).all())
 
 
 def diverged_at(losses: Tensor, stack: nn.Module) -> list[int | None]:
