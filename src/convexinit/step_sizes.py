@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from convexinit.activations import Activation
 from convexinit.calls import following
-from convexinit.checks import check_number, check_unchanged
+from convexinit.checks import check_network, check_number, check_unchanged
 from convexinit.diagnostics import Measuring, measured
 from convexinit.difference import convex_functions, parts_of
 from convexinit.evaluation import Convex, Inputs, as_tuple, check_values, convex_columns, evaluated
@@ -95,8 +95,7 @@ def parameter_groups(
         lr: learning rate, greater than 0.
         inputs: a batch of data, as for :func:`~convexinit.init_icnn_`. Then ``activation`` and
             ``variance`` are of no use.
-        activation: as for :func:`~convexinit.init_icnn_`; None for that of an MLP, CNN or
-            PICNN, and for ReLU in other networks.
+        activation: as for :func:`~convexinit.init_icnn_`.
         variance: as for :func:`~convexinit.init_icnn_`.
         convex: see :func:`~convexinit.init_icnn_`.
         call: see :func:`~convexinit.init_icnn_`.
@@ -130,6 +129,7 @@ def parameter_groups(
         >>> [group["lr"] for group in parameter_groups(network, lr=1e-3, inputs=x)]
         [0.001, 0.0005]
     """
+    check_network("model", model)
     lr = check_number("lr", lr, 0.0)
     if inputs is None:
         traced: dict[str, Any] = {"convex": convex, "call": call, "layers": layers or None}
