@@ -325,9 +325,9 @@ def _follow(
         features = phi(mean + deviations)
         means, variances = [float(features.mean())], [float(features.var(correction=0))]
         for size in group_sizes:
-            others = [
+            others = (
                 features[torch.randperm(len(features), generator=source)] for _ in range(size - 1)
-            ]
+            )
             received = sum(others, features) / math.sqrt(size) - (math.sqrt(size) - 1) * means[-1]
             step = _closest_to_identity(phi, received, *step)
             features = phi(step[0] * received + step[1])
