@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 
-from convexinit.activations import Activation
+from convexinit.activations import Activation, check_convex_activation
 from convexinit.assignment import assign_, is_close, unchanged_on_error
 from convexinit.checks import (
     check_choice,
@@ -158,31 +158,32 @@ def init_icnn_(
         return model
     traced: dict[str, Any] = {"convex": convex, "call": call, "layers": layers, "skip": skip}
     check_unchanged(init_icnn_, traced, "says what is traced; give inputs= as well")
+    parts = parts_of(model)
+    activations = [activation_of(part) if activation is None else activation for part in parts]
     if method == "orthogonal":
         chosen = {
             "rho": rho, "bias_noise": bias_noise, "mean": mean, "distribution": distribution,
             "bias_rule": bias_rule,
         }  # fmt: skip
         check_unchanged(init_icnn_, chosen, _OF_MOMENTS)
-        messages = _init_orthogonal_(model, activation, variance, generator)
-        messages += [m for part in parts_of(model) for m in grows_noise(_dropouts(part))]
-        for message in messages:
+        messages = _init_orthogonal_(model, activations, variance, generator)
+        messages += [m for part in parts for m in grows_noise(_dropouts(part))]
+        for message in messages + _not_convex(activations):
             warnings.warn(message, stacklevel=3)
         return model
     distribution = check_function("distribution", distribution, DISTRIBUTIONS)
     bias_rule = check_function("bias_rule", bias_rule, BIAS_RULES)
-    activations: dict[nn.Module, Activation] = {}
-    for part in parts_of(model):
-        own = activation_of(part) if activation is None else activation
+    of_layer: dict[nn.Module, Activation] = {}
+    for part, own in zip(parts, activations, strict=True):
         solve_init(1, own, rho, variance, bias_noise, mean)
-        activations |= dict.fromkeys(part.modules(), own)
+        of_layer |= dict.fromkeys(part.modules(), own)
     with unchanged_on_error(model):
         for name, layer in initialised_layers(model).items():
             weight, bias = parameters_of(layer)
             weight, bias = weight.clone(), None if bias is None else bias.clone()
             if isinstance(layer, ConvexLayer):
                 moments_init_(
-                    weight, bias, activations[layer], rho, variance, bias_noise, mean, distribution,
+                    weight, bias, of_layer[layer], rho, variance, bias_noise, mean, distribution,
                     bias_rule, generator,
                 )  # fmt: skip
             else:
@@ -190,7 +191,20 @@ def init_icnn_(
                 if bias is not None:
                     bias.fill_(mean)
             assign_parameters_(layer, weight, bias, name)
+    for message in _not_convex(activations):
+        warnings.warn(message, stacklevel=3)
     return model
+
+
+def _not_convex(activations: Sequence[Activation]) -> list[str]:
+    """Warnings of activations between convex layers that are not convex and non-decreasing."""
+    messages = []
+    for activation in dict.fromkeys(activations):
+        try:
+            check_convex_activation(activation)
+        except ValueError as error:
+            messages.append(str(error))
+    return messages
 
 
 def _dropouts(network: nn.Module) -> list[float]:
@@ -210,7 +224,10 @@ def _dropouts(network: nn.Module) -> list[float]:
 
 
 def _init_orthogonal_(
-    model: nn.Module, activation: Activation | None, variance: float, generator: Generator | None
+    model: nn.Module,
+    activations: Sequence[Activation],
+    variance: float,
+    generator: Generator | None,
 ) -> list[str]:
     """Fill all layers, and return warnings."""
     uncentred = []
@@ -221,12 +238,8 @@ def _init_orthogonal_(
             for part in parts
         ]
         plans = [
-            plan_layers(
-                activation_of(part) if activation is None else activation,
-                list(map(_group_size, [*convex.values()][:-1])),
-                variance,
-            )
-            for part, convex in zip(parts_of(model), of_parts, strict=True)
+            plan_layers(own, list(map(_group_size, [*convex.values()][:-1])), variance)
+            for own, convex in zip(activations, of_parts, strict=True)
         ]
         for part, convex, plan in zip(parts, of_parts, plans, strict=True):
             (name, first), *_ = part.items()

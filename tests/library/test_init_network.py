@@ -162,6 +162,15 @@ def test_missing_biases_that_the_start_needs_are_named():
         init_icnn_(nn.Sequential(nn.Linear(5, 16, bias=False), *deep), activation="softplus")
 
 
+@pytest.mark.parametrize("method", ["moments", "orthogonal"])
+@pytest.mark.parametrize("activation", [nn.functional.gelu, torch.abs])
+def test_activations_that_are_not_convex_are_named(method, activation):
+    with pytest.warns(UserWarning, match=f"{activation.__name__}.* so the network is not convex"):
+        init_icnn_(
+            nn.Sequential(nn.Linear(3, 5), ConvexLinear(5, 5)), None, activation, method=method
+        )
+
+
 def test_parameters_instead_of_a_network_are_refused():
     parameters = MLP([3, 5, 1]).parameters()
     for function in (init_icnn_, lambda model: parameter_groups(model, 1e-3)):
