@@ -84,8 +84,9 @@ def init_icnn_(
     sums, and every row is scaled by what its unit really is the sum of. Give hidden layers smaller
     steps the more there are (:func:`~convexinit.parameter_groups`). Where a map lets no gradient
     through to weights of zero (all but projection, neg-exp and abs), zeros start slightly above it.
-    Units of the first layer are taken to be independent: of a few inputs they are alike, and an
-    output that sums many of them varies more than planned; with ``inputs`` that is measured.
+    Inputs are taken to have mean 0 and variance 1, and units of the first layer to be independent:
+    of a few inputs they are alike, and an output that sums many of them varies more than planned.
+    With ``inputs`` both are measured.
     Dropout in many hidden layers is warned of; without ``inputs`` a module counts as often as it is
     registered, also if ``forward`` uses it several times.
 
