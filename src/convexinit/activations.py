@@ -30,6 +30,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+class NotFiniteError(ValueError):
+    """An activation is infinite, or not a number, where it was evaluated."""
+
+
 def resolve_activation(activation: Activation) -> Callable[[Tensor], Tensor]:
     """Return the function behind the name of an activation; a callable is returned as it is.
 
@@ -62,7 +66,7 @@ def checked_activation(activation: Activation) -> Callable[[Tensor], Tensor]:
                 f"got {got} for {list(s.shape)}"
             )
         if not values.isfinite().all():
-            raise ValueError(
+            raise NotFiniteError(
                 f"activation is not finite at {float(s[~values.isfinite()][0]):g}, which its "
                 "moments need: it must be finite within 23 standard deviations of the mean"
             )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 T = TypeVar("T")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -94,6 +94,19 @@ makes one of an array or a list of numbers
         f"{name} must be a tensor, got {type(value).__name__}; torch.as_tensor(..., "
         "dtype=torch.float32) makes one of an array or a list of numbers"
     )
+
+
+def check_network(name: str, value: nn.Module) -> None:
+    """Raise ValueError unless value is a module: its parameters are not enough.
+
+    Example:
+        >>> check_network("model", nn.Linear(1, 1).parameters())
+        Traceback (most recent call last):
+        ValueError: model must be a torch.nn.Module, got generator; give the network itself
+    """
+    if not isinstance(value, nn.Module):
+        kind = type(value).__name__
+        raise ValueError(f"{name} must be a torch.nn.Module, got {kind}; give the network itself")
 
 
 def check_floating(name: str, value: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -13,9 +13,15 @@ from torch import Generator, Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 
-from convexinit.activations import Activation
+from convexinit.activations import Activation, check_convex_activation
 from convexinit.assignment import assign_, is_close, unchanged_on_error
-from convexinit.checks import check_choice, check_function, check_number, check_unchanged
+from convexinit.checks import (
+    check_choice,
+    check_function,
+    check_network,
+    check_number,
+    check_unchanged,
+)
 from convexinit.difference import parts_of
 from convexinit.dropout import Dropout, grows_noise
 from convexinit.evaluation import Convex, Inputs
@@ -78,6 +84,9 @@ def init_icnn_(
     sums, and every row is scaled by what its unit really is the sum of. Give hidden layers smaller
     steps the more there are (:func:`~convexinit.parameter_groups`). Where a map lets no gradient
     through to weights of zero (all but projection, neg-exp and abs), zeros start slightly above it.
+    Inputs are taken to have mean 0 and variance 1, and units of the first layer to be independent:
+    of a few inputs they are alike, and an output that sums many of them varies more than planned.
+    With ``inputs`` both are measured.
     Dropout in many hidden layers is warned of; without ``inputs`` a module counts as often as it is
     registered, also if ``forward`` uses it several times.
 
@@ -88,7 +97,7 @@ def init_icnn_(
         model: network whose first layer is registered first; not a stack of networks.
         activation: the activation between the layers: a name in
             :data:`convexinit.activations.ACTIVATIONS` or any elementwise callable. None for that of
-            an MLP, CNN or PICNN, and for ReLU in other networks.
+            the MLP, CNN or PICNN that the network is or holds, and for ReLU without one.
         rho: see :func:`~convexinit.moments_init_`.
         variance: see :func:`~convexinit.moments_init_`.
         bias_noise: see :func:`~convexinit.moments_init_`.
@@ -127,6 +136,7 @@ def init_icnn_(
         >>> network = init_icnn_(MLP([8, 64, 64, 1], "softplus"))  # which knows its activation
     """
     # Whatever is wrong raises here, before anything is filled.
+    check_network("model", model)
     check_choice("method", method, dict.fromkeys(("moments", "orthogonal")))
     if inputs is not None:
         check_not_stacked(model, _BEFORE)
@@ -149,27 +159,32 @@ def init_icnn_(
         return model
     traced: dict[str, Any] = {"convex": convex, "call": call, "layers": layers, "skip": skip}
     check_unchanged(init_icnn_, traced, "says what is traced; give inputs= as well")
-    activation = activation_of(parts_of(model)[0]) if activation is None else activation
+    parts = parts_of(model)
+    activations = [activation_of(part) if activation is None else activation for part in parts]
     if method == "orthogonal":
         chosen = {
             "rho": rho, "bias_noise": bias_noise, "mean": mean, "distribution": distribution,
             "bias_rule": bias_rule,
         }  # fmt: skip
         check_unchanged(init_icnn_, chosen, _OF_MOMENTS)
-        _init_orthogonal_(model, activation, variance, generator)
-        for message in (m for part in parts_of(model) for m in grows_noise(_dropouts(part))):
+        messages = _init_orthogonal_(model, activations, variance, generator)
+        messages += [m for part in parts for m in grows_noise(_dropouts(part))]
+        for message in messages + _not_convex(activations):
             warnings.warn(message, stacklevel=3)
         return model
     distribution = check_function("distribution", distribution, DISTRIBUTIONS)
     bias_rule = check_function("bias_rule", bias_rule, BIAS_RULES)
-    solve_init(1, activation, rho, variance, bias_noise, mean)
+    of_layer: dict[nn.Module, Activation] = {}
+    for part, own in zip(parts, activations, strict=True):
+        solve_init(1, own, rho, variance, bias_noise, mean)
+        of_layer |= dict.fromkeys(part.modules(), own)
     with unchanged_on_error(model):
         for name, layer in initialised_layers(model).items():
             weight, bias = parameters_of(layer)
             weight, bias = weight.clone(), None if bias is None else bias.clone()
             if isinstance(layer, ConvexLayer):
                 moments_init_(
-                    weight, bias, activation, rho, variance, bias_noise, mean, distribution,
+                    weight, bias, of_layer[layer], rho, variance, bias_noise, mean, distribution,
                     bias_rule, generator,
                 )  # fmt: skip
             else:
@@ -177,7 +192,20 @@ def init_icnn_(
                 if bias is not None:
                     bias.fill_(mean)
             assign_parameters_(layer, weight, bias, name)
+    for message in _not_convex(activations):
+        warnings.warn(message, stacklevel=3)
     return model
+
+
+def _not_convex(activations: Sequence[Activation]) -> list[str]:
+    """Warnings of activations between convex layers that are not convex and non-decreasing."""
+    messages = []
+    for activation in dict.fromkeys(activations):
+        try:
+            check_convex_activation(activation)
+        except ValueError as error:
+            messages.append(str(error))
+    return messages
 
 
 def _dropouts(network: nn.Module) -> list[float]:
@@ -197,8 +225,13 @@ def _dropouts(network: nn.Module) -> list[float]:
 
 
 def _init_orthogonal_(
-    model: nn.Module, activation: Activation, variance: float, generator: Generator | None
-) -> None:
+    model: nn.Module,
+    activations: Sequence[Activation],
+    variance: float,
+    generator: Generator | None,
+) -> list[str]:
+    """Fill all layers, and return warnings."""
+    uncentred = []
     with unchanged_on_error(model):
         parts = [initialised_layers(part) for part in parts_of(model)]
         of_parts = [
@@ -206,20 +239,24 @@ def _init_orthogonal_(
             for part in parts
         ]
         plans = [
-            plan_layers(activation, list(map(_group_size, [*convex.values()][:-1])), variance)
-            for convex in of_parts
+            plan_layers(own, list(map(_group_size, [*convex.values()][:-1])), variance)
+            for own, convex in zip(activations, of_parts, strict=True)
         ]
         for part, convex, plan in zip(parts, of_parts, plans, strict=True):
             (name, first), *_ = part.items()
             if name not in convex:
                 weight, bias = parameters_of(first)
                 weight = lecun_normal_(weight.clone(), generator).mul_(math.sqrt(variance))
-                bias = None if bias is None else torch.full_like(bias, plan.mean)
+                if bias is not None:
+                    bias = torch.full_like(bias, plan.mean)
+                elif plan.mean:
+                    uncentred.append(name)
                 assign_parameters_(first, weight, bias, name)
             shares = None
-            for (name, layer), scale, shift, mean in zip(
-                convex.items(), plan.scales, plan.biases, plan.feature_means, strict=True
-            ):
+            for (name, layer), scale, shift, mean, spread in zip(
+                convex.items(), plan.scales, plan.biases, plan.feature_means,
+                plan.feature_variances, strict=True,
+            ):  # fmt: skip
                 if shares is not None and len(shares) != _channels_in(layer):
                     shares = None  # positions of an image became units
                 weight = torch.empty_like(layer.weight)
@@ -229,7 +266,13 @@ def _init_orthogonal_(
                     raise_zeros_(weight, weight[0].numel(), len(convex))
                 # The shift of the plan is for a feature, the mean of which this unit may multiply.
                 bias = shift + (scale - weight.flatten(1).sum(1)) * mean
+                if layer.bias is None and bias.abs().max() > 0.1 * scale * math.sqrt(spread):
+                    uncentred.append(name)
                 assign_parameters_(layer, weight, None if layer.bias is None else bias, name)
+    return [
+        f"the pre-activations of these layers have another mean than they should, as they have no "
+        f"bias: {', '.join(uncentred)}; build them with bias=True"
+    ] * bool(uncentred)
 
 
 @torch.inference_mode(False)

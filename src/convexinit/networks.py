@@ -297,5 +297,6 @@ def _last(signals: Iterator[Tensor]) -> Tensor:
 
 
 def activation_of(network: nn.Module) -> Activation:
-    """The activation of a network of this module, and ReLU for any other."""
-    return network.activation if isinstance(network, (MLP, CNN, PICNN)) else "relu"
+    """That of the first network of this module that a network is or holds, ReLU without one."""
+    own = (part.activation for part in network.modules() if isinstance(part, (MLP, CNN, PICNN)))
+    return next(own, "relu")

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from convexinit.activations import Activation, checked_activation
+from convexinit.activations import Activation, NotFiniteError, checked_activation
+from convexinit.assignment import check_fillable
 from convexinit.checks import check_integer, check_number
 
 # Means of the first pre-activations that are tried, in standard deviations.
@@ -44,10 +45,11 @@ def orthogonal_init_(
     layer has as many outputs as inputs, a permutation; where it narrows, every output is the sum of
     a group of inputs, divided by the root of its size; where it widens, every input goes to a group
     of outputs likewise. Groups differ in size by one at most. Convolutions get this matrix in the
-    middle of their kernel, and zeros elsewhere, as ``torch.nn.init.dirac_``.
+    middle of their kernel, where ``padding="same"`` moves nothing, and zeros elsewhere.
 
     Args:
-        weight: ``[out, in]``, or ``[out, in / groups, *kernel]``.
+        weight: ``[out, in]``, or ``[out, in / groups, *kernel]``: a parameter, or a tensor that is
+            not computed from others.
         gain: factor of the matrix, greater than 0.
         groups: of a convolution, each of which gets a matrix of its own.
         generator: source of randomness.
@@ -56,8 +58,9 @@ def orthogonal_init_(
         ``weight``.
 
     Raises:
-        ValueError: if ``weight`` has fewer than two dimensions, ``gain`` is out of range, or
-            ``groups`` does not divide the number of outputs.
+        ValueError: if ``weight`` has fewer than two dimensions, is computed, expanded or not
+            floating point, ``gain`` is out of range, or ``groups`` does not divide the number of
+            outputs.
 
     Example:
         >>> weight = orthogonal_init_(torch.empty(2, 4))
@@ -66,6 +69,7 @@ def orthogonal_init_(
     """
     gain = check_number("gain", gain, 0.0)
     groups = check_integer("groups", groups)
+    check_fillable("weight", weight)
     if weight.ndim < 2:
         raise ValueError(
             f"a weight needs at least two dimensions, [out, in]; got shape {tuple(weight.shape)}"
@@ -144,7 +148,7 @@ def _fill_(
     """Fill the middle of a kernel; ``copies`` as in :func:`_disjoint`, for every group."""
     taps = weight.zero_()
     for size in weight.shape[2:]:
-        taps = taps.select(2, size // 2)  # of the first dimension of the kernel that is left
+        taps = taps.select(2, (size - 1) // 2)  # of the first dimension of the kernel that is left
     for block, same in zip(taps.chunk(len(copies)), copies, strict=True):
         block.copy_(gain * _disjoint(len(block), block.shape[1], generator, same))
     return weight
@@ -163,14 +167,36 @@ def _disjoint(
     """
     few, many = sorted((rows, columns))
     device = torch.device("cpu") if generator is None else generator.device
-    members, owners = (torch.randperm(n, generator=generator, device=device) for n in (many, few))
-    if copies is not None and columns == many:
-        kinds = torch.randperm(int(copies.max()) + 1, generator=generator, device=device)
-        members = members[kinds[copies.to(device)][members].argsort(stable=True)]
+    if copies is None or columns < many:
+        members, order = (
+            torch.randperm(n, generator=generator, device=device) for n in (many, few)
+        )
+        owners = order[torch.arange(many, device=device) % few]
+    else:
+        members = torch.arange(many, device=device)
+        owners = _dealt(copies, few, generator).to(device)
     matrix = torch.zeros(few, many, dtype=torch.float64, device=device)
-    matrix[owners[torch.arange(many, device=device) % few], members] = 1.0
+    matrix[owners, members] = 1.0
     matrix /= matrix.sum(1, keepdim=True).sqrt()
     return matrix if rows == few else matrix.T
+
+
+def _dealt(copies: Tensor, rows: int, generator: Generator | None) -> Tensor:
+    """A row for every one of ``copies``: other rows for the same ones, and as many for each row.
+
+    Which of the emptiest rows is left to chance, so that rows that share a unit differ in others.
+    """
+    device = torch.device("cpu") if generator is None else generator.device
+    owners = torch.empty_like(copies, device=device)
+    sizes = torch.zeros(rows, dtype=torch.float64, device=device)
+    kinds = torch.randperm(int(copies.max()) + 1, generator=generator, device=device)
+    for kind in kinds.tolist():
+        same = (copies == kind).to(device)
+        chances = torch.rand(rows, generator=generator, dtype=torch.float64, device=device)
+        emptiest = (sizes + chances).argsort()
+        owners[same] = emptiest[torch.arange(int(same.sum()), device=device) % rows]
+        sizes += owners[same].bincount(minlength=rows)
+    return owners
 
 
 @dataclass(frozen=True)
@@ -299,16 +325,16 @@ def _follow(
         features = phi(mean + deviations)
         means, variances = [float(features.mean())], [float(features.var(correction=0))]
         for size in group_sizes:
-            others = [
+            others = (
                 features[torch.randperm(len(features), generator=source)] for _ in range(size - 1)
-            ]
+            )
             received = sum(others, features) / math.sqrt(size) - (math.sqrt(size) - 1) * means[-1]
             step = _closest_to_identity(phi, received, *step)
             features = phi(step[0] * received + step[1])
             steps.append(step)
             means.append(float(features.mean()))
             variances.append(float(features.var(correction=0)))
-    except ValueError:  # not finite there
+    except NotFiniteError:
         return None
     if not 0.0 < min(variances) <= max(variances) < math.inf:
         return None
@@ -326,7 +352,7 @@ def _kept(phi: Callable[[Tensor], Tensor], first: Tensor, plan: LayerPlan) -> fl
         start = features = phi(first)
         for scale, bias in zip(plan.scales[:-1], plan.biases[:-1], strict=True):
             features = phi(scale * features + bias)
-    except ValueError:
+    except NotFiniteError:
         return 0.0
     kept = float(torch.corrcoef(torch.stack([start, features]))[0, 1]) ** 2
     return kept if math.isfinite(kept) else 0.0
@@ -340,7 +366,7 @@ def _closest_to_identity(
     def misfit(scale: float, bias: float) -> float:
         try:
             return float((phi(scale * received + bias) - received).square().mean())
-        except ValueError:  # not finite there
+        except NotFiniteError:
             return math.inf
 
     error, damping = misfit(scale, bias), 1e-9

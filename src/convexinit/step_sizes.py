@@ -1,4 +1,4 @@
-"""Step sizes of deep and wide input-convex networks, as parameter groups for any optimiser."""
+"""Step sizes of deep and wide input-convex networks, as parameter groups for an optimiser."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from convexinit.activations import Activation
 from convexinit.calls import following
-from convexinit.checks import check_number, check_unchanged
+from convexinit.checks import check_network, check_number, check_unchanged
 from convexinit.diagnostics import Measuring, measured
 from convexinit.difference import convex_functions, parts_of
 from convexinit.evaluation import Convex, Inputs, as_tuple, check_values, convex_columns, evaluated
@@ -63,10 +63,10 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Parameters of a network for an optimiser, with smaller steps for deep and wide networks.
 
-    An update of Adam moves a pre-activation by up to the learning rate times the sum of the sizes
-    of its inputs, and all those that an output sums in the same direction. Where a layer has more
-    than 256 inputs, the step of its weights is ``lr * 256 / fan_in``: ``lr`` is that of a layer
-    with up to 256.
+    A first update of Adam moves a pre-activation by up to the learning rate times the sum of the
+    sizes of its inputs, and all those that an output sums in the same direction. Where a layer has
+    more than 256 inputs, the step of its weights is ``lr * 256 / fan_in``: ``lr`` is that of a
+    layer with up to 256.
 
     In hidden convex layers, whose inputs have a positive mean as after ReLU, such updates multiply
     the mean of the signal by ``1 + fan_in * lr / 2``, and ``L`` layers by that to the power of L.
@@ -95,8 +95,7 @@ def parameter_groups(
         lr: learning rate, greater than 0.
         inputs: a batch of data, as for :func:`~convexinit.init_icnn_`. Then ``activation`` and
             ``variance`` are of no use.
-        activation: as for :func:`~convexinit.init_icnn_`; None for that of an MLP, CNN or
-            PICNN, and for ReLU in other networks.
+        activation: as for :func:`~convexinit.init_icnn_`.
         variance: as for :func:`~convexinit.init_icnn_`.
         convex: see :func:`~convexinit.init_icnn_`.
         call: see :func:`~convexinit.init_icnn_`.
@@ -105,7 +104,9 @@ def parameter_groups(
     Returns:
         ``{"params": [...], "lr": ...}`` for every step size that occurs, from the largest, ``lr``,
         to the smallest. Each parameter is in one of them; one that several layers use gets the
-        smallest of their steps.
+        smallest of their steps. Optimisers of ``torch.optim`` take them, but for LBFGS, which takes
+        no groups. Schedulers that set rates instead of multiplying them need one for each group:
+        ``OneCycleLR(optimiser, max_lr=[group["lr"] for group in groups], ...)``.
 
     Raises:
         ValueError: if the network has no such layers, an argument is out of range or of no use, or
@@ -130,6 +131,7 @@ def parameter_groups(
         >>> [group["lr"] for group in parameter_groups(network, lr=1e-3, inputs=x)]
         [0.001, 0.0005]
     """
+    check_network("model", model)
     lr = check_number("lr", lr, 0.0)
     if inputs is None:
         traced: dict[str, Any] = {"convex": convex, "call": call, "layers": layers or None}

@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from convexinit import CNN, MLP, ConvexConv2d, ConvexLinear, init_icnn_, solve_init
+from convexinit import (
+    CNN,
+    MLP,
+    ConvexConv2d,
+    ConvexDifference,
+    ConvexLinear,
+    init_icnn_,
+    parameter_groups,
+    solve_init,
+)
 from convexinit.positivity import POSITIVITY
 from convexinit.stacking import stack_networks
 from support.networks import generator, unchanged
@@ -123,3 +132,47 @@ def test_a_network_of_the_library_knows_its_activation(method):
         init_icnn_(network, method=method, generator=generator(), **told)
     for one, other in zip(*(network.parameters() for network in start), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("method", ["moments", "orthogonal"])
+def test_networks_inside_of_others_keep_their_activations(method):
+    widths = [5, *[30] * 9, 1]
+    parts = [MLP(widths, name) for name in ("softplus", "relu")]
+    source = generator()
+    init_icnn_(ConvexDifference(nn.Sequential(parts[0]), parts[1]), method=method, generator=source)
+    source = generator()
+    for part, name in zip(parts, ("softplus", "relu"), strict=True):
+        alone = init_icnn_(MLP(widths, name), method=method, generator=source)
+        assert all(map(torch.equal, part.parameters(), alone.parameters()))
+    steps = [
+        [group["lr"] for group in parameter_groups(network, 1e-3)]
+        for network in (parts[0], nn.Sequential(parts[0]))
+    ]
+    assert steps[0] == steps[1]
+
+
+def test_missing_biases_that_the_start_needs_are_named():
+    hidden, last = [(ConvexLinear(16, n, bias=False), nn.ReLU()) for n in (16, 3)]
+    network = nn.Sequential(nn.Linear(5, 16, bias=False), nn.ReLU(), *hidden, last[0])
+    with pytest.warns(UserWarning, match="no bias: 4; build") as warned:  # others would be 0
+        init_icnn_(network)
+    assert len(warned) == 1
+    deep = [part for _ in range(19) for part in (nn.Softplus(), ConvexLinear(16, 16))]
+    with pytest.warns(UserWarning, match="no bias: 0; build"):
+        init_icnn_(nn.Sequential(nn.Linear(5, 16, bias=False), *deep), activation="softplus")
+
+
+@pytest.mark.parametrize("method", ["moments", "orthogonal"])
+@pytest.mark.parametrize("activation", [nn.functional.gelu, torch.abs])
+def test_activations_that_are_not_convex_are_named(method, activation):
+    with pytest.warns(UserWarning, match=f"{activation.__name__}.* so the network is not convex"):
+        init_icnn_(
+            nn.Sequential(nn.Linear(3, 5), ConvexLinear(5, 5)), None, activation, method=method
+        )
+
+
+def test_parameters_instead_of_a_network_are_refused():
+    parameters = MLP([3, 5, 1]).parameters()
+    for function in (init_icnn_, lambda model: parameter_groups(model, 1e-3)):
+        with pytest.raises(ValueError, match=r"model must be a torch\.nn\.Module, got generator"):
+            function(parameters)

@@ -54,11 +54,20 @@ def test_rows_or_columns_are_orthonormal(rows, columns, seed, gain):
 def test_convolutions_get_a_delta_kernel_in_every_group(blocks, kernel):
     groups, rows, columns = blocks
     weight = orthogonal_init_(torch.empty(groups * rows, columns, *kernel), groups=groups)
-    middle = weight[(..., *(size // 2 for size in kernel))]
+    middle = weight[(..., *((size - 1) // 2 for size in kernel))]
     assert ((weight > 0).sum() == (middle > 0).sum()).all()
     for block in middle.chunk(groups):
         product = block @ block.T if rows <= columns else block.T @ block
         assert torch.allclose(product, torch.eye(len(product)), atol=1e-6)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4])
+def test_kernels_of_any_size_keep_images_in_place(side):
+    """With a border as of padding="same"."""
+    weight = orthogonal_init_(torch.empty(3, 3, side, side), generator=generator())
+    images = torch.randn(2, 3, 5, 5, generator=generator())
+    moved = F.conv2d(F.pad(images, [(side - 1) // 2, side // 2] * 2), weight)
+    assert torch.equal(moved, images[:, weight.sum((2, 3)).argmax(1)])
 
 
 def test_draws_differ_and_can_be_repeated():
@@ -78,6 +87,19 @@ def test_draws_differ_and_can_be_repeated():
 def test_wrong_arguments_are_named(shape, options, message):
     with pytest.raises(ValueError, match=message):
         orthogonal_init_(torch.empty(shape), **options)
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (2 * nn.Linear(3, 3).weight, "computed from other tensors"),
+        (torch.zeros(2, 4, dtype=torch.int64), "floating point"),  # where 1 / sqrt(2) would be 0
+        ([[1.0]], "must be a tensor"),
+    ],
+)
+def test_what_would_not_keep_the_matrix_is_refused(weight, message):
+    with pytest.raises(ValueError, match=message):
+        orthogonal_init_(weight)
 
 
 @pytest.mark.parametrize("sizes", [[], [1] * 19, [2, 1, 3, 1, 2, 5]])
@@ -118,6 +140,14 @@ def test_activations_that_outgrow_all_bounds_are_refused():
         plan_layers("exp", [1] * 5)
     plan = plan_layers("exp", [1] * 5, variance=1e-4)
     assert plan.feature_means[-1] == pytest.approx(1.0, rel=0.01)  # there exp(s) is 1 + s
+
+
+@pytest.mark.parametrize(
+    ("activation", "message"), [(torch.sum, "elementwise"), (lambda s: s @ s[:-1], "fails on")]
+)
+def test_functions_that_are_no_activations_are_named(activation, message):
+    with pytest.raises(ValueError, match=message):
+        plan_layers(activation, [1])
 
 
 @pytest.mark.parametrize("activation", [torch.tanh, "elu", "softplus"])
@@ -192,6 +222,14 @@ def test_copies_go_to_different_groups():
     for seed in range(20):
         orthogonal_layer_(weight := torch.empty(3, 6), 1.0, 1, shares, generator(seed))
         assert torch.allclose((weight > 0).float() @ shares, torch.ones(3, 2))
+
+
+@pytest.mark.parametrize("widths", [[8, 16, 32, 10], [8, 16, 64, 10]])
+def test_outputs_that_sum_copies_differ(widths):
+    for seed in range(5):
+        network = init_icnn_(MLP(widths), generator=generator(seed))
+        sums = network.layers[2].weight @ network.layers[1].weight
+        assert len(torch.unique(sums, dim=0)) == 10
 
 
 @pytest.mark.parametrize("kernel", [(3,), (3, 3)])

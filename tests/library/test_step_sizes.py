@@ -415,6 +415,24 @@ def test_what_is_refused_leaves_the_network_as_it_is(build, options, message):
 # Training
 
 
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "NAdam"])
+def test_optimisers_and_schedulers_keep_the_ratios(name):
+    network = init_icnn_(MLP([6, 8, 8, 8, 1]), generator=generator())
+    groups = parameter_groups(network, 0.01)
+    optimiser = getattr(torch.optim, name)(groups)
+    schedules = torch.optim.lr_scheduler
+    for scheduler in (
+        schedules.StepLR(optimiser, 1, 0.5),
+        schedules.CosineAnnealingLR(optimiser, 9),
+        schedules.OneCycleLR(optimiser, [group["lr"] for group in groups], 9, cycle_momentum=False),
+    ):
+        network(X).square().mean().backward()
+        optimiser.step()
+        scheduler.step()
+        first, second = (group["lr"] for group in optimiser.param_groups)
+        assert first / second == pytest.approx(2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize(
