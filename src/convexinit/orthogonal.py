@@ -19,6 +19,7 @@ import torch
 from torch import Generator, Tensor
 
 from convexinit.activations import Activation, checked_activation
+from convexinit.assignment import check_fillable
 from convexinit.checks import check_integer, check_number
 
 # Means of the first pre-activations that are tried, in standard deviations.
@@ -66,6 +67,7 @@ def orthogonal_init_(
     """
     gain = check_number("gain", gain, 0.0)
     groups = check_integer("groups", groups)
+    check_fillable("weight", weight)
     if weight.ndim < 2:
         raise ValueError(
             f"a weight needs at least two dimensions, [out, in]; got shape {tuple(weight.shape)}"

@@ -14,6 +14,7 @@ from convexinit import (
     lognormal_init_,
     lsuv_init_,
     moments_init_,
+    orthogonal_init_,
     project_,
 )
 from convexinit.init import (
@@ -279,6 +280,7 @@ FILLERS = {
     "the bias of lognormal_init_": lambda bias: lognormal_init_(torch.empty(3, 3), bias[0]),
     "lecun_normal_": lecun_normal_,
     "he_normal_": he_normal_,
+    "orthogonal_init_": orthogonal_init_,
     "lognormal_": lambda weight: lognormal_(weight, 1.0, 1.0),
     "gamma_": lambda weight: gamma_(weight, 1.0, 1.0),
     "sampled_bias_": lambda bias: sampled_bias_(bias[0], torch.ones(3, 3), MOMENTS, 0.4),
@@ -351,7 +353,9 @@ def test_lazy_layers_are_refused_until_they_have_seen_a_batch(initialise):
         initialise(nn.Sequential(ConvexLinear(8, 1, device="meta")))
 
 
-@pytest.mark.parametrize("fill", [lognormal_init_, he_normal_, lecun_normal_, moments_init_])
+@pytest.mark.parametrize(
+    "fill", [lognormal_init_, he_normal_, lecun_normal_, moments_init_, orthogonal_init_]
+)
 def test_a_lazy_weight_is_refused(fill):
     with pytest.raises(ValueError, match=r"has no shape yet.*run a batch through"):
         fill(nn.LazyLinear(3).weight)
