@@ -119,6 +119,7 @@ def test_launchers_give_the_same_numbers(tmp_path):
         ("+trainer.epoch=3", "there is no option trainer.epoch"),
         ("+anything=3", "does not use the option anything"),
         ("~seeds", "seeds must be"),
+        ("data_dir=/x/${y}", """'data_dir="\\${...\"'"""),
         ("~task", "task must be"),
     ],
 )

@@ -21,6 +21,7 @@ from hydra._internal import utils as hydra_utils
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import CompactHydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from convexinit_paper.request.config import CONF
 from convexinit_paper.request.options import ConfigError
@@ -235,6 +236,12 @@ def message_of(error: BaseException) -> str:
             text += (
                 "\nExperiments are chosen by experiment=<name>; python run.py --help lists them."
             )
+    elif isinstance(error, InterpolationResolutionError):
+        name = error.full_key
+        text = (
+            f"{name}: {text.splitlines()[0]}\n"
+            f"If ${{ belongs to the value, a backslash goes before it: '{name}=\"\\${{...\"'"
+        )
     elif isinstance(error, OSError) and error.filename:
         text = (
             f"{error.filename}: {error.strerror}\nresults_dir=... chooses another place for runs."
