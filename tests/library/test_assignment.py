@@ -25,7 +25,7 @@ from convexinit.init import (
     lognormal_,
     sampled_bias_,
 )
-from convexinit.layers import projected_weights
+from convexinit.layers import Linear, projected_weights
 from convexinit.positivity import POSITIVITY
 from convexinit.theory import solve_init
 from support.networks import convex_weights, generator, unchanged
@@ -359,3 +359,19 @@ def test_lazy_layers_are_refused_until_they_have_seen_a_batch(initialise):
 def test_a_lazy_weight_is_refused(fill):
     with pytest.raises(ValueError, match=r"has no shape yet.*run a batch through"):
         fill(nn.LazyLinear(3).weight)
+
+
+@pytest.mark.parametrize("first", [Linear(3, 3), ConvexLinear(3, 3, positivity="softplus")])
+@pytest.mark.parametrize(
+    "initialise",
+    [
+        init_icnn_,
+        lambda model: init_icnn_(model, method="moments"),
+        lambda model: lsuv_init_(project_(model), torch.randn(8, 3)),
+    ],
+)
+def test_one_weight_is_not_filled_for_two_maps(initialise, first):
+    model = nn.Sequential(first, nn.ReLU(), ConvexLinear(3, 3), nn.ReLU(), ConvexLinear(3, 1))
+    model[2].weight = model[0].weight
+    with pytest.raises(ValueError, match=r"the layer 2 shares its weight with one .* another map"):
+        initialise(model)
