@@ -81,7 +81,8 @@ def check_convex_activation(activation: Activation) -> None:
 
     The check looks at a grid over [-10, 10], so that it can prove a violation, not its absence.
     """
-    values = checked_activation(activation)(torch.linspace(-10, 10, 2001, dtype=torch.float64))
+    grid = torch.linspace(-10, 10, 2001, dtype=torch.float64, device="cpu")
+    values = checked_activation(activation)(grid)
     slopes = values.diff()
     tolerance = 1e-9 * float(values.abs().max())
     if slopes.min() < -tolerance:

@@ -51,8 +51,11 @@ class Dropout(nn.Module):
         """
         if self.dropped_bytes == 0:
             return input
-        if not self.training:  # through a function of torch, so that whoever watches calls sees it
-            return nn.functional.dropout(input, self.probability, training=False)
+        # torch.func and torch.compile follow torch's own draws alone.
+        transformed = torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling()
+        if not self.training or (transformed and not self.generators):
+            # Through a function of torch, so that whoever watches calls sees it.
+            return nn.functional.dropout(input, self.probability, self.training)
         # Compared in place, the mask stays in bytes: to make booleans, to convert them, and to
         # multiply with them is several times as slow on a CPU.
         kept = random_bytes(input.shape, self.generators, input.device).ge_(self.dropped_bytes)

@@ -240,13 +240,19 @@ def _without_autocast_cache() -> Iterator[None]:
         torch.set_autocast_cache_enabled(enabled)
 
 
-def _check_watchable(network: nn.Module) -> None:
-    for name, parameter in network.named_parameters():
-        if is_lazy(parameter) or parameter.is_meta:
+def check_exists(network: nn.Module) -> None:
+    """Raise ValueError for a network with parameters or buffers that have no values yet."""
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if is_lazy(tensor) or tensor.is_meta:
             raise ValueError(
                 f"{name} does not exist yet; run a batch through a network with lazy layers, or "
                 "move one from the device meta, before"
             )
+
+
+def _check_watchable(network: nn.Module) -> None:
+    check_exists(network)
+    for name, parameter in network.named_parameters():
         if parameter.is_inference():
             raise ValueError(
                 f"{name} was made in inference mode and cannot change; build it out of it"

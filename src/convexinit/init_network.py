@@ -39,6 +39,7 @@ from convexinit.init import (
 from convexinit.layers import CONVOLUTIONS, ConvexLayer, Network, check_not_stacked
 from convexinit.networks import MLP, activation_of
 from convexinit.orthogonal import orthogonal_layer_, plan_layers, raise_zeros_
+from convexinit.positivity import Positivity
 from convexinit.theory import solve_init
 
 _BEFORE = "initialise networks before they are stacked"
@@ -345,8 +346,8 @@ def initialised_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Convex layers of a network, and its first layer: those that initialisers fill, by name.
 
     Raises:
-        ValueError: if a part of the network has no convex layer, or weights are stacked or have no
-            values yet.
+        ValueError: if a part of the network has no convex layer, or weights are stacked, have no
+            values yet, or are shared by layers of different maps.
     """
     names = {module: name or "itself" for name, module in model.named_modules()}
     initialised: dict[str, nn.Module] = {}
@@ -375,4 +376,12 @@ def initialised_layers(model: nn.Module) -> dict[str, nn.Module]:
             for index, layer in enumerate(layers)
             if index == 0 or isinstance(layer, ConvexLayer)
         }
+    maps: dict[Tensor, Positivity | None] = {}
+    for name, filled in initialised.items():
+        raw, positivity = filled._parameters.get("weight"), getattr(filled, "positivity", None)
+        if raw is not None and maps.setdefault(raw, positivity) != positivity:
+            raise ValueError(
+                f"the layer {name} shares its weight with one that uses it by another map "
+                "(positivity); give each a weight of its own"
+            )
     return initialised

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,9 +35,11 @@ def _log(weight: Tensor) -> Tensor:
 
 def _softplus_inverse(weight: Tensor, beta: float) -> Tensor:
     weight = _at_least_smallest(weight)
-    raw = weight + torch.log(-torch.expm1(-beta * weight)) / beta
+    # In float32 at least, and once more away from zero: beta may be far below 1.
+    precise = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    raw = precise + torch.log(-torch.expm1(-_at_least_smallest(beta * precise))) / beta
     # Above 20, F.softplus is the identity, and in float64 that differs from log(1 + exp).
-    return torch.where(beta * raw > 20, weight, raw)
+    return torch.where(beta * raw > 20, precise, raw).to(weight.dtype)
 
 
 def _neg_exp(raw: Tensor) -> Tensor:
@@ -173,7 +176,70 @@ def resolve_positivity(positivity: str | Positivity) -> Positivity:
     return check_choice("positivity", positivity, POSITIVITY)
 
 
-class NonNegative(nn.Module):
+class Mapped(nn.Module):
+    """A module whose state names the map from its raw values to the weights that it uses.
+
+    The name is in the metadata of the state, where torch keeps versions, so that its keys are those
+    of torch. A state whose raw values mean something else is refused when it is loaded, with the
+    RuntimeError of ``load_state_dict``. States that were copied into plain dictionaries, or come
+    from layers of torch, name no map: of these, negative weights are refused where they would have
+    to be projected.
+    """
+
+    def _map(self) -> Positivity | None:
+        """None for weights that are used as they are."""
+        return getattr(self, "positivity", None)
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        metadata = getattr(destination, "_metadata", {})
+        if prefix[:-1] in metadata:
+            positivity = self._map()
+            metadata[prefix[:-1]]["positivity"] = positivity and positivity.name
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        problem = self._mismatch(state_dict.get(f"{prefix}weight"), local_metadata)
+        if problem:
+            message = "another map of weights than this network has: "
+            if not any(message in earlier for earlier in error_msgs):  # once for all layers
+                error_msgs.append(f"the state is of {message}{prefix}weight {problem}")
+            return
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+    def _mismatch(self, weight: Tensor | None, metadata: Mapping[str, Any]) -> str:
+        """What is wrong with raw values from elsewhere, "" if nothing is."""
+        ours, theirs = self._map(), metadata.get("positivity")
+        if theirs is None and ours is not None and ours.projects:
+            if weight is None or weight.is_meta or not weight.lt(0).any():
+                return ""
+            return (
+                f"has negative values, but positivity is {ours.name!r}; load it into a network "
+                "with the map that it was trained with, or set them to zero before"
+            )
+        same = theirs == (None if ours is None else ours.name)
+        as_they_are = ours is None and theirs in POSITIVITY and POSITIVITY[theirs].projects
+        if "positivity" not in metadata or same or as_they_are:
+            return ""
+        return (
+            f"was trained with positivity={theirs!r}, but here positivity is "
+            f"{None if ours is None else ours.name!r}; build the network with the map of the state"
+        )
+
+
+class NonNegative(Mapped):
     """A positivity map as a parametrization of any weight (``torch.nn.utils.parametrize``).
 
     Weights that are negative when the layer is parametrised become zero, or what next to zero the

@@ -12,21 +12,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convexinit.evaluation import Convex, Inputs, Snapshot, as_tuple, convex_columns, first_of, run
+from convexinit.evaluation import (
+    Convex,
+    Inputs,
+    Snapshot,
+    as_tuple,
+    check_exists,
+    convex_columns,
+    first_of,
+    run,
+)
 
 
 @contextmanager
 def in_evaluation_mode(network: Any) -> Iterator[None]:
-    """Put a network in evaluation mode, and give it back its state afterwards."""
-    if not isinstance(network, nn.Module):
-        yield
-        return
-    snapshot = Snapshot(network)
-    try:
-        network.eval()
-        yield
-    finally:
-        snapshot.restore()
+    """Put a network in evaluation mode; its state and the random one are as before afterwards."""
+    with torch.random.fork_rng([]):
+        if not isinstance(network, nn.Module):
+            yield
+            return
+        check_exists(network)
+        snapshot = Snapshot(network)
+        try:
+            network.eval()
+            yield
+        finally:
+            snapshot.restore()
 
 
 class Rows:

@@ -74,7 +74,12 @@ def _check_parameters(network: nn.Module) -> None:
     for name, module in network.named_modules():
         where = f"{name or 'the network'} ({type(module).__name__})"
         attributes = [value for value in vars(module).values() if isinstance(value, Tensor)]
-        if parametrize.is_parametrized(module) or not all(value.is_leaf for value in attributes):
+        if (
+            parametrize.is_parametrized(module)
+            or not all(value.is_leaf for value in attributes)
+            # A property is in place of the parameter of that name.
+            or any(getattr(module, key) is not own for key, own in module._parameters.items())
+        ):
             raise ValueError(
                 f"the weights of {where} are computed and cannot be stacked; remove what computes "
                 "them, for example with torch.nn.utils.parametrize.remove_parametrizations"
@@ -107,7 +112,18 @@ def first_difference(first: nn.Module, other: nn.Module) -> str:
             if key not in options or key not in others or not _same(options[key], others[key]):
                 shown = [_shown(table.get(key, "missing")) for table in (others, options)]
                 return "{} is {}, not {}".format(f"{name}.{key}".removeprefix("."), *shown)
+    shared, others_shared = _shared(first), _shared(other)
+    for name, owner in others_shared.items():
+        if owner != shared[name]:
+            return f"{name} is the parameter {owner}, not {shared[name]}"
     return ""
+
+
+def _shared(network: nn.Module) -> dict[str, str]:
+    """For each name of a parameter, the first that the same one has."""
+    owners: dict[nn.Parameter, str] = {}
+    named = network.named_parameters(remove_duplicate=False)
+    return {name: owners.setdefault(parameter, name) for name, parameter in named}
 
 
 def _options(module: nn.Module) -> dict[str, Any]:
@@ -115,6 +131,7 @@ def _options(module: nn.Module) -> dict[str, Any]:
     return {
         **{key: value for key, value in vars(module).items() if not key.startswith("_")},
         **module._buffers,
+        "hooks": [*module._forward_pre_hooks.values(), *module._forward_hooks.values()],
         **{key: _kind(parameter) for key, parameter in module._parameters.items()},
     }
 

@@ -14,6 +14,7 @@ from convexinit import (
     lognormal_init_,
     lsuv_init_,
     moments_init_,
+    orthogonal_init_,
     project_,
 )
 from convexinit.init import (
@@ -24,7 +25,7 @@ from convexinit.init import (
     lognormal_,
     sampled_bias_,
 )
-from convexinit.layers import projected_weights
+from convexinit.layers import Linear, projected_weights
 from convexinit.positivity import POSITIVITY
 from convexinit.theory import solve_init
 from support.networks import convex_weights, generator, unchanged
@@ -279,6 +280,7 @@ FILLERS = {
     "the bias of lognormal_init_": lambda bias: lognormal_init_(torch.empty(3, 3), bias[0]),
     "lecun_normal_": lecun_normal_,
     "he_normal_": he_normal_,
+    "orthogonal_init_": orthogonal_init_,
     "lognormal_": lambda weight: lognormal_(weight, 1.0, 1.0),
     "gamma_": lambda weight: gamma_(weight, 1.0, 1.0),
     "sampled_bias_": lambda bias: sampled_bias_(bias[0], torch.ones(3, 3), MOMENTS, 0.4),
@@ -351,7 +353,25 @@ def test_lazy_layers_are_refused_until_they_have_seen_a_batch(initialise):
         initialise(nn.Sequential(ConvexLinear(8, 1, device="meta")))
 
 
-@pytest.mark.parametrize("fill", [lognormal_init_, he_normal_, lecun_normal_, moments_init_])
+@pytest.mark.parametrize(
+    "fill", [lognormal_init_, he_normal_, lecun_normal_, moments_init_, orthogonal_init_]
+)
 def test_a_lazy_weight_is_refused(fill):
     with pytest.raises(ValueError, match=r"has no shape yet.*run a batch through"):
         fill(nn.LazyLinear(3).weight)
+
+
+@pytest.mark.parametrize("first", [Linear(3, 3), ConvexLinear(3, 3, positivity="softplus")])
+@pytest.mark.parametrize(
+    "initialise",
+    [
+        init_icnn_,
+        lambda model: init_icnn_(model, method="moments"),
+        lambda model: lsuv_init_(project_(model), torch.randn(8, 3)),
+    ],
+)
+def test_one_weight_is_not_filled_for_two_maps(initialise, first):
+    model = nn.Sequential(first, nn.ReLU(), ConvexLinear(3, 3), nn.ReLU(), ConvexLinear(3, 1))
+    model[2].weight = model[0].weight
+    with pytest.raises(ValueError, match=r"the layer 2 shares its weight with one .* another map"):
+        initialise(model)

@@ -299,3 +299,9 @@ def test_decoding_refuses_what_is_no_code(codec):
 
 def test_shipped_weights_are_small():
     assert autoencoder.WEIGHTS.stat().st_size <= 12_000_000
+
+
+def test_loading_leaves_the_random_numbers_of_the_process_as_they_were():
+    state = torch.get_rng_state()
+    load_codec("autoencoder")
+    assert torch.equal(state, torch.get_rng_state())

@@ -278,6 +278,7 @@ def test_the_network_is_left_as_it_was():
         nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.9), nn.Linear(8, 1)
     )
     network[1].eval()
+    network[2].register_forward_hook(lambda module, inputs, output: torch.rand(1) and output)
     modes = [module.training for module in network.modules()]
     state = torch.get_rng_state()
     with unchanged(network):

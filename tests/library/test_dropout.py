@@ -155,3 +155,11 @@ def test_probabilities_out_of_range(probability):
 
 def test_some_units_are_left_however_close_to_one():
     assert int((seeded(0.9999)(torch.ones(100_000)) != 0).sum()) > 0
+
+
+def test_torch_func_and_compile_see_a_network_with_dropout():
+    network, inputs = MLP([8, 16, 1], hidden_dropout=0.5), torch.ones(64, 8)
+    outputs = torch.func.vmap(network, randomness="different")(inputs)
+    assert len(outputs.unique()) > 1
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    assert len(compiled(inputs).unique()) > 1

@@ -340,6 +340,7 @@ def test_lazy_layers_are_refused_wherever_layers_are_found():
         lambda: init_icnn_(network, X),
         lambda: check_signal(network, X),
         lambda: keep_convex(optimiser, network, inputs=X),
+        lambda: is_convex(network, X),
     ):
         with pytest.raises(ValueError, match=r"0\.weight does not exist yet; run a batch"):
             find_in()

@@ -316,6 +316,24 @@ def shared(tied):
     return layers
 
 
+def hooked():
+    network = nn.Sequential(ConvexLinear(2, 2))
+    network[0].register_forward_hook(double)
+    return network
+
+
+def double(module, inputs, output):
+    return 2 * output
+
+
+class Halved(ConvexLinear):
+    """A layer whose weight is a property."""
+
+    @property
+    def weight(self):
+        return self._parameters["weight"] / 2
+
+
 def frozen():
     network = MLP([3, 4, 1])
     network.layers[0].weight.requires_grad_(False)
@@ -350,6 +368,9 @@ def frozen():
         (Counter(1), Counter(2), r"count is tensor\(2\), not tensor\(1\)"),
         (nn.Sequential(ConvexLinear(2, 2)), nn.Sequential(ConvexLinear(2, 2, bias=False)),
          r"0\.bias is missing, not"),
+        (shared(False), shared(True), r"2\.weight is the parameter 1\.weight, not 2\.weight"),
+        (shared(True), shared(False), r"2\.weight is the parameter 2\.weight, not 1\.weight"),
+        (nn.Sequential(ConvexLinear(2, 2)), hooked(), r"0\.hooks is \[.*\], not \[\]"),
     ],
 )  # fmt: skip
 def test_networks_that_differ_in_more_than_their_weights_are_not_stacked(first, other, message):
@@ -388,6 +409,10 @@ def test_computed_and_lazy_weights_are_not_stacked():
             parametrise(network.layers[1])
         with pytest.raises(ValueError, match=r"layers\.1 .* are computed and cannot be stacked"):
             stack_networks([network, network])
+    network = MLP([3, 4, 1])
+    network.layers[1].__class__ = Halved
+    with pytest.raises(ValueError, match=r"layers\.1 \(Halved\) are computed"):
+        stack_networks([network, network])
     lazy = nn.Sequential(nn.LazyLinear(4), ConvexLinear(4, 1))
     with pytest.raises(ValueError, match=r"0 .* do not exist yet; run a batch"):
         stack_networks([lazy, lazy])

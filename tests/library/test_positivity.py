@@ -75,6 +75,17 @@ def test_weights_next_to_zero_have_finite_raw_values(positivity, dtype):
     assert (positivity.forward(raw).double() <= 1.5 * smallest(dtype)).all()
 
 
+@pytest.mark.parametrize("beta", [1e-2, 0.3, 3.0, 1e3])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_softplus_of_any_temperature_has_finite_raw_values(dtype, beta):
+    positivity = softplus(beta)
+    weights = torch.tensor([0.0, smallest(dtype), 1e-3, 1.0, 30.0], dtype=dtype)
+    raw = positivity.inverse(weights)
+    assert raw.isfinite().all()
+    error = 2 * smallest(dtype) / min(beta, 1)
+    torch.testing.assert_close(positivity.forward(raw), weights, rtol=0.02, atol=error)
+
+
 def test_neg_exp_is_defined_as_in_the_literature_and_safe_for_large_weights():
     raw = torch.tensor([-1.0, 0.0, 2.0, 1000.0], requires_grad=True)
     weight = POSITIVITY["neg_exp"].forward(raw)
@@ -178,3 +189,14 @@ def test_projection_is_no_parametrization():
         NonNegative("projection")
     with pytest.raises(ValueError, match="positivity must be one of projection"):
         NonNegative("magic")
+
+
+def test_the_state_of_a_parametrization_with_another_map_is_refused():
+    first, other, same = (
+        register_parametrization(nn.Linear(3, 2), "weight", NonNegative(name))
+        for name in ("softplus", "exp", "softplus")
+    )
+    with pytest.raises(RuntimeError, match="'softplus', but here positivity is 'exp'"):
+        other.load_state_dict(first.state_dict())
+    same.load_state_dict(first.state_dict())
+    assert torch.equal(same.weight, first.weight)

@@ -45,6 +45,7 @@ AWKWARD = [
     "",
     "-",
     "a\nb",
+    "back\\\n",
     "choice(a,b)",
 ]
 signs = st.sampled_from("ab1,()[]{}=:'\"\\$ \t\n~/äρ%@?|#&;*!<>`-._")

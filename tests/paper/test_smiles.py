@@ -97,6 +97,7 @@ def test_missing_and_damaged_smiles_files_are_named(tmp_path):
     with pytest.raises(RuntimeError, match=r"smiles/\*\.smi"):
         load_smiles(tmp_path)
     (tmp_path / "smiles").mkdir()
-    (tmp_path / "smiles/a.smi").write_bytes(b"CC\xff\xfe")
-    with pytest.raises(RuntimeError, match=r"a\.smi cannot be read"):
-        load_smiles(tmp_path)
+    for content in (b"CC\xff\xfe", "CC\n".encode("utf-16"), "CC\n".encode("utf-16-le")):
+        (tmp_path / "smiles/a.smi").write_bytes(content)
+        with pytest.raises(RuntimeError, match=r"(?si)a\.smi cannot be read.*save it as UTF-8"):
+            load_smiles(tmp_path)

@@ -118,6 +118,9 @@ def test_launchers_give_the_same_numbers(tmp_path):
         ("model.width=10000000", "not enough memory"),
         ("+trainer.epoch=3", "there is no option trainer.epoch"),
         ("+anything=3", "does not use the option anything"),
+        ("~seeds", "seeds must be"),
+        ("data_dir=/x/${y}", """'data_dir="\\${...\"'"""),
+        ("~task", "task must be"),
     ],
 )
 def test_wrong_options_end_with_one_short_message(tmp_path, option, expected):
@@ -139,6 +142,12 @@ def test_wrong_options_end_with_one_short_message(tmp_path, option, expected):
         ("--trainer.epochs=3", "python run.py trainer.epochs=3"),
         ("--experimental-rerun=job.pickle", "there is no flag --experimental-rerun"),
         ("--force", "python run.py --help"),
+        ("\N{EM DASH}experiment=mnist", "python run.py experiment=mnist"),
+        ("\N{EN DASH}m seeds=1,2", "did you mean -m?"),
+        ("/model=icnn", "'/model' is no name of an option"),
+        ("=2", "'' is no name of an option"),
+        ("model=[icnn,icnn_init]", "python run.py -m model=icnn,icnn_init"),
+        ("trainer=null", "trainer takes one choice"),
         ("-m --cfg job", "--multirun and --cfg do not go together"),
         ("-c job seeds=1 -m", "--multirun and --cfg do not go together"),
         ("--info -m", "--multirun and --info do not go together"),

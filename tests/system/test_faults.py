@@ -505,6 +505,20 @@ def test_a_run_that_only_its_owner_can_read_is_said_to_be_that(colleague, shared
     assert is_intact(colleague)
 
 
+def test_a_lock_that_only_its_owner_can_open_is_said_to_be_that(fake, shared):
+    folder = request_of(request(shared, RHOS[0])).folder
+    folder.parent.mkdir(parents=True)
+    with claimed(folder):
+        (lock,) = folder.parent.iterdir()
+        lock.chmod(0o600)
+        for place in (shared / "runs", folder.parent):
+            place.chmod(0o777)
+        error = as_nobody(run_experiment, request(shared, RHOS[0]))
+    assert isinstance(error, AccessError)
+    assert f"{lock} belongs to root" in str(error)
+    assert f"chmod -R a+rw {lock}" in str(error)
+
+
 def test_in_a_sweep_a_run_of_another_user_is_one_failure(colleague, shared):
     colleague.chmod(0o700)
     configs = [request(shared, rho) for rho in RHOS]

@@ -100,6 +100,16 @@ def test_no_command_minds_a_pipe_that_is_closed(tmp_path):
         assert piped(arguments, "| true") == (0, ""), arguments
 
 
+def test_what_cannot_be_written_is_said_once_and_the_run_is_stored(tmp_path):
+    """As where the disk that the output goes to is full."""
+    said = "error: the output of this command cannot be written: No space left on device\n"
+    arguments = command(*SHORT, results_dir=tmp_path)
+    assert piped(arguments, "> /dev/full") == (1, said)
+    assert len(read_runs(tmp_path / "runs")) == 1
+    assert piped([sys.executable, "run.py", "--help"], "> /dev/full") == (1, said)
+    assert piped(arguments, "2> /dev/full") == (0, "")
+
+
 # --- Missing packages ----------------------------------------------------------------------------
 
 
@@ -124,14 +134,15 @@ def test_without_the_packages_of_the_pipeline_there_is_one_line(script, path):
 # --- Locales -------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["C", "de_DE.ISO-8859-1"])
+# Of the last one Python cannot encode again what it has decoded.
+@pytest.fixture(params=["C", "de_DE.ISO-8859-1", "ja_JP.EUC-JP"])
 def locale(request, tmp_path_factory):
     """Variables of a locale whose encoding is not UTF-8."""
     variables = {"LC_ALL": request.param, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     if request.param != "C":
         place = tmp_path_factory.mktemp("locales")
         made = shutil.which("localedef") and subprocess.run(
-            ["localedef", "-i", "de_DE", "-f", "ISO-8859-1", place / request.param],
+            ["localedef", "-i", *request.param.replace(".", " -f ").split(), place / request.param],
             capture_output=True,
             check=False,
         )

@@ -255,7 +255,8 @@ def from_arrays(arrays: dict[str, np.ndarray]) -> tuple[Autoencoder, Vocabulary]
     """
     vocabulary = Vocabulary([str(token) for token in arrays["tokens"]])
     sizes = Sizes(**{name: int(arrays[f"sizes.{name}"]) for name in Sizes.__dataclass_fields__})
-    network = Autoencoder(sizes, len(vocabulary), len(arrays["weights.properties.bias"])).float()
+    with torch.device("meta"):  # shapes alone: drawing values would move torch's random state
+        network = Autoencoder(sizes, len(vocabulary), len(arrays["weights.properties.bias"]))
     state = {
         name.removeprefix("weights."): torch.from_numpy(array).float()
         for name, array in arrays.items()
@@ -264,7 +265,7 @@ def from_arrays(arrays: dict[str, np.ndarray]) -> tuple[Autoencoder, Vocabulary]
     for name, tensor in state.items():
         if not tensor.isfinite().all():
             raise ValueError(f"{name} has values that are not finite")
-    network.load_state_dict(state)
+    network.load_state_dict(state, assign=True)
     return network.eval(), vocabulary
 
 

@@ -60,7 +60,7 @@ def load_image_folder(
     """
     source = Path(source).expanduser().resolve()
     content = image_content(source)
-    path = Path(cache_dir) / f"images-{_cache_name(content, size)}.npz"
+    path = Path(cache_dir).expanduser() / f"images-{_cache_name(content, size)}.npz"
     arrays = read_arrays(path, "images", _check)
     if arrays is None:
         arrays = _read(source, size)

@@ -55,9 +55,11 @@ def _read(forms: list[Path]) -> list[str]:
             if path.suffix == ".gz":
                 content = gzip.decompress(content)
             text = io.StringIO(content.decode("utf-8"), newline=None).read()
+            if "\0" in text:
+                raise ValueError("it holds zero bytes, as UTF-16 does; save it as UTF-8")
         except UnicodeDecodeError as error:
             first = first or DataError(f"{path} cannot be read: {error}\nSave it as UTF-8.")
-        except (OSError, EOFError, zlib.error) as error:
+        except (OSError, EOFError, ValueError, zlib.error) as error:
             first = first or DataError(f"{path} cannot be read: {error}")
         else:
             # A byte-order mark begins a file, or stands inside of one joined from several.

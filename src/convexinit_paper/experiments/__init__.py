@@ -38,7 +38,7 @@ from convexinit_paper.tracking import log_run
 TASKS = one_of(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def task_module(task: str) -> Any:
+def task_module(task: Any) -> Any:
     """The module of a task, imported when it is asked for, so that none pays for the others.
 
     Raises:
@@ -63,7 +63,7 @@ def request_of(config: Config) -> Request:
         DataError: if what they would have been trained on is missing.
     """
     config = with_user_paths(config)
-    task = task_module(config["task"])
+    task = task_module(config.get("task"))
     request = parse_request(config, field_names(task.Settings))
     if request.task != "best_of_grid":
         return request

@@ -21,6 +21,7 @@ from hydra._internal import utils as hydra_utils
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import CompactHydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from convexinit_paper.request.config import CONF
 from convexinit_paper.request.options import ConfigError
@@ -37,6 +38,9 @@ MODES = {
     "--info": "shows where options come from",
     "--shell-completion": "is for shells",
 }
+NAME = re.compile(r"(~|\+{0,2})[a-zA-Z][\w./@:-]*", re.ASCII)  # of an option in Hydra's grammar
+# Some programs make other dashes of those that are typed.
+DASHES = "-\N{HYPHEN}\N{EN DASH}\N{EM DASH}\N{MINUS SIGN}"
 # Modules that warn when a process is interrupted while it loads or ends.
 NOISY = (
     "torch.library",
@@ -82,7 +86,11 @@ def checked_arguments(arguments: list[str]) -> list[str]:
     known = {*parser._option_string_actions} - {"--experimental-rerun"}  # from files never written
     for index, word in enumerate(arguments):
         flag, _, value = word.partition("=")
-        if flag.startswith("-") and flag.strip("-") and flag not in known:
+        name = flag.lstrip(DASHES)
+        if name not in ("", flag) and flag not in known:
+            meant = known & {f"-{name}", f"--{name}"}
+            if meant:
+                raise ConfigError(f"there is no flag {flag}; did you mean {meant.pop()}?")
             raise ConfigError(_no_flag(flag, value or _value_of_flag(arguments[index + 1 :])))
     try:
         parser.exit_on_error = False
@@ -102,6 +110,15 @@ def checked_arguments(arguments: list[str]) -> list[str]:
         if name.startswith("hydra.") and value.lstrip("'\"").startswith("~"):
             raise ConfigError(
                 f"~ is not replaced in options of Hydra; write the whole path: {word}"
+            )
+        if equal and not NAME.fullmatch(name):
+            raise ConfigError(
+                f"{word}: {name!r} is no name of an option\npython run.py --help lists all options."
+            )
+        if (CONF / name).is_dir() and (value.startswith("[") or value == "null"):
+            raise ConfigError(
+                f"{word}: {name} takes one choice; for a run with each of several: "
+                + run_command(["-m", f"{name}={value.strip('[]') if '[' in value else '...'}"])
             )
         if not equal and not word.startswith("~"):
             raise ConfigError(_no_option(word, given.overrides[index - 1] if index else ""))
@@ -124,7 +141,7 @@ def _value_of_flag(rest: list[str]) -> str:
 
 def _no_flag(flag: str, value: str) -> str:
     """What to say of a flag that there is not."""
-    example = run_command([f"{flag.strip('-')}={value}"])
+    example = run_command([f"{flag.strip(DASHES)}={value}"])
     return (
         f"there is no flag {flag}\nOptions are written without dashes: {example}\n"
         "python run.py --help lists all options."
@@ -219,6 +236,12 @@ def message_of(error: BaseException) -> str:
             text += (
                 "\nExperiments are chosen by experiment=<name>; python run.py --help lists them."
             )
+    elif isinstance(error, InterpolationResolutionError):
+        name = error.full_key
+        text = (
+            f"{name}: {text.splitlines()[0]}\n"
+            f"If ${{ belongs to the value, a backslash goes before it: '{name}=\"\\${{...\"'"
+        )
     elif isinstance(error, OSError) and error.filename:
         text = (
             f"{error.filename}: {error.strerror}\nresults_dir=... chooses another place for runs."

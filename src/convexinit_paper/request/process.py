@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 import os
 import sys
@@ -31,17 +32,29 @@ def _use_utf8() -> None:
     if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
         return
     os.environ["PYTHONUTF8"] = "1"
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    arguments: list[bytes] | list[str] = sys.orig_argv
+    with contextlib.suppress(OSError):  # as bytes, which not every locale gives back unchanged
+        arguments = Path("/proc/self/cmdline").read_bytes().split(b"\0")[:-1]
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *arguments[1:]])
 
 
 class _Outlet(io.FileIO):
     """An output of this process; what is written after its reader has gone is dropped."""
 
+    failed = False
+
     def write(self, data: Any, /) -> int:
-        """Write bytes; returns how many."""
+        """Write bytes; returns how many.
+
+        Raises:
+            SystemExit: the first time that results cannot be written, as on a full disk.
+        """
         try:
             return super().write(data)
-        except BrokenPipeError:
+        except OSError as error:
+            first, self.failed = not self.failed, True
+            if first and self.fileno() == 1 and not isinstance(error, BrokenPipeError):
+                sys.exit(f"error: the output of this command cannot be written: {error.strerror}")
             return len(data)
 
 
@@ -55,7 +68,7 @@ def _outlet(stream: TextIO | None) -> TextIO:
         io.BufferedWriter(raw),
         encoding=stream.encoding,
         errors=ESCAPED,
-        line_buffering=stream.isatty() or stream is sys.stderr,
+        line_buffering=True,  # what fails does so here, not when Python ends
     )
 
 

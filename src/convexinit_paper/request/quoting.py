@@ -38,7 +38,9 @@ def _quoted(text: str) -> str:
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
     # Backslashes count only before a quote, the closing one among them.
     return (
-        '"' + re.sub(r'(\\*)("|$)', lambda end: end[1] * 2 + end[2].replace('"', r"\""), text) + '"'
+        '"'
+        + re.sub(r'(\\*)("|\Z)', lambda end: end[1] * 2 + end[2].replace('"', r"\""), text)
+        + '"'
     )
 
 

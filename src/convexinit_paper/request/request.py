@@ -106,7 +106,7 @@ def parse_request(config: Config, sections: Collection[str]) -> Request:
         )
     variant = config["model"].get("name")
     require(WORD.holds(variant), "model.name", WORD.words, variant)
-    seeds = parse_seeds(config["seeds"])
+    seeds = parse_seeds(config.get("seeds"))
     shared: dict[str, Any] = {name: config.get(name) for name in SHARED}
     shared |= {"seeds": seeds, "logger": parse_logger(config.get("logger", "csv"))}
     return Request(**shared, config={**config, "seeds": seeds})

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from convexinit_paper.store.errors import unwritable
+from convexinit_paper.store.errors import AccessError, owned, unwritable
 from convexinit_paper.store.staging import tidy
 
 # Errors of file systems that cannot lock files.
@@ -62,5 +62,10 @@ def _acquire(lock: FileLock, path: Path, folder: Path) -> bool:
     except OSError as error:
         if error.errno in UNABLE:
             return False
+        if os.access(path, os.F_OK):  # of somebody whose files are closed to others
+            raise AccessError(
+                f"the run in {folder} is claimed by somebody else, or was: {error.strerror}.\n"
+                f"{owned(path, 'a+rw')}\nOr choose another place for runs with results_dir=..."
+            ) from error
         raise unwritable(folder.parent, error) from error
     return True
