@@ -188,6 +188,7 @@ def test_check_codes_takes_any_array_of_numbers(form, rows):
         (torch.ones(2, requires_grad=True), r"the shape \[n, 2\], got \[2\]"),
         (torch.full((2, 2), torch.nan).bfloat16(), "2 of 2 rows are not: 0, 1"),
         (torch.full((1, 2), 1e300, dtype=torch.float64), "1 of 1 rows are not: 0"),
+        (np.ma.masked_equal([[1, 2], [3, 0]], 0), "1 of 2 rows are not: 1"),
         (torch.ones(1, 2, dtype=torch.complex64), "real numbers, got an array of complex64"),
         ([], r"the shape \[n, 2\], got \[0\]"),
     ],

@@ -162,12 +162,14 @@ def check_codes(codes: ArrayLike | Tensor, dimensions: int) -> np.ndarray:
 
 
 def _as_array(codes: ArrayLike | Tensor) -> np.ndarray:
-    """An array of what may be a tensor, or a list with tensors for rows."""
+    """An array of what may be a tensor, a masked array, or a list with tensors for rows."""
     if isinstance(codes, Tensor):
         # NumPy has no bfloat16 and no float8.
         return (codes.float() if codes.is_floating_point() else codes).numpy(force=True)
     if isinstance(codes, (list, tuple)):
         codes = [_as_array(row) if isinstance(row, Tensor) else row for row in codes]
+    if isinstance(codes, np.ma.MaskedArray):  # what is masked is missing
+        codes = codes.astype(np.float64).filled(np.nan)
     return np.asarray(codes)
 
 
