@@ -77,8 +77,10 @@ class Watch(TorchFunctionMode):
         if changes_in_place(name) and operands:
             changed += [operands[0], operands[0]._base]
         results = [t for t in changed if isinstance(t, Tensor)]
-        for tensor in results:
-            self._levels[id(tensor)] = tensor, self.level_of(tensor, function, args, kwargs, level)
+        # All before any is kept, as what is changed in place is an operand too.
+        levels = [self.level_of(tensor, function, args, kwargs, level) for tensor in results]
+        for tensor, new in zip(results, levels, strict=True):
+            self._levels[id(tensor)] = tensor, new
         if results:
             self.on_call(self.count, function, args, kwargs, output)
             self.count += 1

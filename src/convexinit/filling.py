@@ -34,6 +34,7 @@ from convexinit.finding import find_prepared, problems_of
 from convexinit.found import Found, FoundLayer, Options, PreActivation
 from convexinit.nested import tensors_in
 from convexinit.products import Dependence
+from convexinit.proof import is_proven_convex
 from convexinit.unseen import unseen_remarks
 
 # Passes over all layers: one that draws, the others correct what it could not foresee.
@@ -86,7 +87,10 @@ def fill_network_(
                     messages += _of_output(found, output, target)
                 if target.convex_path and target.draw is None:
                     messages += grows_noise(_hidden_dropouts(found))
-                if not found.returns_gradient:
+                known = {id(t) for t in (*network.parameters(), *network.buffers())}
+                if not found.returns_gradient and not is_proven_convex(
+                    found.trace, first_of(found.output), known
+                ):
                     try:
                         messages += not_convex(network, arguments, columns, function)
                     except NOT_CALLABLE as error:

@@ -139,10 +139,9 @@ def find_prepared(
     options = {name: said for name, said in options.items() if name not in accepted}
     _apply_options(layers, options, dict(network.named_parameters()))
     pre_activations = find_pre_activations(network, trace, layers, starting, options)
-    gathers = trace.is_affine_since([one.call for one in pre_activations if one.output], output)
     return Found(
         layers, pre_activations, trace.returns_gradient, needs_gradient, output, 2 * rows, unseen,
-        trace.constants(), gathers,
+        trace,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from convexinit.calls import Call, Way
 from convexinit.positivity import has_slope, is_flat_at_zero
 from convexinit.products import Product
+from convexinit.tracing import Trace
 from convexinit.unseen import Unseen
 from convexinit.weight_maps import WeightMap
 
@@ -198,9 +200,7 @@ class Found:
         output: of the network on the traced rows; None if it was not computed.
         rows: number of them.
         unseen: parameters that act on the convex path in calls that are no layers.
-        constants: numbers of calls whose result does not depend on the values of the inputs.
-        gathers: whether the output is an affine function of the last pre-activations, and none of
-            them.
+        trace: of the network.
     """
 
     layers: list[FoundLayer]
@@ -210,8 +210,18 @@ class Found:
     output: Any
     rows: int
     unseen: list[Unseen]
-    constants: set[int]
-    gathers: bool = False
+    trace: Trace
+
+    @cached_property
+    def constants(self) -> set[int]:
+        """Numbers of calls whose result does not depend on the values of the inputs."""
+        return self.trace.constants()
+
+    @cached_property
+    def gathers(self) -> bool:
+        """Whether the output is an affine function of the last pre-activations, and not one."""
+        last = [one.call for one in self.pre_activations if one.output]
+        return self.trace.is_affine_since(last, self.output)
 
 
 def ways_to_sums(found: Found) -> dict[int, Way]:

@@ -19,11 +19,16 @@ from convexinit.calls import Call, PassEnded, Watch, changes_in_place
 from convexinit.nested import flat, replace, tensors_in
 from convexinit.products import Dependence, as_product, one_matrix
 
-_SELECTIONS = {
+SELECTIONS = {
     "__getitem__", "narrow", "select", "split", "chunk", "index_select", "unbind", "tensor_split",
     "split_with_sizes",
 }  # fmt: skip
 _LARGEST_DRAW = 4.0  # about the largest of some thousand standard normal numbers
+# What may be read of a tensor without reading its numbers.
+_FACTS = {
+    "size", "dim", "ndimension", "numel", "nelement", "stride", "__len__", "__get__",
+    "is_floating_point", "is_complex", "is_contiguous", "get_device", "element_size", "__hash__",
+}  # fmt: skip
 _OF_A_SHAPE = {"empty_like", "new_empty", "rand_like", "randn_like"}  # with values from nowhere
 SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__", "sub", "__sub__", "sub_", "__isub__"}
 RESHAPES = {"view", "reshape", "squeeze", "unsqueeze", "flatten", "contiguous", "clone"}
@@ -46,6 +51,7 @@ class Trace(Watch):
         calls: whose results were made from the inputs.
         returns_gradient: whether the network differentiates itself.
         lost: name of the first call in which a tensor of unknown origin meets others, "" for none.
+        reads: whether numbers that depend on the inputs leave the tensors, as for a branch.
     """
 
     def __init__(self, inputs: Iterable[tuple[Tensor, Dependence]], rows: int) -> None:
@@ -54,6 +60,7 @@ class Trace(Watch):
         self.calls: list[Call] = []
         self.returns_gradient = False
         self.lost = ""
+        self.reads = False
         self._lost: set[int] = set()
         self._makers: dict[int, Call] = {}
         self._kept: list[Any] = []
@@ -89,6 +96,7 @@ class Trace(Watch):
         if changes_in_place(call.name) and operands:
             made += [operands[0]] + ([] if operands[0]._base is None else [operands[0]._base])
         if not made:
+            self.reads |= level > Dependence.CONSTANT and call.name not in _FACTS
             return output
         for tensor in made:
             self._makers[id(tensor)] = call
@@ -113,6 +121,10 @@ class Trace(Watch):
             return False
         weight = call.product.weight
         return weight.requires_grad or self.dependence(weight) > Dependence.CONSTANT
+
+    def sees(self, result: Any) -> bool:
+        """Whether all calls that lead to a result were seen, whatever the values of the inputs."""
+        return self.is_reached(result) and not self._lost and not self.reads
 
     def is_affine_since(self, starts: Collection[Call], result: Any) -> bool:
         """Whether a result is an affine function of those of some calls, and of no inputs beside.
@@ -170,7 +182,7 @@ class Trace(Watch):
         if level != Dependence.AFFINE:
             call.level = max(call.level, level)
             return level
-        if call.name in _SELECTIONS:
+        if call.name in SELECTIONS:
             first, second = tensor[: self.rows], tensor[self.rows :]
             if first.shape == second.shape and torch.equal(first, second):
                 level = Dependence.CONTEXT

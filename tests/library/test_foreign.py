@@ -515,9 +515,10 @@ class Bounded(nn.Sequential):
         return super().forward(x)
 
 
-def bounded():
+def bounded(activation=nn.ReLU):
     torch.manual_seed(0)
-    return Bounded(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 1))
+    hidden = (nn.Linear(16, 16), activation())
+    return Bounded(nn.Linear(6, 16), activation(), *hidden, nn.Linear(16, 1))
 
 
 @pytest.mark.parametrize("times", [0, 1, 2])
@@ -531,7 +532,8 @@ def test_errors_of_a_network_are_called_that_in_every_pass(times):
 
 
 def test_networks_that_refuse_the_points_of_the_convexity_test_are_filled():
-    network, inputs = bounded(), normal(256, 6, seed=0)
+    # Convex, but no function of which that is known without values.
+    network, inputs = bounded(lambda: nn.Threshold(0.0, 0.0)), normal(256, 6, seed=0)
     network.sizes = 16, 256  # of the trace, and of all rows
     with pytest.warns(UserWarning, match="whether the network is convex is not known: .*bounds"):
         init_icnn_(network, inputs)
