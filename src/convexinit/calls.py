@@ -119,6 +119,7 @@ class Call:
         value: the output as it was, with its graph, as it may be changed in place.
         consumers: calls that use the output.
         product: the linear operation that it is, if it is one.
+        cut: whether no gradient comes through the input of that.
         shift: zeros that were added to the result of a linear operation, to differentiate by.
         stays: whether the output is the same whatever the inputs are, None if not yet known.
     """
@@ -133,6 +134,7 @@ class Call:
     value: Tensor | None = None
     consumers: list[Call] = field(default_factory=list)
     product: Product | None = None
+    cut: bool = False
     shift: Tensor | None = None
     stays: bool | None = None
 
@@ -188,6 +190,13 @@ def following(call: Call) -> Iterator[Call]:
             seen.add(id(one))
             yield one
             waiting += one.consumers
+
+
+def leads_only_to(call: Call, end: Call) -> bool:
+    """Whether a result takes part in ``end``, and in nothing that ``end`` is not made of alone."""
+    while call is not end and len(call.consumers) == 1:
+        (call,) = call.consumers
+    return call is end
 
 
 def calls_between(call: Call, end: Call) -> Iterator[Call]:

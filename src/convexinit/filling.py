@@ -203,7 +203,7 @@ def _fill_(
                 statistics=statistics, rescaled=rescaled, kept=kept, squares=squares,
             )
         )  # fmt: skip
-        if number > 0 and filling.is_precise():
+        if filling.is_precise() and not (evaluation.starting and number == 0):
             break
         if evaluation.starting and number < _PASSES_WITH_FIRST_BATCH:
             evaluation.start(again=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convexinit.calls import Call, Way
+from convexinit.calls import Call, Way, leads_only_to
 from convexinit.positivity import has_slope, is_flat_at_zero
 from convexinit.products import Product
 from convexinit.tracing import Trace
@@ -52,6 +52,7 @@ class FoundLayer:
         parameter: its name, "" if there is none.
         map: how the weight is computed from it; None if that was not found.
         gains: ``[units]`` factors from the result of the operation to the pre-activation.
+        even: whether these are the same for all rows and positions.
         curved: whether the input is not affine in the convex arguments, so that negative weights
             may end convexity.
         gated: whether the input is multiplied by a gate that differs with other inputs.
@@ -68,6 +69,7 @@ class FoundLayer:
     parameter: str = ""
     map: WeightMap | None = None
     gains: Tensor | None = None
+    even: bool = True
     curved: bool = False
     gated: bool = False
     order: tuple[int, ...] = ()
@@ -222,6 +224,22 @@ class Found:
         """Whether the output is an affine function of the last pre-activations, and not one."""
         last = [one.call for one in self.pre_activations if one.output]
         return self.trace.is_affine_since(last, self.output)
+
+    def is_foreseen(self, one: PreActivation) -> bool:
+        """Whether what is written to layers and bias of a pre-activation acts there alone.
+
+        Then it is known, without another pass, what it will be.
+        """
+        used = [(layer.raw, layer.call) for layer in one.constrained + one.free + one.squared]
+        ways = [self.trace.users.get(id(raw), []) for raw, _ in used]
+        if any(way != [call] for way, (_, call) in zip(ways, used, strict=True)):
+            return False
+        ways += [self.trace.users.get(id(option.parameter), []) for option in one.biases[:1]]
+        return (
+            not one.normalised
+            and (one.summed or all(layer.even for layer in one.constrained + one.free))
+            and all(len(way) == 1 and leads_only_to(way[0], one.call) for way in ways)
+        )
 
 
 def ways_to_sums(found: Found) -> dict[int, Way]:

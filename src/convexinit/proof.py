@@ -73,16 +73,11 @@ def is_proven_convex(trace: Trace, output: Any, known: Collection[int]) -> bool:
         output: of the network, a tensor.
         known: ``id`` of its parameters and buffers.
     """
-    return trace.sees(output) and all(
-        _is_from(trace, call, known) and _is_convex(trace, call) for call in trace.calls
-    )
-
-
-def _is_from(trace: Trace, call: Call, known: Collection[int]) -> bool:
-    """Whether all that a call reads is made from inputs and parameters, as far as can be seen."""
-    return all(
-        trace.is_reached(operand) or all(id(leaf) in known for leaf in call.leaves_of(operand))
-        for operand in tensors_in(call.args, call.kwargs)
+    return (
+        trace.sees(output)
+        # What is made of anything else may depend on the inputs in a way that cannot be seen.
+        and set(trace.users) <= {*known}
+        and all(_is_convex(trace, call) for call in trace.calls)
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from itertools import permutations
 from typing import Any
 
@@ -30,6 +30,8 @@ _FACTS = {
     "is_floating_point", "is_complex", "is_contiguous", "get_device", "element_size", "__hash__",
 }  # fmt: skip
 _OF_A_SHAPE = {"empty_like", "new_empty", "rand_like", "randn_like"}  # with values from nowhere
+# Of one operand, and never affine.
+_BENT = {"relu", "relu_", "softplus", "exp", "elu", "celu", "sigmoid", "tanh", "square", "abs"}
 SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__", "sub", "__sub__", "sub_", "__isub__"}
 RESHAPES = {"view", "reshape", "squeeze", "unsqueeze", "flatten", "contiguous", "clone"}
 MULTIPLICATIONS = {"mul", "__mul__", "__rmul__", "mul_", "__imul__", "multiply"}
@@ -87,6 +89,7 @@ class Trace(Watch):
         curved = product is not None and self.dependence(product.input) == Dependence.CURVED
         if product and curved and self.is_weighted(call):
             cut[id(product.input)] = _tame(product.input)
+            call.cut = True
         renewed = [replace(a, lambda t: cut.get(id(t), t)) for a in (args, kwargs)] if cut else None
         output = function(*renewed[0], **renewed[1]) if renewed else function(*args, **kwargs)
         if product and reached and isinstance(output, Tensor) and not changes_in_place(call.name):
@@ -125,6 +128,27 @@ class Trace(Watch):
     def sees(self, result: Any) -> bool:
         """Whether all calls that lead to a result were seen, whatever the values of the inputs."""
         return self.is_reached(result) and not self._lost and not self.reads
+
+    @cached_property
+    def users(self) -> dict[int, list[Call]]:
+        """Calls that read what is made of a tensor and of no inputs, by ``id`` of the tensor."""
+        users: dict[int, list[Call]] = {}
+        for call in self.calls:
+            operands = [t for t in tensors_in(call.args, call.kwargs) if not self.is_reached(t)]
+            for leaf in {id(leaf) for operand in operands for leaf in call.leaves_of(operand)}:
+                users.setdefault(leaf, []).append(call)
+        return users
+
+    def leading_to(self, ends: Collection[Call]) -> dict[int, set[int]]:
+        """Those of some calls, by ``id``, whose gradients may come to a call, by its ``id``."""
+        known = {id(end) for end in ends}
+        leading: dict[int, set[int]] = {}
+        for call in reversed(self.calls):
+            leading[id(call)] = {id(call)} & known
+            for user in call.consumers:
+                if not (user.cut and _is_input_alone(call, user)):
+                    leading[id(call)] |= leading[id(user)]
+        return leading
 
     def is_affine_since(self, starts: Collection[Call], result: Any) -> bool:
         """Whether a result is an affine function of those of some calls, and of no inputs beside.
@@ -235,6 +259,8 @@ class Trace(Watch):
         """Whether the function of a call maps midpoints of some of its operands to midpoints."""
         if call.name in SUMS | RESHAPES or _scales(call, moving):
             return True
+        if call.name in _BENT:
+            return False
         size = _size_of(moving)
         return self._keeps_midpoints(call, moving, 1.0) and (
             # What is as good as a line near zero may bend where the network uses it.
@@ -389,6 +415,13 @@ def _at_far(_: Tensor, b: Tensor) -> Tensor:
 def _times(size: float, point: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
     """A multiple of a point."""
     return size * point(a, b)
+
+
+def _is_input_alone(call: Call, user: Call) -> bool:
+    """Whether a linear operation has no operand but its input from a call."""
+    assert user.product is not None
+    operands = tensors_in(user.args, user.kwargs)
+    return all(t is user.product.input for t in operands if user.made_by.get(id(t)) is call)
 
 
 def _scales(call: Call, moving: list[Tensor]) -> bool:
