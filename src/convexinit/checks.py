@@ -11,7 +11,7 @@ from functools import cache
 from numbers import Real
 from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 T = TypeVar("T")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -94,6 +94,27 @@ makes one of an array or a list of numbers
     raise ValueError(
         f"{name} must be a tensor, got {type(value).__name__}; torch.as_tensor(..., "
         "dtype=torch.float32) makes one of an array or a list of numbers"
+    )
+
+
+def check_module(name: str, value: object) -> None:
+    """Raise ValueError unless value is a module, which holds its parameters.
+
+    Args:
+        name: of the argument, for the message.
+        value: what was given.
+
+    Example:
+        >>> check_module("network", abs)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: network must be a torch.nn.Module, got builtin_function_or_method; give ...
+    """
+    if isinstance(value, nn.Module):
+        return
+    raise ValueError(
+        f"{name} must be a torch.nn.Module, got {type(value).__name__}; give the module that holds "
+        "the parameters, and a function of it with call=, as in "
+        "call=lambda network, x: network.potential(x)"
     )
 
 

@@ -108,7 +108,7 @@ def fill_network_(
 def _check_found(found: Found, target: Target) -> None:
     """Raise one error for everything that is missing."""
     problem_of = {
-        layer: layer.problem or _not_fillable(layer, target.convex_path and target.draw is None)
+        layer: layer.obstacle or _not_fillable(layer, target.convex_path and target.draw is None)
         for layer in found.layers
     }
     problems = problems_of(found, problem_of, "to initialise")

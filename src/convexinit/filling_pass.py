@@ -136,7 +136,7 @@ class _Operand:
         Where numbers are stored, each is off by half a unit in the last place of their type; what
         adds them up, before or in the operation, does so in float32 or in more.
         """
-        units = self.product.by_unit(torch.empty(self.shape, device="meta")).shape[1]
+        units = self.product.units_in(self.shape)
         sizes = (torch.linalg.vector_norm(t, dtype=torch.float64) for t in (self.inputs, weight))
         of_units = float(math.prod(sizes)) ** 2 / self.inputs.numel()
         stored = max(torch.finfo(t).eps for t in (self.product.input.dtype, self.dtype)) / 2
@@ -344,9 +344,11 @@ class Filling(Pass):
         if parts:
             whole = sum(parts[1:], parts[0])
             rounding = sum(map(partial(self._rounding, one), fillable, weights))
-            if not (_is_finite(rest) and rounding < _variance(whole) < math.inf):
-                raise ValueError(_unfit(one, fillable, _variance(whole)))
-            factor = _factor(whole, rest, self._target.variance)
+            centred = whole - whole.mean(0)
+            own = float(centred.square().mean())
+            if not (_is_finite(rest) and rounding < own < math.inf):
+                raise ValueError(_unfit(one, fillable, own))
+            factor = _factor(centred, own, rest, self._target.variance)
             for operand, weight in zip(fillable, weights, strict=True):
                 self._write_(operand.layer, factor * weight)
             signal = rest + factor * whole
@@ -444,9 +446,11 @@ class Filling(Pass):
             square = product.by_unit(one.seen(self._squares[one], shape))
             scalable = linear + square
         others = rest - scalable
-        if _variance(scalable) <= 0:
+        centred = scalable - scalable.mean(0)
+        own = float(centred.square().mean())
+        if own <= 0:
             return rest
-        scale = _factor(scalable, others, limit)
+        scale = _factor(centred, own, others, limit)
         if abs(scale - 1) < _PRECISE / 2 or (parts and scale > 1):
             return rest
         for operand in scaled:
@@ -517,12 +521,17 @@ def _variance(signal: Tensor) -> float:
     return float((signal - signal.mean(0)).square().mean())
 
 
-def _factor(part: Tensor, rest: Tensor, variance: float) -> float:
-    """Factor of a part with which it and the rest have this variance together."""
-    part, rest = part - part.mean(0), rest - rest.mean(0)
-    own, common, others = (
-        float(product.mean()) for product in (part.square(), part * rest, rest.square())
-    )
+def _factor(part: Tensor, own: float, rest: Tensor, variance: float) -> float:
+    """Factor of a part with which it and the rest have this variance together.
+
+    Args:
+        part: centred.
+        own: its variance.
+        rest: not centred.
+        variance: of both together.
+    """
+    rest = rest - rest.mean(0)
+    common, others = float((part * rest).mean()), float(rest.square().mean())
     # Where the rest cannot be scaled, a little of the signal comes through this part all the same.
     least = math.sqrt(0.1 * others / own)
     if variance <= others:

@@ -62,7 +62,7 @@ def find_layers(
     """The linear operations of a network that depend on its inputs, in the order of their calls.
 
     The network is as before afterwards. What keeps a layer from being initialised is in its
-    ``problem``; nothing is raised for it. :func:`find` also gives the pre-activations.
+    ``obstacle``; nothing is raised for it. :func:`find` also gives the pre-activations.
 
     Args:
         network: any network.
@@ -264,13 +264,6 @@ def _found_layer(
     if id(raw) in curved_parameters or is_kept_positive(layer.map, raw):
         layer.role = "constrained"
         layer.gated = _is_gated(trace, call)
-        if layer.map is None:
-            layer.problem = (
-                f"its weight is computed from {parameter} in a way that cannot be inverted, as "
-                "with a mask, a bound, a softmax or a copy for every row; say the map without that "
-                f"with layers={{{layer.name!r}: {{'positivity': ..., 'gain': ...}}}}, or "
-                "give its parametrization a right_inverse, or leave it as it is: {'keep': True}"
-            )
     if not product.weight.requires_grad:
         layer.problem = WITHOUT_GRADIENTS
     return layer

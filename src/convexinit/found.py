@@ -58,7 +58,7 @@ class FoundLayer:
         gated: whether the input is multiplied by a gate that differs with other inputs.
         order: of the dimensions of its result in the pre-activation.
         kept: whether the user says that it is to stay as it is.
-        problem: what keeps it from being initialised, "" for nothing.
+        problem: what keeps it from being followed, "" for nothing.
     """
 
     name: str
@@ -75,6 +75,18 @@ class FoundLayer:
     order: tuple[int, ...] = ()
     kept: bool = False
     problem: str = ""
+
+    @property
+    def obstacle(self) -> str:
+        """What keeps it from being initialised, "" for nothing: its problem, or an unknown map."""
+        if self.problem or self.kept or self.map or self.raw is None or self.role != "constrained":
+            return self.problem
+        return (
+            f"its weight is computed from {self.parameter} in a way that cannot be inverted, as "
+            "with a mask, a bound, a softmax or a copy for every row; say the map without that "
+            f"with layers={{{self.name!r}: {{'positivity': ..., 'gain': ...}}}}, or "
+            "give its parametrization a right_inverse, or leave it as it is: {'keep': True}"
+        )
 
     @property
     def negative(self) -> int:

@@ -15,7 +15,13 @@ from torch.nn.parameter import is_lazy
 
 from convexinit.activations import Activation
 from convexinit.assignment import assign_, is_close, unchanged_on_error
-from convexinit.checks import check_choice, check_function, check_number, check_unchanged
+from convexinit.checks import (
+    check_choice,
+    check_function,
+    check_module,
+    check_number,
+    check_unchanged,
+)
 from convexinit.difference import parts_of
 from convexinit.dropout import Dropout, grows_noise
 from convexinit.evaluation import Convex, Inputs
@@ -127,6 +133,7 @@ def init_icnn_(
         >>> network = init_icnn_(MLP([8, 64, 64, 1], "softplus"))  # which knows its activation
     """
     # Whatever is wrong raises here, before anything is filled.
+    check_module("model", model)
     check_choice("method", method, dict.fromkeys(("moments", "orthogonal")))
     if inputs is not None:
         check_not_stacked(model, _BEFORE)

@@ -210,7 +210,7 @@ class _Gradients:
         assert one.call.value is not None
         self.like, self.value = seen_as.value, one.call.value
         self.sizes = {
-            "unit": self.product.by_unit(self.like).shape[1],
+            "unit": self.product.units_in(self.like.shape),
             "position": self.like[0].numel(),
             "layer": 1,
         }

@@ -144,7 +144,7 @@ def _is_positive(trace: Trace, call: Call, factor: Any) -> bool:
     """Whether a factor is nowhere negative."""
     if not isinstance(factor, Tensor):
         return isinstance(factor, (int, float)) and factor >= 0
-    if not trace.is_reached(factor):
+    if not trace.dependence(factor):
         return bool((call.recompute(factor, factor, factor) >= 0).all())
     maker = call.made_by.get(id(factor))
     if maker is None or trace.dependence(factor) != Dependence.CONTEXT:

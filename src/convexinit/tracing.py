@@ -23,6 +23,7 @@ SELECTIONS = {
     "__getitem__", "narrow", "select", "split", "chunk", "index_select", "unbind", "tensor_split",
     "split_with_sizes",
 }  # fmt: skip
+_FAR = 1024.0  # times random numbers are beyond most bounds
 _LARGEST_DRAW = 4.0  # about the largest of some thousand standard normal numbers
 # What may be read of a tensor without reading its numbers.
 _FACTS = {
@@ -30,7 +31,7 @@ _FACTS = {
     "is_floating_point", "is_complex", "is_contiguous", "get_device", "element_size", "__hash__",
 }  # fmt: skip
 _OF_A_SHAPE = {"empty_like", "new_empty", "rand_like", "randn_like"}  # with values from nowhere
-# Of one operand, and never affine.
+# Functions of one operand that bend it near zero, unless a parameter of theirs is small or large.
 _BENT = {"relu", "relu_", "softplus", "exp", "elu", "celu", "sigmoid", "tanh", "square", "abs"}
 SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__", "sub", "__sub__", "sub_", "__isub__"}
 RESHAPES = {"view", "reshape", "squeeze", "unsqueeze", "flatten", "contiguous", "clone"}
@@ -131,12 +132,14 @@ class Trace(Watch):
 
     @cached_property
     def users(self) -> dict[int, list[Call]]:
-        """Calls that read what is made of a tensor and of no inputs, by ``id`` of the tensor."""
+        """Calls that read what is made of a tensor alone, by ``id`` of the tensor."""
         users: dict[int, list[Call]] = {}
         for call in self.calls:
-            operands = [t for t in tensors_in(call.args, call.kwargs) if not self.is_reached(t)]
-            for leaf in {id(leaf) for operand in operands for leaf in call.leaves_of(operand)}:
-                users.setdefault(leaf, []).append(call)
+            operands = [t for t in tensors_in(call.args, call.kwargs) if not self.dependence(t)]
+            leaves = {id(leaf): leaf for operand in operands for leaf in call.leaves_of(operand)}
+            for number, leaf in leaves.items():
+                if not self.dependence(leaf):  # not the input whose type it is brought to
+                    users.setdefault(number, []).append(call)
         return users
 
     def leading_to(self, ends: Collection[Call]) -> dict[int, set[int]]:
@@ -259,7 +262,10 @@ class Trace(Watch):
         """Whether the function of a call maps midpoints of some of its operands to midpoints."""
         if call.name in SUMS | RESHAPES or _scales(call, moving):
             return True
-        if call.name in _BENT:
+        numbers = (v for v in (*call.args[1:], *call.kwargs.values()) if not isinstance(v, bool))
+        if call.name in _BENT and all(
+            isinstance(v, (int, float)) and 1 <= v <= 20 for v in numbers
+        ):
             return False
         size = _size_of(moving)
         return self._keeps_midpoints(call, moving, 1.0) and (
@@ -275,6 +281,9 @@ class Trace(Watch):
         )
         if first is None or second is None or middle is None:
             return False
+        if torch.equal(first, second) and size < _FAR:
+            # Flat here, as within a bound, but not everywhere.
+            return self._keeps_midpoints(call, moving, _FAR)
         gap = (middle - (first + second) / 2).abs().max()
         tolerance = min(torch.finfo(moving[0].dtype).eps ** 0.5, 0.02)
         return bool(gap <= tolerance * torch.maximum(first.abs(), second.abs()).max())
@@ -282,7 +291,11 @@ class Trace(Watch):
     @torch.no_grad()
     def is_elementwise(self, call: Call, operand: Tensor) -> bool:
         """Whether every entry of a result depends on the same entry of an operand alone."""
-        if call.name in SUMS | RESHAPES:
+        if call.name in SUMS | RESHAPES or (
+            _scales(call, [operand])
+            and call.value is not None
+            and call.value.shape == operand.shape
+        ):
             return True
         chosen = torch.rand(operand.shape, generator=self._draws) < 0.5
         changed = self._changed_with(call, operand, chosen)
@@ -409,7 +422,7 @@ def at_middle(a: Tensor, b: Tensor) -> Tensor:
 
 def _at_far(_: Tensor, b: Tensor) -> Tensor:
     """A point beyond bounds that hold everything near zero."""
-    return 1024 * b
+    return _FAR * b
 
 
 def _times(size: float, point: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:

@@ -124,7 +124,11 @@ def _unseen(trace: Trace, call: Call, operand: Tensor, leaf: Tensor, name: str) 
     except (RuntimeError, TypeError):
         return None
     above = operands[0]
-    holds = [_holds(trace, call, moving, curved, {id(operand): values}) for values in operands]
+    if call.name in MULTIPLICATIONS and len(moving) == 1:
+        # A factor turns what it multiplies where it is negative.
+        holds = [not curved or bool((values >= 0).all()) for values in operands]
+    else:
+        holds = [_holds(trace, call, moving, curved, {id(operand): values}) for values in operands]
 
     def result(values: Tensor) -> Tensor | None:
         return trace.result_at(call, moving, at_first, {id(operand): values})

@@ -1,6 +1,7 @@
 """Networks that other people wrote: every kind is found and filled, or refused as a whole."""
 
 import copy
+import itertools
 import math
 import warnings
 
@@ -22,6 +23,9 @@ from convexinit import (
     init_icnn_,
     is_convex,
     keep_convex,
+    lsuv_init_,
+    parameter_groups,
+    project_,
 )
 from convexinit.finding import find, find_layers
 from convexinit.stacking import stack_networks
@@ -87,6 +91,26 @@ def test_every_kind_starts_at_the_target_on_fresh_inputs(name, method):
         mean, variance = moments(signal)
         assert abs(mean) < 0.1
         assert variance == pytest.approx(1.0, rel=0.2)
+
+
+def test_deep_variances_on_fresh_inputs_are_off_because_rows_are_few_and_not_with_more():
+    kind, off, expected = FOREIGN["softplus property"], {}, {}
+    for rows, seed in itertools.product((512, 8192), range(4)):
+        torch.manual_seed(seed)
+        network = init_icnn_(kind.build(8), kind.inputs(rows, seed), generator=generator(seed))
+        own, fresh = (
+            pre_activations(network, kind.inputs(count, place))
+            for count, place in ((rows, seed), (8191, 7))
+        )
+        shares = [(s - s.mean(0)).square().mean(1) for s in own]
+        errors = [(s.square().sum() / s.sum() ** 2 - 1 / rows).sqrt() for s in shares]
+        expected.setdefault(rows, []).append(torch.stack(errors))
+        off.setdefault(rows, []).append(torch.tensor([moments(s)[1] - 1 for s in fresh]))
+    for rows, values in off.items():
+        seen, predicted = (torch.stack(v).square().mean().sqrt() for v in (values, expected[rows]))
+        assert 0.5 < seen / predicted < 2.0
+    assert max(abs(values).max() for values in off[512]) > 0.15
+    assert max(abs(values).max() for values in off[8192]) < 0.1
 
 
 @pytest.mark.slow
@@ -862,3 +886,15 @@ def test_the_operations_and_rows_are_those_of_a_few_steps(name):
             network(*inputs).square().mean().backward()
             optimiser.step()
     assert initialising.count < 12 * step.count  # 7 to 10 when this was written
+
+
+def test_functions_that_are_no_modules_are_refused_with_what_to_give():
+    network, x = MLP([6, 8, 1]), normal(16, 6, seed=0)
+    optimiser = torch.optim.Adam(network.parameters())
+    for call in (
+        lambda f: init_icnn_(f, x), init_icnn_, lambda f: check_signal(f, x), project_,
+        lambda f: keep_convex(optimiser, f, inputs=x), lambda f: lsuv_init_(f, x),
+        lambda f: parameter_groups(f, 1e-3, x),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=r"must be a torch\.nn\.Module, got method; .*call="):
+            call(network.forward)
