@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -143,6 +143,11 @@ class Call:
         """Of the function."""
         return str(getattr(self.function, "__name__", ""))
 
+    @cached_property
+    def operands(self) -> list[Tensor]:
+        """Tensors in the arguments."""
+        return tensors_in(self.args, self.kwargs)
+
     def leaves_of(self, tensor: Tensor) -> list[Tensor]:
         """Tensors that an operand was computed from and that no call made, without repetition."""
         found: dict[int, Tensor] = {}
@@ -152,7 +157,7 @@ class Call:
             if maker is None or maker is call:
                 found[id(tensor)] = tensor
                 return
-            for operand in tensors_in(maker.args, maker.kwargs):
+            for operand in maker.operands:
                 visit(maker, operand)
 
         visit(self, tensor)

@@ -32,7 +32,6 @@ from convexinit.evaluation import (
 from convexinit.filling_pass import Deviation, Filling, Pass, Silenced, Target, normalises
 from convexinit.finding import find_prepared, problems_of
 from convexinit.found import Found, FoundLayer, Options, PreActivation
-from convexinit.nested import tensors_in
 from convexinit.products import Dependence
 from convexinit.proof import is_proven_convex
 from convexinit.unseen import unseen_remarks
@@ -246,7 +245,7 @@ def _take_rescaled(found: Found, statistics: Collection[int]) -> set[int]:
             for index, call in enumerate(calls):
                 if normalises(call.name, call.args, statistics):
                     layers.add(id(layer))
-                    shifts |= {id(t) for c in calls[:index] for t in tensors_in(c.args, c.kwargs)}
+                    shifts |= {id(t) for c in calls[:index] for t in c.operands}
         one.normalised |= layers >= set(map(id, members))
         one.biases = [option for option in one.biases if id(option.parameter) not in shifts]
     return layers

@@ -314,7 +314,7 @@ def _elementwise_hypernetwork(trace: Trace, call: Call) -> FoundLayer | None:
     """A product in which every feature gets many weights from the context, to be summed later."""
     if call.name not in MULTIPLICATIONS or call.value is None:
         return None
-    operands = {trace.dependence(t): t for t in tensors_in(call.args, call.kwargs)}
+    operands = {trace.dependence(t): t for t in call.operands}
     if set(operands) != {Dependence.CURVED, Dependence.CONTEXT}:
         return None
     signal, weight = operands[Dependence.CURVED], operands[Dependence.CONTEXT]

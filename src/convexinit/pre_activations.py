@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from convexinit.assignment import is_close
 from convexinit.calls import Call, changes_in_place, following
 from convexinit.found import BiasOption, FoundLayer, Options, PreActivation
-from convexinit.nested import tensors_in
 from convexinit.tracing import DIVISIONS, MULTIPLICATIONS, RESHAPES, Trace
 
 WITHOUT_GRADIENTS = (
@@ -82,12 +81,8 @@ def _end_of(trace: Trace, call: Call) -> tuple[Call, bool, tuple[int, ...]]:
     order, shape = tuple(range(call.value.ndim)), call.value.shape
     while len(current.consumers) == 1:
         (user,) = current.consumers
-        operands = {
-            id(t): t
-            for t in tensors_in(user.args, user.kwargs)
-            if user.made_by.get(id(t)) is current
-        }
-        others = [t for t in tensors_in(user.args, user.kwargs) if id(t) not in operands]
+        operands = {id(t): t for t in user.operands if user.made_by.get(id(t)) is current}
+        others = [t for t in user.operands if id(t) not in operands]
         scales = user.name in MULTIPLICATIONS | DIVISIONS
         if (
             trace.is_weighted(user)
@@ -209,11 +204,10 @@ class _Gradients:
         assert seen_as.value is not None
         assert one.call.value is not None
         self.like, self.value = seen_as.value, one.call.value
-        self.sizes = {
-            "unit": self.product.units_in(self.like.shape),
-            "position": self.like[0].numel(),
-            "layer": 1,
-        }
+        units, positions = self.product.units_in(self.like.shape), self.like[0].numel()
+        self.sizes = {"unit": units, "position": positions, "layer": 1}
+        if self.product.units == -1 and self.like.ndim == 2:
+            del self.sizes["position"]  # the same as units
         # A bias before a sum may have a number for each of the units there.
         self.candidates = {
             name: p
@@ -340,7 +334,7 @@ def _is_squared(trace: Trace, end: Call) -> bool:
         operands = [
             (user, operand)
             for user in end.consumers
-            for operand in tensors_in(user.args, user.kwargs)
+            for operand in user.operands
             if user.made_by.get(id(operand)) is end
         ]
         if not operands:

@@ -86,7 +86,7 @@ def _is_convex(trace: Trace, call: Call) -> bool:
     name, kwargs = call.name, call.kwargs
     if name == "__get__":  # of a property
         name = getattr(getattr(call.function, "__self__", None), "__name__", "")
-    operands = tensors_in(call.args, kwargs)
+    operands = call.operands
     moving = [t for t in operands if trace.dependence(t) >= Dependence.AFFINE]
     if not moving:
         return True

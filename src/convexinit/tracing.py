@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from convexinit.calls import Call, PassEnded, Watch, changes_in_place
-from convexinit.nested import flat, replace, tensors_in
+from convexinit.nested import flat, replace
 from convexinit.products import Dependence, as_product, one_matrix
 
 SELECTIONS = {
@@ -77,10 +77,12 @@ class Trace(Watch):
 
     def run(self, function: Callable[..., Any], args: Any, kwargs: Any, level: Dependence) -> Any:
         """Make the call and record it."""
-        operands = tensors_in(args, kwargs)
-        reached = any(map(self.is_reached, operands))
-        makers = {id(t): self._makers[id(t)] for t in operands if id(t) in self._makers}
-        call = Call(self.count if reached else -1, function, args, kwargs, makers)
+        makers: dict[int, Call] = {}
+        call = Call(self.count, function, args, kwargs, makers)
+        operands = call.operands
+        makers |= {id(t): self._makers[id(t)] for t in operands if id(t) in self._makers}
+        if not (reached := any(map(self.is_reached, operands))):
+            call.index = -1
         call.product = product = as_product(function, args, kwargs, self.dependence)
         self._kept.append(operands)
         lost = [t for t in operands if self._is_lost(t)]
@@ -135,7 +137,7 @@ class Trace(Watch):
         """Calls that read what is made of a tensor alone, by ``id`` of the tensor."""
         users: dict[int, list[Call]] = {}
         for call in self.calls:
-            operands = [t for t in tensors_in(call.args, call.kwargs) if not self.dependence(t)]
+            operands = [t for t in call.operands if not self.dependence(t)]
             leaves = {id(leaf): leaf for operand in operands for leaf in call.leaves_of(operand)}
             for number, leaf in leaves.items():
                 if not self.dependence(leaf):  # not the input whose type it is brought to
@@ -214,7 +216,7 @@ class Trace(Watch):
             if first.shape == second.shape and torch.equal(first, second):
                 level = Dependence.CONTEXT
         elif not call.product:
-            moving = [t for t in tensors_in(args, kwargs) if self.dependence(t) == level]
+            moving = [t for t in call.operands if self.dependence(t) == level]
             if call.name != "__setitem__" and not self.is_affine(call, moving):
                 level = Dependence.CURVED
         call.level = max(call.level, level)
@@ -237,7 +239,7 @@ class Trace(Watch):
 
     def _moving(self, call: Call) -> list[Tensor]:
         """Operands that depend on the inputs."""
-        return [t for t in tensors_in(call.args, call.kwargs) if self.dependence(t)]
+        return [t for t in call.operands if self.dependence(t)]
 
     def _stays(self, call: Call, moving: list[Tensor]) -> bool:
         """Whether the output of a call is the same, whatever some of its operands are."""
@@ -250,7 +252,7 @@ class Trace(Watch):
         places = {id(tensor) for tensor in moving}
         others = {
             id(t): self._pair(t.shape, place)[0].to(t)
-            for place, t in enumerate(tensors_in(call.args, call.kwargs))
+            for place, t in enumerate(call.operands)
             if id(t) not in places and t.is_floating_point()
         }
         near = self._results_at(call, moving, at_first, others)
@@ -433,7 +435,7 @@ def _times(size: float, point: Callable[[Tensor, Tensor], Tensor], a: Tensor, b:
 def _is_input_alone(call: Call, user: Call) -> bool:
     """Whether a linear operation has no operand but its input from a call."""
     assert user.product is not None
-    operands = tensors_in(user.args, user.kwargs)
+    operands = user.operands
     return all(t is user.product.input for t in operands if user.made_by.get(id(t)) is call)
 
 
@@ -442,7 +444,7 @@ def _scales(call: Call, moving: list[Tensor]) -> bool:
     known = call.name in MULTIPLICATIONS | DIVISIONS and "rounding_mode" not in call.kwargs
     if len(moving) != 1 or not known:
         return False
-    operands = tensors_in(call.args, call.kwargs)
+    operands = call.operands
     places = [place for place, operand in enumerate(operands) if operand is moving[0]]
     return places == [0] or (len(places) == 1 and call.name in MULTIPLICATIONS)
 
