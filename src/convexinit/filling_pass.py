@@ -137,8 +137,8 @@ class _Operand:
         adds them up, before or in the operation, does so in float32 or in more.
         """
         units = self.product.units_in(self.shape)
-        sizes = (torch.linalg.vector_norm(t, dtype=torch.float64) for t in (self.inputs, weight))
-        of_units = float(math.prod(sizes)) ** 2 / self.inputs.numel()
+        sizes = (float(torch.linalg.vector_norm(t)) for t in (self.inputs, weight))
+        of_units = math.prod(sizes) ** 2 / self.inputs.numel()
         stored = max(torch.finfo(t).eps for t in (self.product.input.dtype, self.dtype)) / 2
         summed = _ROUNDED * torch.finfo(self.inputs.dtype).eps
         return (stored**2 + summed**2 * weight.numel() / units) * of_units / units

@@ -285,10 +285,12 @@ def _scale(
         if layer in one.constrained + one.free and one.summed:
             layer.gains = slope.new_ones(1).float()  # no more than a scale
         elif layer in one.constrained + one.free:
-            assert layer.call.product is not None
-            factors = layer.call.product.by_unit(
-                (slope / layer.from_end(draw, slope.shape)).float()
-            )
+            product, drawn = layer.call.product, layer.from_end(draw, slope.shape)
+            assert product is not None
+            if torch.equal(slope, drawn):
+                layer.gains = slope.new_ones(product.units_in(slope.shape)).float()
+                continue
+            factors = product.by_unit((slope / drawn).float())
             layer.gains = factors.mean(0)
             layer.even = bool(((factors - layer.gains).abs() <= 1e-3 * layer.gains.abs()).all())
         elif layer.role == "free" and _is_squared(trace, ends[id(layer)]):
