@@ -82,10 +82,10 @@ class FoundLayer:
         if self.problem or self.kept or self.map or self.raw is None or self.role != "constrained":
             return self.problem
         return (
-            f"its weight is computed from {self.parameter} in a way that cannot be inverted, as "
-            "with a mask, a bound, a softmax or a copy for every row; say the map without that "
-            f"with layers={{{self.name!r}: {{'positivity': ..., 'gain': ...}}}}, or "
-            "give its parametrization a right_inverse, or leave it as it is: {'keep': True}"
+            "its weight is computed from a parameter in a way that cannot be inverted, as with a "
+            "mask, a bound, a softmax or a copy for every row; say the map without that with "
+            "layers={name: {'positivity': ..., 'gain': ...}}, or give its parametrization a "
+            "right_inverse, or leave it as it is: {'keep': True}"
         )
 
     @property

@@ -53,7 +53,10 @@ def _with(name: str, default: float, least: float, most: float) -> Callable[[Cal
 # Convex functions of one operand that do not decrease, and what has to be true of their call.
 _INCREASING: dict[str, Callable[[Call], bool]] = {
     **dict.fromkeys(("relu", "relu_", "exp", "logsumexp", "amax"), _always),
-    "softplus": _with("beta", 1.0, 1e-30, math.inf),
+    # With a low threshold it jumps there.
+    "softplus": lambda call: (
+        _with("beta", 1.0, 1e-30, math.inf)(call) and _argument(call, 2, "threshold", 20.0) >= 20
+    ),
     "leaky_relu": _with("negative_slope", 0.01, 0.0, 1.0),
     "elu": _with("alpha", 1.0, 0.0, 1.0),
     "celu": _with("alpha", 1.0, 1e-30, math.inf),
@@ -108,9 +111,11 @@ def _is_convex(trace: Trace, call: Call) -> bool:
         return not kwargs and len(call.args) <= 2 and not subtracted
     if name in MULTIPLICATIONS | DIVISIONS:
         factors = [factor for factor in call.args if factor is not moving[0]]
+        if kwargs or len(call.args) != 2:
+            return False
         if name in MULTIPLICATIONS and not factors:
             return _bends_upwards(trace, call, moving[0])
-        alone = len(moving) == len(factors) == 1 and not kwargs
+        alone = len(moving) == len(factors) == 1
         alone &= name in MULTIPLICATIONS or first is moving[0]
         return alone and (not curved or _is_positive(trace, call, factors[0]))
     if len(operands) > 1 or first is not moving[0]:
@@ -134,10 +139,10 @@ def _bends_upwards(trace: Trace, call: Call, operand: Tensor) -> bool:
     """Whether the square and the size of an operand are convex, if the operand itself is."""
     if trace.dependence(operand) == Dependence.AFFINE:
         return True
-    maker = call.made_by[id(operand)]
-    if maker.name == "leaky_relu":
-        return all(trace.dependence(t) == Dependence.AFFINE for t in tensors_in(maker.args))
-    return maker.name in _NOT_NEGATIVE
+    maker = call.made_by.get(id(operand))
+    if maker and maker.name == "leaky_relu":
+        return all(trace.dependence(t) == Dependence.AFFINE for t in maker.operands)
+    return maker is not None and maker.name in _NOT_NEGATIVE
 
 
 def _is_positive(trace: Trace, call: Call, factor: Any) -> bool:
