@@ -67,6 +67,14 @@ def convex_columns(convex: Convex, arguments: tuple[Tensor, ...]) -> dict[int, A
     return columns
 
 
+def checked(inputs: Inputs, convex: Convex) -> tuple[tuple[Tensor, ...], dict[int, Any]]:
+    """Inputs that are finite and vary where the network is convex, and the columns of that."""
+    arguments = as_tuple(inputs)
+    columns = convex_columns(convex, arguments)
+    check_values(arguments, columns)
+    return arguments, columns
+
+
 def run(network: nn.Module, arguments: Sequence[Tensor], call: Callable[..., Tensor] | None) -> Any:
     """The result of the convex function."""
     return network(*arguments) if call is None else call(network, *arguments)

@@ -21,9 +21,7 @@ from convexinit.evaluation import (
     Convex,
     Evaluation,
     Inputs,
-    as_tuple,
-    check_values,
-    convex_columns,
+    checked,
     evaluated,
     first_of,
     not_callable,
@@ -60,9 +58,7 @@ def fill_network_(
         ValueError: if something is missing; the network, the source of randomness and the generator
             are as before then.
     """
-    arguments = as_tuple(inputs)
-    columns = convex_columns(convex, arguments)
-    check_values(arguments, columns)
+    arguments, columns = checked(inputs, convex)
     functions = convex_functions(network, call, layers)
     random_state = torch.get_rng_state()
     state = None if generator is None else generator.get_state()

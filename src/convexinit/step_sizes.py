@@ -14,7 +14,7 @@ from convexinit.calls import following
 from convexinit.checks import check_module, check_number, check_unchanged
 from convexinit.diagnostics import Measuring, measured
 from convexinit.difference import convex_functions, parts_of
-from convexinit.evaluation import Convex, Inputs, as_tuple, check_values, convex_columns, evaluated
+from convexinit.evaluation import Convex, Inputs, checked, evaluated
 from convexinit.finding import find_prepared, problems_of
 from convexinit.found import Found, FoundLayer, Options, PreActivation
 from convexinit.layers import ConvexLayer, check_not_stacked
@@ -195,9 +195,7 @@ def _traced(
 ) -> list[_Facts]:
     """Facts of a network of any layers, found and measured."""
     check_not_stacked(network, "leave inputs out")
-    arguments = as_tuple(inputs)
-    columns = convex_columns(convex, arguments)
-    check_values(arguments, columns)
+    arguments, columns = checked(inputs, convex)
     functions = convex_functions(network, call, options)
     facts: list[_Facts] = []
     with evaluated(network, arguments, call) as evaluation:
