@@ -249,11 +249,13 @@ def _take_rescaled(found: Found, statistics: Collection[int]) -> set[int]:
 
 def _take_kept(network: nn.Module, found: Found) -> set[int]:
     """Numbers (``id``) of the parameters of layers that stay; none of them is a bias any more."""
+    layers = [layer for layer in found.layers if layer.kept]
+    if not layers:
+        return set()
     modules = dict(network.named_modules())
     kept = {
         id(parameter)
-        for layer in found.layers
-        if layer.kept
+        for layer in layers
         for parameter in (
             modules[layer.name].parameters() if layer.name in modules else [layer.raw]
         )

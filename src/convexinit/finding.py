@@ -107,7 +107,8 @@ def find_prepared(
     starting: Mapping[str, nn.Module],
 ) -> Found:
     """:func:`find` in a network in evaluation mode, which is not restored."""
-    for parameter in network.parameters():
+    parameters = dict(network.named_parameters())
+    for parameter in parameters.values():
         if parameter.is_leaf and parameter.is_floating_point():
             parameter.requires_grad_()
     rows = min(_ROWS, len(arguments[0]) // 2)
@@ -119,7 +120,7 @@ def find_prepared(
             "torch.autograd.Function, torch.vmap or reentrant torch.utils.checkpoint; write it "
             "with functions of torch, or say with call= which part of the network to look at"
         )
-    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    names = {id(parameter): name for name, parameter in parameters.items()}
     curved = _curved_parameters(trace, names)
     found = [
         _found_layer(network, trace, one, names, curved)
@@ -137,8 +138,8 @@ def find_prepared(
     unseen = [one for one in unseen if one.parameter not in accepted]
     accepted -= {name for layer in layers for name in (layer.name, layer.parameter)}
     options = {name: said for name, said in options.items() if name not in accepted}
-    _apply_options(layers, options, dict(network.named_parameters()))
-    pre_activations = find_pre_activations(network, trace, layers, starting, options)
+    _apply_options(layers, options, parameters)
+    pre_activations = find_pre_activations(network, parameters, trace, layers, starting, options)
     return Found(
         layers, pre_activations, trace.returns_gradient, needs_gradient, output, 2 * rows, unseen,
         trace,

@@ -21,6 +21,7 @@ WITHOUT_GRADIENTS = (
 
 def find_pre_activations(
     network: nn.Module,
+    parameters: Mapping[str, Tensor],
     trace: Trace,
     layers: list[FoundLayer],
     starting: Mapping[str, nn.Module],
@@ -30,6 +31,7 @@ def find_pre_activations(
 
     Args:
         network: that was traced.
+        parameters: of it, by name.
         trace: of it.
         layers: found in the trace; those through which no gradient comes get a ``problem``.
         starting: modules that initialise themselves on their first batch, by name.
@@ -46,7 +48,7 @@ def find_pre_activations(
             one.summed, one.units = True, _units_after(layer.call, end)
         (one.constrained if layer.role == "constrained" else one.free).append(layer)
     weights = {id(layer.raw) for layer in layers}
-    parameters = {name: p for name, p in network.named_parameters() if id(p) not in weights}
+    parameters = {name: p for name, p in parameters.items() if id(p) not in weights}
     squares: set[int] = set()
     _differentiate_all(found.values(), signal, ends, trace, parameters, squares)
     # A free operation that is squared and added to a pre-activation has no target of its own.
