@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -77,8 +77,10 @@ class Watch(TorchFunctionMode):
         if changes_in_place(name) and operands:
             changed += [operands[0], operands[0]._base]
         results = [t for t in changed if isinstance(t, Tensor)]
-        for tensor in results:
-            self._levels[id(tensor)] = tensor, self.level_of(tensor, function, args, kwargs, level)
+        # All before any is kept, as what is changed in place is an operand too.
+        levels = [self.level_of(tensor, function, args, kwargs, level) for tensor in results]
+        for tensor, new in zip(results, levels, strict=True):
+            self._levels[id(tensor)] = tensor, new
         if results:
             self.on_call(self.count, function, args, kwargs, output)
             self.count += 1
@@ -117,6 +119,7 @@ class Call:
         value: the output as it was, with its graph, as it may be changed in place.
         consumers: calls that use the output.
         product: the linear operation that it is, if it is one.
+        cut: whether no gradient comes through the input of that.
         shift: zeros that were added to the result of a linear operation, to differentiate by.
         stays: whether the output is the same whatever the inputs are, None if not yet known.
     """
@@ -131,6 +134,7 @@ class Call:
     value: Tensor | None = None
     consumers: list[Call] = field(default_factory=list)
     product: Product | None = None
+    cut: bool = False
     shift: Tensor | None = None
     stays: bool | None = None
 
@@ -138,6 +142,11 @@ class Call:
     def name(self) -> str:
         """Of the function."""
         return str(getattr(self.function, "__name__", ""))
+
+    @cached_property
+    def operands(self) -> list[Tensor]:
+        """Tensors in the arguments."""
+        return tensors_in(self.args, self.kwargs)
 
     def leaves_of(self, tensor: Tensor) -> list[Tensor]:
         """Tensors that an operand was computed from and that no call made, without repetition."""
@@ -148,7 +157,7 @@ class Call:
             if maker is None or maker is call:
                 found[id(tensor)] = tensor
                 return
-            for operand in tensors_in(maker.args, maker.kwargs):
+            for operand in maker.operands:
                 visit(maker, operand)
 
         visit(self, tensor)
@@ -186,6 +195,13 @@ def following(call: Call) -> Iterator[Call]:
             seen.add(id(one))
             yield one
             waiting += one.consumers
+
+
+def leads_only_to(call: Call, end: Call) -> bool:
+    """Whether a result takes part in ``end``, and in nothing that ``end`` is not made of alone."""
+    while call is not end and len(call.consumers) == 1:
+        (call,) = call.consumers
+    return call is end
 
 
 def calls_between(call: Call, end: Call) -> Iterator[Call]:

@@ -7,6 +7,7 @@ import inspect
 import math
 import operator
 from collections.abc import Callable, Mapping
+from functools import cache
 from numbers import Real
 from typing import Any, TypeVar
 
@@ -96,17 +97,25 @@ makes one of an array or a list of numbers
     )
 
 
-def check_network(name: str, value: nn.Module) -> None:
-    """Raise ValueError unless value is a module: its parameters are not enough.
+def check_module(name: str, value: object) -> None:
+    """Raise ValueError unless value is a module, which holds its parameters.
+
+    Args:
+        name: of the argument, for the message.
+        value: what was given.
 
     Example:
-        >>> check_network("model", nn.Linear(1, 1).parameters())
+        >>> check_module("network", abs)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        ValueError: model must be a torch.nn.Module, got generator; give the network itself
+        ValueError: network must be a torch.nn.Module, got builtin_function_or_method; give ...
     """
-    if not isinstance(value, nn.Module):
-        kind = type(value).__name__
-        raise ValueError(f"{name} must be a torch.nn.Module, got {kind}; give the network itself")
+    if isinstance(value, nn.Module):
+        return
+    raise ValueError(
+        f"{name} must be a torch.nn.Module, got {type(value).__name__}; give the module that holds "
+        "the parameters, and a function of it with call=, as in "
+        "call=lambda network, x: network.potential(x)"
+    )
 
 
 def check_floating(name: str, value: Tensor) -> Tensor:
@@ -126,7 +135,12 @@ def check_unchanged(function: Callable[..., Any], arguments: dict[str, Any], rea
         arguments: values by name.
         reason: why they are of no use, after a name.
     """
-    parameters = inspect.signature(function).parameters
+    parameters = _parameters(function)
     for name, value in arguments.items():
         if value != parameters[name].default:
             raise ValueError(f"{name} {reason}")
+
+
+@cache
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from convexinit.calls import PassEnded, Watch, changes_in_place
+from convexinit.checks import check_module
 from convexinit.evaluation import Convex, Inputs, as_tuple, convex_columns, evaluated, first_of, run
 from convexinit.finding import find_prepared
 from convexinit.found import Found, FoundLayer, Options, PreActivation, ways_to_sums
@@ -185,6 +186,7 @@ def check_signal(
         >>> [row.layer for row in report.rows]
         ['layers.0', 'layers.1', 'layers.2']
     """
+    check_module("network", network)
     check_not_stacked(network, "check each of convexinit.stacking.unstack_network")
     arguments = as_tuple(inputs)
     columns = convex_columns(convex, arguments)
@@ -420,7 +422,7 @@ def _row(
         gradient=gradients.get(id(first), math.nan),
     )
     precision = torch.finfo(watch.results[one.call.index].dtype).eps
-    problems = dict.fromkeys(m.problem for m in one.constrained + one.free if m.problem)
+    problems = dict.fromkeys(m.obstacle for m in one.constrained + one.free if m.obstacle)
     for layer in one.constrained:
         if layer.negative and layer.call.product:
             problems[

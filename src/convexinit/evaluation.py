@@ -67,6 +67,14 @@ def convex_columns(convex: Convex, arguments: tuple[Tensor, ...]) -> dict[int, A
     return columns
 
 
+def checked(inputs: Inputs, convex: Convex) -> tuple[tuple[Tensor, ...], dict[int, Any]]:
+    """Inputs that are finite and vary where the network is convex, and the columns of that."""
+    arguments = as_tuple(inputs)
+    columns = convex_columns(convex, arguments)
+    check_values(arguments, columns)
+    return arguments, columns
+
+
 def run(network: nn.Module, arguments: Sequence[Tensor], call: Callable[..., Tensor] | None) -> Any:
     """The result of the convex function."""
     return network(*arguments) if call is None else call(network, *arguments)
@@ -82,7 +90,8 @@ def forward(
 ) -> Any:
     """What a network gives on copies of its inputs; as a ValueError what it raises."""
     problem: Exception
-    for requires_grad in (False, True):
+    # Without gradients, which is faster, with them, and with inputs that require them.
+    for gradients, requires_grad in ((False, False), (True, False), (True, True)):
         copies = [
             t.detach().clone().requires_grad_(
                 t.is_floating_point() and (requires_grad or t.requires_grad)
@@ -90,7 +99,7 @@ def forward(
             for t in arguments
         ]  # fmt: skip
         try:
-            with torch.enable_grad():
+            with torch.set_grad_enabled(gradients):
                 return run(network, copies, call)
         except NOT_CALLABLE as error:
             problem = error

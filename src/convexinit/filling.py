@@ -21,9 +21,7 @@ from convexinit.evaluation import (
     Convex,
     Evaluation,
     Inputs,
-    as_tuple,
-    check_values,
-    convex_columns,
+    checked,
     evaluated,
     first_of,
     not_callable,
@@ -32,8 +30,8 @@ from convexinit.evaluation import (
 from convexinit.filling_pass import Deviation, Filling, Pass, Silenced, Target, normalises
 from convexinit.finding import find_prepared, problems_of
 from convexinit.found import Found, FoundLayer, Options, PreActivation
-from convexinit.nested import tensors_in
 from convexinit.products import Dependence
+from convexinit.proof import is_proven_convex
 from convexinit.unseen import unseen_remarks
 
 # Passes over all layers: one that draws, the others correct what it could not foresee.
@@ -60,9 +58,7 @@ def fill_network_(
         ValueError: if something is missing; the network, the source of randomness and the generator
             are as before then.
     """
-    arguments = as_tuple(inputs)
-    columns = convex_columns(convex, arguments)
-    check_values(arguments, columns)
+    arguments, columns = checked(inputs, convex)
     functions = convex_functions(network, call, layers)
     random_state = torch.get_rng_state()
     state = None if generator is None else generator.get_state()
@@ -86,7 +82,10 @@ def fill_network_(
                     messages += _of_output(found, output, target)
                 if target.convex_path and target.draw is None:
                     messages += grows_noise(_hidden_dropouts(found))
-                if not found.returns_gradient:
+                known = {id(t) for t in (*network.parameters(), *network.buffers())}
+                if not found.returns_gradient and not is_proven_convex(
+                    found.trace, first_of(found.output), known
+                ):
                     try:
                         messages += not_convex(network, arguments, columns, function)
                     except NOT_CALLABLE as error:
@@ -104,7 +103,7 @@ def fill_network_(
 def _check_found(found: Found, target: Target) -> None:
     """Raise one error for everything that is missing."""
     problem_of = {
-        layer: layer.problem or _not_fillable(layer, target.convex_path and target.draw is None)
+        layer: layer.obstacle or _not_fillable(layer, target.convex_path and target.draw is None)
         for layer in found.layers
     }
     problems = problems_of(found, problem_of, "to initialise")
@@ -199,7 +198,7 @@ def _fill_(
                 statistics=statistics, rescaled=rescaled, kept=kept, squares=squares,
             )
         )  # fmt: skip
-        if number > 0 and filling.is_precise():
+        if filling.is_precise() and not (evaluation.starting and number == 0):
             break
         if evaluation.starting and number < _PASSES_WITH_FIRST_BATCH:
             evaluation.start(again=True)
@@ -242,7 +241,7 @@ def _take_rescaled(found: Found, statistics: Collection[int]) -> set[int]:
             for index, call in enumerate(calls):
                 if normalises(call.name, call.args, statistics):
                     layers.add(id(layer))
-                    shifts |= {id(t) for c in calls[:index] for t in tensors_in(c.args, c.kwargs)}
+                    shifts |= {id(t) for c in calls[:index] for t in c.operands}
         one.normalised |= layers >= set(map(id, members))
         one.biases = [option for option in one.biases if id(option.parameter) not in shifts]
     return layers
@@ -250,11 +249,13 @@ def _take_rescaled(found: Found, statistics: Collection[int]) -> set[int]:
 
 def _take_kept(network: nn.Module, found: Found) -> set[int]:
     """Numbers (``id``) of the parameters of layers that stay; none of them is a bias any more."""
+    layers = [layer for layer in found.layers if layer.kept]
+    if not layers:
+        return set()
     modules = dict(network.named_modules())
     kept = {
         id(parameter)
-        for layer in found.layers
-        if layer.kept
+        for layer in layers
         for parameter in (
             modules[layer.name].parameters() if layer.name in modules else [layer.raw]
         )

@@ -77,8 +77,8 @@ def normalises(name: str, args: Any, statistics: Collection[int]) -> bool:
     return name == "batch_norm" and any(id(tensor) in statistics for tensor in args[1:3])
 
 
-def _write_(layer: FoundLayer, weight: Tensor) -> None:
-    """Make a weight the one that the network uses.
+def _write_(layer: FoundLayer, weight: Tensor) -> float:
+    """Make a weight the one that the network uses; returns its relative error.
 
     Raises:
         ValueError: if it does not become that.
@@ -98,6 +98,7 @@ def _write_(layer: FoundLayer, weight: Tensor) -> None:
             "(torch.nn.utils.parametrize.remove_parametrizations), or leave the layer as it is: "
             f"layers={{{layer.name!r}: {{'keep': True}}}}"
         )
+    return error / size if size > 0 else 0.0
 
 
 @dataclass
@@ -135,9 +136,9 @@ class _Operand:
         Where numbers are stored, each is off by half a unit in the last place of their type; what
         adds them up, before or in the operation, does so in float32 or in more.
         """
-        units = self.product.by_unit(torch.empty(self.shape, device="meta")).shape[1]
-        sizes = (torch.linalg.vector_norm(t, dtype=torch.float64) for t in (self.inputs, weight))
-        of_units = float(math.prod(sizes)) ** 2 / self.inputs.numel()
+        units = self.product.units_in(self.shape)
+        sizes = (float(torch.linalg.vector_norm(t)) for t in (self.inputs, weight))
+        of_units = math.prod(sizes) ** 2 / self.inputs.numel()
         stored = max(torch.finfo(t).eps for t in (self.product.input.dtype, self.dtype)) / 2
         summed = _ROUNDED * torch.finfo(self.inputs.dtype).eps
         return (stored**2 + summed**2 * weight.numel() / units) * of_units / units
@@ -246,11 +247,17 @@ class Filling(Pass):
         self._used = set(kept)  # also parameters of earlier pre-activations, which stay
         self._statistics, self._rescaled, self._squares = statistics, rescaled, squares
         self._gathers = found.gathers
+        self._foreseen = not drawing or (
+            not statistics and not rescaled and all(map(found.is_foreseen, found.pre_activations))
+        )
         self.deviations: dict[PreActivation, Deviation] = {}
 
     def is_precise(self) -> bool:
-        """Whether no pre-activation was far from its target."""
-        return all(one.is_small for one in self.deviations.values())
+        """Whether no pre-activation is far from its target, as far as is known.
+
+        After weights were drawn that is known where another pass would change nothing.
+        """
+        return self._foreseen and all(one.is_small for one in self.deviations.values())
 
     def run(self, function: Callable[..., Any], args: Any, kwargs: Any, level: Dependence) -> Any:
         """Keep what a linear operation reads before it is called."""
@@ -324,7 +331,10 @@ class Filling(Pass):
             weights = [self._draw(operand, len(fillable)) for operand in fillable]
             parts = [self._part(one, o, w) for o, w in zip(fillable, weights, strict=True)]
         else:
-            if one.normalised or self._is_near(one, signal):
+            if one.normalised:
+                return
+            self._measure(one, signal)
+            if self.deviations[one].is_small:
                 return
             weights = [operand.weight for operand in fillable]
             parts = [self._part(one, operand, operand.weight) for operand in fillable]
@@ -334,15 +344,25 @@ class Filling(Pass):
         if parts:
             whole = sum(parts[1:], parts[0])
             rounding = sum(map(partial(self._rounding, one), fillable, weights))
-            if not (_is_finite(rest) and rounding < _variance(whole) < math.inf):
-                raise ValueError(_unfit(one, fillable, _variance(whole)))
-            factor = _factor(whole, rest, self._target.variance)
+            centred = whole - whole.mean(0)
+            own = float(centred.square().mean())
+            if not (_is_finite(rest) and rounding < own < math.inf):
+                raise ValueError(_unfit(one, fillable, own))
+            factor = _factor(centred, own, rest, self._target.variance)
             for operand, weight in zip(fillable, weights, strict=True):
-                _write_(operand.layer, factor * weight)
+                self._write_(operand.layer, factor * weight)
             signal = rest + factor * whole
         signal = self._centre(one, signal, product, shape)
+        if self._drawing and self._foreseen:
+            self._measure(one, signal)
+            self._foreseen &= self._operands[id(one.first)].dtype.itemsize >= 4
         whole = one.formed(product.from_units(signal, shape))
         output.data.copy_(whole.reshape(output.shape))
+
+    def _write_(self, layer: FoundLayer, weight: Tensor) -> None:
+        """Make a weight the one that the network uses; see :func:`_write_`."""
+        error = _write_(layer, weight)
+        self._foreseen &= not self._drawing or error < _PRECISE / 10
 
     def _place(self, one: PreActivation, output: Tensor) -> tuple[Product, torch.Size]:
         """What says which numbers of a pre-activation are of one unit, and in which shape."""
@@ -364,8 +384,8 @@ class Filling(Pass):
             return operand.rounding(weight) * _variance(added.to(weight.dtype))
         return operand.rounding(weight) * operand.squared_gain
 
-    def _is_near(self, one: PreActivation, signal: Tensor) -> bool:
-        """Whether a pre-activation has the moments of the target; keeps by how much it has not."""
+    def _measure(self, one: PreActivation, signal: Tensor) -> None:
+        """Keep by how much a pre-activation is off the moments of the target."""
         means = signal.mean(0)
         mean = float((means - self._target.mean - one.noise).mean())
         shares = (signal - means).square().mean(1)
@@ -374,7 +394,6 @@ class Filling(Pass):
         self.deviations[one] = Deviation(
             mean / self._target.std if one.biases else 0.0, variance, rows
         )
-        return self.deviations[one].is_small
 
     def _draw(self, operand: _Operand, parts: int) -> Tensor:
         """Weights whose part has the correlation of the target; their scale comes later."""
@@ -411,6 +430,8 @@ class Filling(Pass):
     ) -> Tensor:
         """Scale free weights: to the target, or where they leave too little to the convex path."""
         limit = self._target.variance * ((1 - _CONVEX_SHARE) if parts else 1.0)
+        if not (free or one.squared):
+            return rest
         if parts and _variance(rest) <= 1.05 * limit:
             return rest
         kept = self._used | self._rescaled
@@ -425,17 +446,19 @@ class Filling(Pass):
             square = product.by_unit(one.seen(self._squares[one], shape))
             scalable = linear + square
         others = rest - scalable
-        if _variance(scalable) <= 0:
+        centred = scalable - scalable.mean(0)
+        own = float(centred.square().mean())
+        if own <= 0:
             return rest
-        scale = _factor(scalable, others, limit)
+        scale = _factor(centred, own, others, limit)
         if abs(scale - 1) < _PRECISE / 2 or (parts and scale > 1):
             return rest
         for operand in scaled:
-            _write_(operand.layer, scale * operand.weight)
+            self._write_(operand.layer, scale * operand.weight)
         for layer in squared:
             assert layer.map is not None
             assert layer.raw is not None
-            _write_(layer, math.sqrt(scale) * layer.map.forward(layer.raw.detach()))
+            self._write_(layer, math.sqrt(scale) * layer.map.forward(layer.raw.detach()))
         if squared:
             self._squares[one] *= scale
         return scale * scalable + others
@@ -445,7 +468,8 @@ class Filling(Pass):
     ) -> Tensor:
         """Set the bias so that the whole pre-activation has the mean of the target."""
         if one.normalised:
-            return (signal - signal.mean(0)) / signal.std(0, correction=0).clamp_min(1e-12)
+            centred = signal - signal.mean(0)
+            return centred / centred.square().mean(0).sqrt().clamp_min(1e-12)  # faster than std
         if not one.biases or id(one.biases[0].parameter) in self._used:
             return signal
         option = one.biases[0]
@@ -498,12 +522,17 @@ def _variance(signal: Tensor) -> float:
     return float((signal - signal.mean(0)).square().mean())
 
 
-def _factor(part: Tensor, rest: Tensor, variance: float) -> float:
-    """Factor of a part with which it and the rest have this variance together."""
-    part, rest = part - part.mean(0), rest - rest.mean(0)
-    own, common, others = (
-        float(product.mean()) for product in (part.square(), part * rest, rest.square())
-    )
+def _factor(part: Tensor, own: float, rest: Tensor, variance: float) -> float:
+    """Factor of a part with which it and the rest have this variance together.
+
+    Args:
+        part: centred.
+        own: its variance.
+        rest: not centred.
+        variance: of both together.
+    """
+    rest = rest - rest.mean(0)
+    common, others = float((part * rest).mean()), float(rest.square().mean())
     # Where the rest cannot be scaled, a little of the signal comes through this part all the same.
     least = math.sqrt(0.1 * others / own)
     if variance <= others:

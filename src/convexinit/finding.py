@@ -62,7 +62,7 @@ def find_layers(
     """The linear operations of a network that depend on its inputs, in the order of their calls.
 
     The network is as before afterwards. What keeps a layer from being initialised is in its
-    ``problem``; nothing is raised for it. :func:`find` also gives the pre-activations.
+    ``obstacle``; nothing is raised for it. :func:`find` also gives the pre-activations.
 
     Args:
         network: any network.
@@ -107,7 +107,8 @@ def find_prepared(
     starting: Mapping[str, nn.Module],
 ) -> Found:
     """:func:`find` in a network in evaluation mode, which is not restored."""
-    for parameter in network.parameters():
+    parameters = dict(network.named_parameters())
+    for parameter in parameters.values():
         if parameter.is_leaf and parameter.is_floating_point():
             parameter.requires_grad_()
     rows = min(_ROWS, len(arguments[0]) // 2)
@@ -119,7 +120,7 @@ def find_prepared(
             "torch.autograd.Function, torch.vmap or reentrant torch.utils.checkpoint; write it "
             "with functions of torch, or say with call= which part of the network to look at"
         )
-    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    names = {id(parameter): name for name, parameter in parameters.items()}
     curved = _curved_parameters(trace, names)
     found = [
         _found_layer(network, trace, one, names, curved)
@@ -137,12 +138,11 @@ def find_prepared(
     unseen = [one for one in unseen if one.parameter not in accepted]
     accepted -= {name for layer in layers for name in (layer.name, layer.parameter)}
     options = {name: said for name, said in options.items() if name not in accepted}
-    _apply_options(layers, options, dict(network.named_parameters()))
-    pre_activations = find_pre_activations(network, trace, layers, starting, options)
-    gathers = trace.is_affine_since([one.call for one in pre_activations if one.output], output)
+    _apply_options(layers, options, parameters)
+    pre_activations = find_pre_activations(network, parameters, trace, layers, starting, options)
     return Found(
         layers, pre_activations, trace.returns_gradient, needs_gradient, output, 2 * rows, unseen,
-        trace.constants(), gathers,
+        trace,
     )  # fmt: skip
 
 
@@ -265,13 +265,6 @@ def _found_layer(
     if id(raw) in curved_parameters or is_kept_positive(layer.map, raw):
         layer.role = "constrained"
         layer.gated = _is_gated(trace, call)
-        if layer.map is None:
-            layer.problem = (
-                f"its weight is computed from {parameter} in a way that cannot be inverted, as "
-                "with a mask, a bound, a softmax or a copy for every row; say the map without that "
-                f"with layers={{{layer.name!r}: {{'positivity': ..., 'gain': ...}}}}, or "
-                "give its parametrization a right_inverse, or leave it as it is: {'keep': True}"
-            )
     if not product.weight.requires_grad:
         layer.problem = WITHOUT_GRADIENTS
     return layer
@@ -322,7 +315,7 @@ def _elementwise_hypernetwork(trace: Trace, call: Call) -> FoundLayer | None:
     """A product in which every feature gets many weights from the context, to be summed later."""
     if call.name not in MULTIPLICATIONS or call.value is None:
         return None
-    operands = {trace.dependence(t): t for t in tensors_in(call.args, call.kwargs)}
+    operands = {trace.dependence(t): t for t in call.operands}
     if set(operands) != {Dependence.CURVED, Dependence.CONTEXT}:
         return None
     signal, weight = operands[Dependence.CURVED], operands[Dependence.CONTEXT]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from convexinit.calls import Call, Way
+from convexinit.calls import Call, Way, leads_only_to
 from convexinit.positivity import has_slope, is_flat_at_zero
 from convexinit.products import Product
+from convexinit.tracing import Trace
 from convexinit.unseen import Unseen
 from convexinit.weight_maps import WeightMap
 
@@ -50,12 +52,13 @@ class FoundLayer:
         parameter: its name, "" if there is none.
         map: how the weight is computed from it; None if that was not found.
         gains: ``[units]`` factors from the result of the operation to the pre-activation.
+        even: whether these are the same for all rows and positions.
         curved: whether the input is not affine in the convex arguments, so that negative weights
             may end convexity.
         gated: whether the input is multiplied by a gate that differs with other inputs.
         order: of the dimensions of its result in the pre-activation.
         kept: whether the user says that it is to stay as it is.
-        problem: what keeps it from being initialised, "" for nothing.
+        problem: what keeps it from being followed, "" for nothing.
     """
 
     name: str
@@ -66,11 +69,24 @@ class FoundLayer:
     parameter: str = ""
     map: WeightMap | None = None
     gains: Tensor | None = None
+    even: bool = True
     curved: bool = False
     gated: bool = False
     order: tuple[int, ...] = ()
     kept: bool = False
     problem: str = ""
+
+    @property
+    def obstacle(self) -> str:
+        """What keeps it from being initialised, "" for nothing: its problem, or an unknown map."""
+        if self.problem or self.kept or self.map or self.raw is None or self.role != "constrained":
+            return self.problem
+        return (
+            "its weight is computed from a parameter in a way that cannot be inverted, as with a "
+            "mask, a bound, a softmax or a copy for every row; say the map without that with "
+            "layers={name: {'positivity': ..., 'gain': ...}}, or give its parametrization a "
+            "right_inverse, or leave it as it is: {'keep': True}"
+        )
 
     @property
     def negative(self) -> int:
@@ -198,9 +214,7 @@ class Found:
         output: of the network on the traced rows; None if it was not computed.
         rows: number of them.
         unseen: parameters that act on the convex path in calls that are no layers.
-        constants: numbers of calls whose result does not depend on the values of the inputs.
-        gathers: whether the output is an affine function of the last pre-activations, and none of
-            them.
+        trace: of the network.
     """
 
     layers: list[FoundLayer]
@@ -210,8 +224,34 @@ class Found:
     output: Any
     rows: int
     unseen: list[Unseen]
-    constants: set[int]
-    gathers: bool = False
+    trace: Trace
+
+    @cached_property
+    def constants(self) -> set[int]:
+        """Numbers of calls whose result does not depend on the values of the inputs."""
+        return self.trace.constants()
+
+    @cached_property
+    def gathers(self) -> bool:
+        """Whether the output is an affine function of the last pre-activations, and not one."""
+        last = [one.call for one in self.pre_activations if one.output]
+        return self.trace.is_affine_since(last, self.output)
+
+    def is_foreseen(self, one: PreActivation) -> bool:
+        """Whether what is written to layers and bias of a pre-activation acts there alone.
+
+        Then it is known, without another pass, what it will be.
+        """
+        used = [(layer.raw, layer.call) for layer in one.constrained + one.free + one.squared]
+        ways = [self.trace.users.get(id(raw), []) for raw, _ in used]
+        if any(way != [call] for way, (_, call) in zip(ways, used, strict=True)):
+            return False
+        ways += [self.trace.users.get(id(option.parameter), []) for option in one.biases[:1]]
+        return (
+            not one.normalised
+            and (one.summed or all(layer.even for layer in one.constrained + one.free))
+            and all(len(way) == 1 and leads_only_to(way[0], one.call) for way in ways)
+        )
 
 
 def ways_to_sums(found: Found) -> dict[int, Way]:

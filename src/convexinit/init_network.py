@@ -18,7 +18,7 @@ from convexinit.assignment import assign_, is_close, unchanged_on_error
 from convexinit.checks import (
     check_choice,
     check_function,
-    check_network,
+    check_module,
     check_number,
     check_unchanged,
 )
@@ -137,7 +137,7 @@ def init_icnn_(
         >>> network = init_icnn_(MLP([8, 64, 64, 1], "softplus"))  # which knows its activation
     """
     # Whatever is wrong raises here, before anything is filled.
-    check_network("model", model)
+    check_module("model", model)
     check_choice("method", method, dict.fromkeys(("moments", "orthogonal")))
     if inputs is not None:
         check_not_stacked(model, _BEFORE)

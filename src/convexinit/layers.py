@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 from torch.nn.parameter import is_lazy
 
 from convexinit.assignment import assign_, is_held, unchanged_on_error
+from convexinit.checks import check_module
 from convexinit.init import lognormal_init_
 from convexinit.positivity import Mapped, Positivity, resolve_positivity
 
@@ -296,6 +297,7 @@ def project_(model: Network) -> Network:
         >>> optimiser.step()
         >>> network = project_(network)
     """
+    check_module("model", model)
     if not any(isinstance(module, MappedLayer) for module in model.modules()):
         raise ValueError(
             "the network has no layer of this library to project; "

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from convexinit.assignment import unchanged_on_error
-from convexinit.checks import check_floating, check_number
+from convexinit.checks import check_floating, check_module, check_number
 from convexinit.init_network import (
     CONVOLUTIONS,
     assign_parameters_,
@@ -81,6 +81,7 @@ def lsuv_init_(
         >>> round(output.var(correction=0).item(), 3)
         1.0
     """
+    check_module("model", model)
     check_floating("inputs", inputs)
     variance, mean = check_number("variance", variance, 0.0), check_number("mean", mean)
     with unchanged_on_error(model):

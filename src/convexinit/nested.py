@@ -23,9 +23,9 @@ def tensors_in(*values: Any) -> list[Tensor]:
     for value in values:
         if isinstance(value, Tensor):
             found.append(value)
-        elif isinstance(value, (list, tuple)):
+        elif isinstance(value, (list, tuple)) and value:
             found += tensors_in(*value)
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and value:
             found += tensors_in(*value.values())
     return found
 

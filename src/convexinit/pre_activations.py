@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 from convexinit.assignment import is_close
 from convexinit.calls import Call, changes_in_place, following
 from convexinit.found import BiasOption, FoundLayer, Options, PreActivation
-from convexinit.nested import tensors_in
 from convexinit.tracing import DIVISIONS, MULTIPLICATIONS, RESHAPES, Trace
 
 WITHOUT_GRADIENTS = (
@@ -21,6 +21,7 @@ WITHOUT_GRADIENTS = (
 
 def find_pre_activations(
     network: nn.Module,
+    parameters: Mapping[str, Tensor],
     trace: Trace,
     layers: list[FoundLayer],
     starting: Mapping[str, nn.Module],
@@ -30,6 +31,7 @@ def find_pre_activations(
 
     Args:
         network: that was traced.
+        parameters: of it, by name.
         trace: of it.
         layers: found in the trace; those through which no gradient comes get a ``problem``.
         starting: modules that initialise themselves on their first batch, by name.
@@ -46,10 +48,9 @@ def find_pre_activations(
             one.summed, one.units = True, _units_after(layer.call, end)
         (one.constrained if layer.role == "constrained" else one.free).append(layer)
     weights = {id(layer.raw) for layer in layers}
-    parameters = {name: p for name, p in network.named_parameters() if id(p) not in weights}
+    parameters = {name: p for name, p in parameters.items() if id(p) not in weights}
     squares: set[int] = set()
-    for one in found.values():
-        _differentiate(one, signal, ends, trace, parameters, squares)
+    _differentiate_all(found.values(), signal, ends, trace, parameters, squares)
     # A free operation that is squared and added to a pre-activation has no target of its own.
     pre_activations = [
         one
@@ -82,12 +83,8 @@ def _end_of(trace: Trace, call: Call) -> tuple[Call, bool, tuple[int, ...]]:
     order, shape = tuple(range(call.value.ndim)), call.value.shape
     while len(current.consumers) == 1:
         (user,) = current.consumers
-        operands = {
-            id(t): t
-            for t in tensors_in(user.args, user.kwargs)
-            if user.made_by.get(id(t)) is current
-        }
-        others = [t for t in tensors_in(user.args, user.kwargs) if id(t) not in operands]
+        operands = {id(t): t for t in user.operands if user.made_by.get(id(t)) is current}
+        others = [t for t in user.operands if id(t) not in operands]
         scales = user.name in MULTIPLICATIONS | DIVISIONS
         if (
             trace.is_weighted(user)
@@ -153,78 +150,185 @@ def _units_after(call: Call, end: Call) -> int | None:
     return from_back if before.ndim == after.ndim else None
 
 
-def _differentiate(
-    one: PreActivation,
+def _differentiate_all(
+    found: Iterable[PreActivation],
     signal: list[FoundLayer],
     ends: dict[int, Call],
     trace: Trace,
     parameters: Mapping[str, Tensor],
     squares: set[int],
 ) -> None:
-    """Factors between operations and a pre-activation, squares in it, and what can shift it."""
-    members = one.constrained + one.free
-    earlier = [layer for layer in signal if layer.call.index <= one.call.index]
-    value, (seen_as, product) = one.call.value, one.place()
-    like = seen_as.value
-    assert value is not None
-    assert like is not None
-    sizes = {"unit": product.by_unit(like).shape[1], "position": like[0].numel(), "layer": 1}
-    # A bias before a sum may have a number for each of the units there.
-    candidates = {
-        name: p for name, p in parameters.items() if one.summed or p.numel() in sizes.values()
+    """Factors between operations and pre-activations, squares in them, and what can shift them."""
+    leading = trace.leading_to(ends.values())
+    shifts = {
+        id(layer): leading[id(layer.call)] for layer in signal if layer.call.shift is not None
     }
-    shifts = [layer.call.shift for layer in earlier if layer.call.shift is not None]
-    source = torch.Generator().manual_seed(3)
-    if not value.requires_grad:
-        for layer in members:
-            layer.problem = WITHOUT_GRADIENTS
-        return
-
-    def differentiated(wanted: list[Tensor]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        """Random weights of the entries, and the gradients of the sum that they make."""
-        draw = (torch.rand(value.shape, generator=source) + 0.5).to(value)
-        # A sum, as torch imports a lot on the first call with ``grad_outputs``.
-        with torch.enable_grad():
-            weighted = (value * draw).sum()
-        gradients = torch.autograd.grad(weighted, wanted, retain_graph=True, allow_unused=True)
-        return draw, gradients
-
-    draw, gradients = differentiated([*shifts, *candidates.values()])
-    for layer, first in zip(earlier, gradients[: len(shifts)], strict=False):
-        if first is None:
+    shifting = {
+        name: set[int]().union(*(leading[id(user)] for user in trace.users.get(id(p), ())))
+        for name, p in parameters.items()
+    }
+    shared = set[int]().union(*(to for to in (*shifts.values(), *shifting.values()) if len(to) > 1))
+    together: list[_Gradients] = []
+    for one in found:
+        number = id(one.call)
+        if one.call.value is None or not one.call.value.requires_grad:
+            for layer in one.constrained + one.free:
+                layer.problem = WITHOUT_GRADIENTS
             continue
-        if layer in members and one.summed:
-            layer.gains = first.new_ones(1).float()  # no more than a scale
-        elif layer in members:
-            assert layer.call.product is not None
-            slope = (first / layer.from_end(draw, first.shape)).float()
-            layer.gains = layer.call.product.by_unit(slope).mean(0)
+        gradients = _Gradients(
+            one,
+            [layer for layer in signal if number in shifts.get(id(layer), ())],
+            {name: p for name, p in parameters.items() if number in shifting[name]},
+        )
+        if number in shared:
+            _differentiate([gradients], ends, trace, squares)
+        else:
+            together.append(gradients)
+    _differentiate(together, ends, trace, squares)
+
+
+class _Gradients:
+    """A pre-activation that is differentiated by what leads to it.
+
+    Attributes:
+        one: the pre-activation.
+        layers: whose results lead to it.
+        candidates: parameters that may shift all rows alike, by name.
+        sizes: how many numbers these have that are for a unit, a position or all.
+    """
+
+    def __init__(
+        self, one: PreActivation, layers: list[FoundLayer], parameters: Mapping[str, Tensor]
+    ) -> None:
+        self.one, self.layers = one, layers
+        self.shifts = [layer.call.shift for layer in layers if layer.call.shift is not None]
+        seen_as, self.product = one.place()
+        assert seen_as.value is not None
+        assert one.call.value is not None
+        self.like, self.value = seen_as.value, one.call.value
+        units, positions = self.product.units_in(self.like.shape), self.like[0].numel()
+        self.sizes = {"unit": units, "position": positions, "layer": 1}
+        if self.product.units == -1 and self.like.ndim == 2:
+            del self.sizes["position"]  # the same as units
+        # A bias before a sum may have a number for each of the units there.
+        self.candidates = {
+            name: p
+            for name, p in parameters.items()
+            if one.summed or p.numel() in self.sizes.values()
+        }
+        self._source = torch.Generator().manual_seed(3)
+
+    def draw(self) -> Tensor:
+        """Random weights of the entries."""
+        draw = torch.rand(self.value.shape, generator=self._source) + 0.5
+        return draw.to(self.value)
+
+    def summed(self, draw: Tensor, per: str) -> Tensor:
+        """Gradient by what is added to all rows: for each unit, each position or as one number."""
+        draw = self.one.seen(draw, self.like.shape)
+        if per == "unit":
+            return self.product.by_unit(draw).sum(0)
+        return draw.sum(0).flatten() if per == "position" else draw.sum().reshape(1)
+
+
+def _differentiate(
+    together: list[_Gradients], ends: dict[int, Call], trace: Trace, squares: set[int]
+) -> None:
+    """The gradients of pre-activations that nothing leads to two of."""
+    draws = [one.draw() for one in together]
+    wanted = [[*one.shifts, *one.candidates.values()] for one in together]
+    first = _gradients_of(together, draws, wanted)
+    reached = []
+    for one, draw, gradients in zip(together, draws, first, strict=True):
+        _scale(one, draw, gradients[: len(one.layers)], ends, trace, squares)
+        slopes = zip(one.candidates, gradients[len(one.layers) :], strict=True)
+        reached.append({name: slope for name, slope in slopes if slope is not None})
+    others = [one.draw() for one in together]
+    wanted = [
+        [one.candidates[name] for name in names]
+        for one, names in zip(together, reached, strict=True)
+    ]
+    second = _gradients_of(together, others, wanted)
+    for one, draw, other, names, again in zip(
+        together, draws, others, reached, second, strict=True
+    ):
+        if names:
+            _find_biases(one, (draw, other), names, again)
+
+
+def _gradients_of(
+    together: list[_Gradients], draws: list[Tensor], wanted: list[list[Tensor]]
+) -> list[list[Tensor | None]]:
+    """Of the sums that the draws make of the entries of each, by what is wanted of each."""
+    flat = [tensor for tensors in wanted for tensor in tensors]
+    if not flat:
+        return [[] for _ in wanted]
+    # A sum, as torch imports a lot on the first call with ``grad_outputs``.
+    with torch.enable_grad():
+        sums = [(one.value * draw).sum() for one, draw in zip(together, draws, strict=True)]
+        whole = sum(sums[1:], sums[0])
+    gradients = iter(torch.autograd.grad(whole, flat, retain_graph=True, allow_unused=True))
+    return [[next(gradients) for _ in tensors] for tensors in wanted]
+
+
+def _scale(
+    gradients: _Gradients,
+    draw: Tensor,
+    slopes: list[Tensor | None],
+    ends: dict[int, Call],
+    trace: Trace,
+    squares: set[int],
+) -> None:
+    """Factors between operations and a pre-activation, and squares in it."""
+    one = gradients.one
+    for layer, slope in zip(gradients.layers, slopes, strict=True):
+        if slope is None:
+            continue
+        if layer in one.constrained + one.free and one.summed:
+            layer.gains = slope.new_ones(1).float()  # no more than a scale
+        elif layer in one.constrained + one.free:
+            product, drawn = layer.call.product, layer.from_end(draw, slope.shape)
+            assert product is not None
+            if torch.equal(slope, drawn):
+                layer.gains = slope.new_ones(product.units_in(slope.shape)).float()
+                continue
+            factors = product.by_unit((slope / drawn).float())
+            layer.gains = factors.mean(0)
+            layer.even = bool(((factors - layer.gains).abs() <= 1e-3 * layer.gains.abs()).all())
         elif layer.role == "free" and _is_squared(trace, ends[id(layer)]):
             one.squared.append(layer)
             squares.add(id(layer))
-    slopes = dict(zip(candidates, gradients[len(shifts) :], strict=True))
-    reached = {name: slope for name, slope in slopes.items() if slope is not None}
-    if not reached:
-        return
-    other, others = differentiated([candidates[name] for name in reached])
-    draw, other = (one.seen(weights, like.shape) for weights in (draw, other))
-    sums: dict[str, Callable[[Tensor], Tensor]] = {
-        "unit": lambda draw: product.by_unit(draw).sum(0),
-        "position": lambda draw: draw.sum(0).flatten(),
-        "layer": lambda draw: draw.sum().reshape(1),
-    }
-    for (name, first), second in zip(reached.items(), others, strict=True):
-        assert second is not None
-        for per, summed in sums.items():
-            if first.numel() != sizes[per] and not (one.summed and per == "layer"):
+
+
+def _find_biases(
+    gradients: _Gradients,
+    draws: tuple[Tensor, Tensor],
+    slopes: Mapping[str, Tensor],
+    again: list[Tensor | None],
+) -> None:
+    """Parameters that shift all rows of a pre-activation alike.
+
+    Args:
+        gradients: of the pre-activation.
+        draws: two of them.
+        slopes: gradients of the first, by name.
+        again: of the second.
+    """
+    summed = cache(lambda per: [gradients.summed(draw, per) for draw in draws])
+    one = gradients.one
+    for (name, slope), other in zip(slopes.items(), again, strict=True):
+        assert other is not None
+        for per, size in gradients.sizes.items():
+            if slope.numel() != size and not (one.summed and per == "layer"):
                 continue
             # No more precise than the parameter, whatever it is brought to in the network.
-            coefficient, again = (
-                (slope.flatten() / summed(weights)).to(slope.dtype)
-                for slope, weights in ((first, draw), (second, other))
+            coefficient, second = (
+                (gradient.flatten() / total).to(gradient.dtype)
+                for gradient, total in zip((slope, other), summed(per), strict=True)
             )
-            if is_close(coefficient, again) and bool((coefficient != 0).all()):
-                one.biases.append(BiasOption(name, candidates[name], coefficient.detach(), per))
+            if is_close(coefficient, second) and bool((coefficient != 0).all()):
+                parameter = gradients.candidates[name]
+                one.biases.append(BiasOption(name, parameter, coefficient.detach(), per))
                 break
 
 
@@ -234,7 +338,7 @@ def _is_squared(trace: Trace, end: Call) -> bool:
         operands = [
             (user, operand)
             for user in end.consumers
-            for operand in tensors_in(user.args, user.kwargs)
+            for operand in user.operands
             if user.made_by.get(id(operand)) is end
         ]
         if not operands:

@@ -78,21 +78,26 @@ class Product:
         result = self.function(torch.ones_like(self.input), weight)
         return bool((result != result[:1]).any())
 
-    @property
+    @cached_property
     def _of_units(self) -> tuple[int, ...]:
         """Dimensions of the units in the result; every member of an ensemble has its own."""
         return (0,) * self.has_members + (() if self.units is None else (self.units,))
 
+    def units_in(self, shape: torch.Size) -> int:
+        """Number of units in a shape of the result."""
+        return math.prod(shape[dimension] for dimension in self._of_units)
+
     def by_unit(self, result: Tensor) -> Tensor:
         """``[rows and positions, units]`` from anything in the shape of the result."""
-        own = self._of_units
-        units = math.prod(result.shape[dimension] for dimension in own)
-        return result.movedim(own, tuple(range(-len(own), 0))).reshape(-1, units)
+        own, units = self._of_units, self.units_in(result.shape)
+        if own != (-1,):
+            result = result.movedim(own, tuple(range(-len(own), 0)))
+        return result.reshape(-1, units)
 
     def fan_in(self, result: Tensor) -> int:
         """How many inputs a unit sums, within the image; ``result`` is that of the operation."""
         if self.is_convolution:
-            return self.weight.numel() // self.by_unit(result).shape[1]
+            return self.weight.numel() // self.units_in(result.shape)
         inputs, weight = (
             torch.ones(t.shape, dtype=torch.float32, device="cpu")
             for t in (self.input, self.weight)
@@ -108,6 +113,8 @@ class Product:
     def from_units(self, signal: Tensor, shape: torch.Size) -> Tensor:
         """The inverse of :meth:`by_unit`, in a shape of the result."""
         own = self._of_units
+        if own == (-1,):
+            return signal.reshape(shape)
         last = tuple(range(-len(own), 0))
         moved = torch.empty(shape, device="meta").movedim(own, last).shape
         return signal.reshape(moved).movedim(last, own)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from convexinit.assignment import check_fillable, is_close, unchanged_on_error
+from convexinit.checks import check_module
 from convexinit.convexity import not_convex
 from convexinit.difference import convex_functions
 from convexinit.evaluation import NOT_CALLABLE, Convex, Inputs, as_tuple, convex_columns, evaluated
@@ -71,6 +72,7 @@ def keep_convex(
         >>> bool((network[2].weight >= 0).all())
         True
     """
+    check_module("network", network)
     others = list(weights)
     written: dict[str, WeightMap] = {}
     for index, weight in enumerate(others):

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from convexinit.activations import Activation
 from convexinit.calls import following
-from convexinit.checks import check_network, check_number, check_unchanged
+from convexinit.checks import check_module, check_number, check_unchanged
 from convexinit.diagnostics import Measuring, measured
 from convexinit.difference import convex_functions, parts_of
-from convexinit.evaluation import Convex, Inputs, as_tuple, check_values, convex_columns, evaluated
+from convexinit.evaluation import Convex, Inputs, checked, evaluated
 from convexinit.finding import find_prepared, problems_of
-from convexinit.found import Found, Options, PreActivation
+from convexinit.found import Found, FoundLayer, Options, PreActivation
 from convexinit.layers import ConvexLayer, check_not_stacked
 from convexinit.networks import CNN, MLP, activation_of
 from convexinit.orthogonal import plan_layers
@@ -131,7 +131,7 @@ def parameter_groups(
         >>> [group["lr"] for group in parameter_groups(network, lr=1e-3, inputs=x)]
         [0.001, 0.0005]
     """
-    check_network("model", model)
+    check_module("model", model)
     lr = check_number("lr", lr, 0.0)
     if inputs is None:
         traced: dict[str, Any] = {"convex": convex, "call": call, "layers": layers or None}
@@ -196,9 +196,7 @@ def _traced(
 ) -> list[_Facts]:
     """Facts of a network of any layers, found and measured."""
     check_not_stacked(network, "leave inputs out")
-    arguments = as_tuple(inputs)
-    columns = convex_columns(convex, arguments)
-    check_values(arguments, columns)
+    arguments, columns = checked(inputs, convex)
     functions = convex_functions(network, call, options)
     facts: list[_Facts] = []
     with evaluated(network, arguments, call) as evaluation:
@@ -206,12 +204,20 @@ def _traced(
             found = find_prepared(
                 network, arguments, columns, function, options or {}, evaluation.starting
             )
-            own = {layer: layer.problem for layer in found.layers}
+            own = {layer: _problem(layer) for layer in found.layers}
             if problems := problems_of(found, own, "of which step sizes would be known"):
                 raise ValueError(f"step sizes cannot be told for all layers. {'; '.join(problems)}")
             watch, _ = measured(network, arguments, columns, function, found)
             facts += _found(found, watch)
     return facts
+
+
+def _problem(layer: FoundLayer) -> str:
+    """What keeps step sizes from being known: not a map without an inverse, such as a mask."""
+    product, raw = layer.call.product, layer.raw
+    if product is None or raw is None or raw.numel() != product.weight.numel():
+        return layer.obstacle
+    return layer.problem
 
 
 def _found(found: Found, watch: Measuring) -> Iterator[_Facts]:

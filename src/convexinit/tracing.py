@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from itertools import permutations
 from typing import Any
 
@@ -16,15 +16,23 @@ import torch
 from torch import Tensor
 
 from convexinit.calls import Call, PassEnded, Watch, changes_in_place
-from convexinit.nested import flat, replace, tensors_in
+from convexinit.nested import flat, replace
 from convexinit.products import Dependence, as_product, one_matrix
 
-_SELECTIONS = {
+SELECTIONS = {
     "__getitem__", "narrow", "select", "split", "chunk", "index_select", "unbind", "tensor_split",
     "split_with_sizes",
 }  # fmt: skip
+_FAR = 1024.0  # times random numbers are beyond most bounds
 _LARGEST_DRAW = 4.0  # about the largest of some thousand standard normal numbers
+# What may be read of a tensor without reading its numbers.
+_FACTS = {
+    "size", "dim", "ndimension", "numel", "nelement", "stride", "__len__", "__get__",
+    "is_floating_point", "is_complex", "is_contiguous", "get_device", "element_size", "__hash__",
+}  # fmt: skip
 _OF_A_SHAPE = {"empty_like", "new_empty", "rand_like", "randn_like"}  # with values from nowhere
+# Functions of one operand that bend it near zero, unless a parameter of theirs is small or large.
+_BENT = {"relu", "relu_", "softplus", "exp", "elu", "celu", "sigmoid", "tanh", "square", "abs"}
 SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__", "sub", "__sub__", "sub_", "__isub__"}
 RESHAPES = {"view", "reshape", "squeeze", "unsqueeze", "flatten", "contiguous", "clone"}
 MULTIPLICATIONS = {"mul", "__mul__", "__rmul__", "mul_", "__imul__", "multiply"}
@@ -46,6 +54,7 @@ class Trace(Watch):
         calls: whose results were made from the inputs.
         returns_gradient: whether the network differentiates itself.
         lost: name of the first call in which a tensor of unknown origin meets others, "" for none.
+        reads: whether numbers that depend on the inputs leave the tensors, as for a branch.
     """
 
     def __init__(self, inputs: Iterable[tuple[Tensor, Dependence]], rows: int) -> None:
@@ -54,6 +63,7 @@ class Trace(Watch):
         self.calls: list[Call] = []
         self.returns_gradient = False
         self.lost = ""
+        self.reads = False
         self._lost: set[int] = set()
         self._makers: dict[int, Call] = {}
         self._kept: list[Any] = []
@@ -67,10 +77,12 @@ class Trace(Watch):
 
     def run(self, function: Callable[..., Any], args: Any, kwargs: Any, level: Dependence) -> Any:
         """Make the call and record it."""
-        operands = tensors_in(args, kwargs)
-        reached = any(map(self.is_reached, operands))
-        makers = {id(t): self._makers[id(t)] for t in operands if id(t) in self._makers}
-        call = Call(self.count if reached else -1, function, args, kwargs, makers)
+        makers: dict[int, Call] = {}
+        call = Call(self.count, function, args, kwargs, makers)
+        operands = call.operands
+        makers |= {id(t): self._makers[id(t)] for t in operands if id(t) in self._makers}
+        if not (reached := any(map(self.is_reached, operands))):
+            call.index = -1
         call.product = product = as_product(function, args, kwargs, self.dependence)
         self._kept.append(operands)
         lost = [t for t in operands if self._is_lost(t)]
@@ -80,6 +92,7 @@ class Trace(Watch):
         curved = product is not None and self.dependence(product.input) == Dependence.CURVED
         if product and curved and self.is_weighted(call):
             cut[id(product.input)] = _tame(product.input)
+            call.cut = True
         renewed = [replace(a, lambda t: cut.get(id(t), t)) for a in (args, kwargs)] if cut else None
         output = function(*renewed[0], **renewed[1]) if renewed else function(*args, **kwargs)
         if product and reached and isinstance(output, Tensor) and not changes_in_place(call.name):
@@ -89,6 +102,7 @@ class Trace(Watch):
         if changes_in_place(call.name) and operands:
             made += [operands[0]] + ([] if operands[0]._base is None else [operands[0]._base])
         if not made:
+            self.reads |= level > Dependence.CONSTANT and call.name not in _FACTS
             return output
         for tensor in made:
             self._makers[id(tensor)] = call
@@ -113,6 +127,33 @@ class Trace(Watch):
             return False
         weight = call.product.weight
         return weight.requires_grad or self.dependence(weight) > Dependence.CONSTANT
+
+    def sees(self, result: Any) -> bool:
+        """Whether all calls that lead to a result were seen, whatever the values of the inputs."""
+        return self.is_reached(result) and not self._lost and not self.reads
+
+    @cached_property
+    def users(self) -> dict[int, list[Call]]:
+        """Calls that read what is made of a tensor alone, by ``id`` of the tensor."""
+        users: dict[int, list[Call]] = {}
+        for call in self.calls:
+            operands = [t for t in call.operands if not self.dependence(t)]
+            leaves = {id(leaf): leaf for operand in operands for leaf in call.leaves_of(operand)}
+            for number, leaf in leaves.items():
+                if not self.dependence(leaf):  # not the input whose type it is brought to
+                    users.setdefault(number, []).append(call)
+        return users
+
+    def leading_to(self, ends: Collection[Call]) -> dict[int, set[int]]:
+        """Those of some calls, by ``id``, whose gradients may come to a call, by its ``id``."""
+        known = {id(end) for end in ends}
+        leading: dict[int, set[int]] = {}
+        for call in reversed(self.calls):
+            leading[id(call)] = {id(call)} & known
+            for user in call.consumers:
+                if not (user.cut and _is_input_alone(call, user)):
+                    leading[id(call)] |= leading[id(user)]
+        return leading
 
     def is_affine_since(self, starts: Collection[Call], result: Any) -> bool:
         """Whether a result is an affine function of those of some calls, and of no inputs beside.
@@ -170,12 +211,12 @@ class Trace(Watch):
         if level != Dependence.AFFINE:
             call.level = max(call.level, level)
             return level
-        if call.name in _SELECTIONS:
+        if call.name in SELECTIONS:
             first, second = tensor[: self.rows], tensor[self.rows :]
             if first.shape == second.shape and torch.equal(first, second):
                 level = Dependence.CONTEXT
         elif not call.product:
-            moving = [t for t in tensors_in(args, kwargs) if self.dependence(t) == level]
+            moving = [t for t in call.operands if self.dependence(t) == level]
             if call.name != "__setitem__" and not self.is_affine(call, moving):
                 level = Dependence.CURVED
         call.level = max(call.level, level)
@@ -198,7 +239,7 @@ class Trace(Watch):
 
     def _moving(self, call: Call) -> list[Tensor]:
         """Operands that depend on the inputs."""
-        return [t for t in tensors_in(call.args, call.kwargs) if self.dependence(t)]
+        return [t for t in call.operands if self.dependence(t)]
 
     def _stays(self, call: Call, moving: list[Tensor]) -> bool:
         """Whether the output of a call is the same, whatever some of its operands are."""
@@ -211,7 +252,7 @@ class Trace(Watch):
         places = {id(tensor) for tensor in moving}
         others = {
             id(t): self._pair(t.shape, place)[0].to(t)
-            for place, t in enumerate(tensors_in(call.args, call.kwargs))
+            for place, t in enumerate(call.operands)
             if id(t) not in places and t.is_floating_point()
         }
         near = self._results_at(call, moving, at_first, others)
@@ -223,6 +264,11 @@ class Trace(Watch):
         """Whether the function of a call maps midpoints of some of its operands to midpoints."""
         if call.name in SUMS | RESHAPES or _scales(call, moving):
             return True
+        numbers = (v for v in (*call.args[1:], *call.kwargs.values()) if not isinstance(v, bool))
+        if call.name in _BENT and all(
+            isinstance(v, (int, float)) and 1 <= v <= 20 for v in numbers
+        ):
+            return False
         size = _size_of(moving)
         return self._keeps_midpoints(call, moving, 1.0) and (
             # What is as good as a line near zero may bend where the network uses it.
@@ -237,6 +283,9 @@ class Trace(Watch):
         )
         if first is None or second is None or middle is None:
             return False
+        if torch.equal(first, second) and size < _FAR:
+            # Flat here, as within a bound, but not everywhere.
+            return self._keeps_midpoints(call, moving, _FAR)
         gap = (middle - (first + second) / 2).abs().max()
         tolerance = min(torch.finfo(moving[0].dtype).eps ** 0.5, 0.02)
         return bool(gap <= tolerance * torch.maximum(first.abs(), second.abs()).max())
@@ -244,7 +293,11 @@ class Trace(Watch):
     @torch.no_grad()
     def is_elementwise(self, call: Call, operand: Tensor) -> bool:
         """Whether every entry of a result depends on the same entry of an operand alone."""
-        if call.name in SUMS | RESHAPES:
+        if call.name in SUMS | RESHAPES or (
+            _scales(call, [operand])
+            and call.value is not None
+            and call.value.shape == operand.shape
+        ):
             return True
         chosen = torch.rand(operand.shape, generator=self._draws) < 0.5
         changed = self._changed_with(call, operand, chosen)
@@ -371,7 +424,7 @@ def at_middle(a: Tensor, b: Tensor) -> Tensor:
 
 def _at_far(_: Tensor, b: Tensor) -> Tensor:
     """A point beyond bounds that hold everything near zero."""
-    return 1024 * b
+    return _FAR * b
 
 
 def _times(size: float, point: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
@@ -379,12 +432,19 @@ def _times(size: float, point: Callable[[Tensor, Tensor], Tensor], a: Tensor, b:
     return size * point(a, b)
 
 
+def _is_input_alone(call: Call, user: Call) -> bool:
+    """Whether a linear operation has no operand but its input from a call."""
+    assert user.product is not None
+    operands = user.operands
+    return all(t is user.product.input for t in operands if user.made_by.get(id(t)) is call)
+
+
 def _scales(call: Call, moving: list[Tensor]) -> bool:
     """Whether a call multiplies a single one of its operands by others, or divides it by them."""
     known = call.name in MULTIPLICATIONS | DIVISIONS and "rounding_mode" not in call.kwargs
     if len(moving) != 1 or not known:
         return False
-    operands = tensors_in(call.args, call.kwargs)
+    operands = call.operands
     places = [place for place, operand in enumerate(operands) if operand is moving[0]]
     return places == [0] or (len(places) == 1 and call.name in MULTIPLICATIONS)
 

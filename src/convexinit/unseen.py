@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from convexinit.calls import Call
-from convexinit.nested import tensors_in
 from convexinit.products import Dependence
 from convexinit.tracing import (
     MULTIPLICATIONS,
@@ -95,7 +94,7 @@ def find_unseen(
     for call in trace.calls:
         if call.level != Dependence.CURVED or call.product or call.name in SUMS | RESHAPES:
             continue
-        for operand in tensors_in(call.args, call.kwargs):
+        for operand in call.operands:
             if trace.dependence(operand) > Dependence.CONSTANT or not operand.is_floating_point():
                 continue
             for leaf in call.leaves_of(operand):
@@ -108,9 +107,7 @@ def find_unseen(
 
 def _unseen(trace: Trace, call: Call, operand: Tensor, leaf: Tensor, name: str) -> Unseen | None:
     """What a parameter does in a call; None if nothing that concerns convexity."""
-    moving = [
-        t for t in tensors_in(call.args, call.kwargs) if trace.dependence(t) > Dependence.CONTEXT
-    ]
+    moving = [t for t in call.operands if trace.dependence(t) > Dependence.CONTEXT]
     moving = [t for t in moving if t.is_floating_point()]  # no conditions
     if not moving:
         return None
@@ -124,7 +121,11 @@ def _unseen(trace: Trace, call: Call, operand: Tensor, leaf: Tensor, name: str) 
     except (RuntimeError, TypeError):
         return None
     above = operands[0]
-    holds = [_holds(trace, call, moving, curved, {id(operand): values}) for values in operands]
+    if call.name in MULTIPLICATIONS and len(moving) == 1:
+        # A factor turns what it multiplies where it is negative.
+        holds = [not curved or bool((values >= 0).all()) for values in operands]
+    else:
+        holds = [_holds(trace, call, moving, curved, {id(operand): values}) for values in operands]
 
     def result(values: Tensor) -> Tensor | None:
         return trace.result_at(call, moving, at_first, {id(operand): values})

@@ -66,6 +66,8 @@ def is_kept_positive(weight_map: WeightMap | None, raw: Tensor) -> bool:
         return False
     if weight_map.name in {name for name, entry in MAPS.items() if entry.projects}:
         return raw.numel() >= 8 and bool((raw >= 0).all() and (raw > 0).any())
+    if weight_map.name in MAPS and weight_map.gain > 0:
+        return True
     return bool((weight_map.forward(_draws(raw, 3.0)) >= 0).all())
 
 

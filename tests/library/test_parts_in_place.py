@@ -93,3 +93,24 @@ def test_what_is_added_in_place_before_a_sum_is_filled():
     signal = network.hidden(X).detach()
     assert float(signal.mean()) == pytest.approx(0.0, abs=0.02)
     assert float(signal.var(0).mean()) == pytest.approx(1.0, abs=0.02)
+
+
+class Activated(nn.Module):
+    """Two layers with an activation."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.activation, self.first, self.last = activation, nn.Linear(6, 32), nn.Linear(32, 1)
+
+    def forward(self, x):
+        return self.last(self.activation(self.first(x)))
+
+
+@pytest.mark.parametrize("activation", [torch.relu_, torch.abs_, lambda s: s[:, :].clamp_(min=0)])
+def test_activations_in_place_are_followed(activation):
+    results = []
+    for chosen in (activation, lambda s: activation(s.clone())):
+        torch.manual_seed(0)
+        network = init_icnn_(Activated(chosen), X, generator=generator())
+        results.append(network(X))
+    assert torch.equal(*results)

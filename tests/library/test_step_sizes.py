@@ -298,6 +298,30 @@ def test_features_far_from_zero_are_measured():
         assert rates_of(network, inputs=x)["leave.weight"] == pytest.approx(LR / 10, rel=0.02)
 
 
+class Masked(nn.Linear):
+    """A layer of which some weights are left out."""
+
+    def __init__(self, fan_in, fan_out):
+        super().__init__(fan_in, fan_out)
+        self.register_buffer("mask", (torch.arange(fan_in) % 2).float())
+
+    def forward(self, z):
+        return F.linear(z, F.softplus(self.weight) * self.mask, self.bias)
+
+
+def test_a_mask_needs_no_inverse():
+    torch.manual_seed(0)
+    layers = [m for _ in range(4) for m in (nn.ReLU(), Masked(32, 32))]
+    network, x = nn.Sequential(nn.Linear(6, 32), *layers, nn.ReLU(), Masked(32, 1)), batch(500, 6)
+    for layer in network[2::2]:
+        nn.init.constant_(layer.weight, -3.0)
+    rates = rates_of(network, inputs=x)
+    assert rates["0.weight"] == LR
+    assert all(rates[f"{n}.weight"] <= LR / 4 for n in range(2, 10, 2))
+    with pytest.raises(ValueError, match=r"2, 4, 6, 8, 10: its weight .*cannot be inverted"):
+        init_icnn_(network, x)
+
+
 # Our own networks, by both ways
 
 OURS = {

@@ -169,7 +169,7 @@ def _as_array(codes: ArrayLike | Tensor) -> np.ndarray:
     if isinstance(codes, (list, tuple)):
         codes = [_as_array(row) if isinstance(row, Tensor) else row for row in codes]
     if isinstance(codes, np.ma.MaskedArray):  # what is masked is missing
-        codes = codes.astype(np.float64).filled(np.nan)
+        codes = np.ma.filled(codes.astype(np.float64), np.nan)
     return np.asarray(codes)
 
 

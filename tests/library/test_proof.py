@@ -1,0 +1,183 @@
+"""Networks that are proven to be convex by the functions that they call."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from convexinit import filling, init_icnn_, is_convex
+from convexinit.evaluation import first_of
+from convexinit.finding import find
+from convexinit.proof import is_proven_convex
+from support.foreign_networks import FOREIGN
+
+X = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    """Two layers with an activation, and what is made of their result, features and inputs."""
+
+    def __init__(self, activation=F.softplus, end=lambda network, y, z, x: y):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 1)
+        self.free = nn.Linear(6, 1)
+        self.gain = nn.Parameter(torch.ones(1))
+        self.register_buffer("offset", torch.ones(1))
+        self.register_buffer("minus", -torch.ones(1))
+        self.activation, self.end = activation, end
+        with torch.no_grad():
+            self.last.weight.abs_()
+
+    def forward(self, x, u=None):
+        z = self.activation(self.first(x))
+        return self.end(self, self.last(z), z, x if u is None else u)
+
+
+def proven(network, inputs=X, **options):
+    found = find(network, inputs, **options)
+    known = {id(t) for t in (*network.parameters(), *network.buffers())}
+    return is_proven_convex(found.trace, first_of(found.output), known)
+
+
+class Negated(torch.autograd.Function):
+    """A function whose calls cannot be seen."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return -F.relu(x).sum(1, keepdim=True)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return None
+
+
+def in_place_of_a_view(network, y, z, x):
+    part = y[:, :1]
+    part.neg_()
+    return y
+
+
+def changed_after_it_was_read(network, y, z, x):
+    skip = network.free(x)
+    before = skip * -1
+    return y + before + skip.relu_()
+
+
+def assigned(network, y, z, x):
+    y[:, 0] = -z[:, 0]
+    return y
+
+
+def branching(network, y, z, x):
+    return y if y.sum() > 0 else -y
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda network, y, z, x: y + network.free(x),
+        lambda network, y, z, x: 2 * y - x[:, :1] + (1 - x).sum(1, keepdim=True) / 3,
+        lambda network, y, z, x: y * F.softplus(network.gain - 5) / network.offset,
+        lambda network, y, z, x: y * network.gain + network.minus * x[:, :1],
+        lambda network, y, z, x: torch.cat([z, y, -x], 1).sum(1, keepdim=True),
+        lambda network, y, z, x: y + x.square().sum(1, keepdim=True) + (x * x).mean(1)[:, None],
+        lambda network, y, z, x: y + network.free(x) ** 2 + F.leaky_relu(x[:, :1], 0.3) ** 2,
+        lambda network, y, z, x: y + z.square().amax(1, keepdim=True) + x.abs()[:, :1],
+        lambda network, y, z, x: torch.logsumexp(torch.stack([y, x[:, :1]]), 0).clamp(min=-1.0),
+        lambda network, y, z, x: F.relu(y, inplace=True),
+        lambda network, y, z, x: F.dropout(y.exp(), training=False),
+        lambda network, y, z, x: (y, z),
+    ],
+)
+def test_convex_functions_are_proven(end):
+    network = Net(end=end)
+    assert proven(network)
+    assert is_convex(network, X)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda network, y, z, x: -y,
+        lambda network, y, z, x: x[:, :1] - y,
+        lambda network, y, z, x: y - z,
+        lambda network, y, z, x: y - y * 2,
+        lambda network, y, z, x: torch.add(y, z.sum(1, keepdim=True), alpha=-1),
+        lambda network, y, z, x: 1 - y,
+        lambda network, y, z, x: -2 * y,
+        lambda network, y, z, x: 2 / (y + 5),
+        lambda network, y, z, x: y / -network.gain,
+        lambda network, y, z, x: y * network.minus,
+        lambda network, y, z, x: y * x[:, :1],
+        lambda network, y, z, x: y * z,
+        lambda network, y, z, x: torch.mul(input=F.softplus(y), other=network.minus),
+        lambda network, y, z, x: (y - 9) * (y - 9),
+        lambda network, y, z, x: (y - 9) ** 2,
+        lambda network, y, z, x: (y - 9).abs(),
+        lambda network, y, z, x: y + x**3,
+        lambda network, y, z, x: y.clamp(max=0.1),
+        lambda network, y, z, x: z.softmax(1),
+        lambda network, y, z, x: torch.where(y > 0, y, -y),
+        lambda network, y, z, x: z.gather(1, z.argmax(1, keepdim=True)),
+        lambda network, y, z, x: (10 * y).to(torch.int64).to(y.dtype),
+        lambda network, y, z, x: y + Negated.apply(x.detach()),
+        lambda network, y, z, x: y - torch.tensor(y.detach().numpy()),
+        lambda network, y, z, x: y * float(-y[0]),
+        branching,
+        in_place_of_a_view,
+        changed_after_it_was_read,
+        assigned,
+    ],
+)
+def test_other_functions_are_not(end):
+    assert not proven(Net(end=end))
+
+
+@pytest.mark.parametrize(
+    ("activation", "holds"),
+    [
+        (F.softplus, True), (lambda s: F.softplus(s, beta=10), True), (F.elu, True),
+        (lambda s: F.elu(s, 2.0), False), (lambda s: F.celu(s, 2.0), True), (F.selu, False),
+        (lambda s: F.leaky_relu(s, 2.0), False), (lambda s: F.leaky_relu(s, -0.1), False),
+        (F.gelu, False), (torch.sigmoid, False), (lambda s: F.softplus(s, 1.0, 0.0), False),
+        (lambda s: F.softplus(s, beta=-1), False),
+        (lambda s: F.relu(s) ** 2, True), (lambda s: F.elu(s) ** 2, False),
+        (lambda s: F.leaky_relu(s, 0.2) ** 2, True), (torch.abs, True), (F.relu6, False),
+    ],
+)  # fmt: skip
+def test_activations(activation, holds):
+    assert proven(Net(activation)) is holds
+
+
+def test_weights_are_those_of_now():
+    network = Net()
+    found = find(network, X)
+    known = {id(parameter) for parameter in network.parameters()}
+    assert is_proven_convex(found.trace, found.output, known)
+    with torch.no_grad():
+        network.last.weight[0, 0] = -1.0
+    assert not is_proven_convex(found.trace, found.output, known)
+
+
+@pytest.mark.parametrize(
+    ("gate", "holds"), [(F.softplus, True), (lambda u: 2 * torch.sigmoid(u).mean(1)[:, None], True),
+                        (torch.tanh, False), (lambda u: F.relu(u) - 1, False)],
+)  # fmt: skip
+def test_gates(gate, holds):
+    network = Net(end=lambda network, y, z, u: y * gate(u))
+    assert proven(network, (X, X[:, :1].flip(0)), convex=0) is holds
+
+
+LEFT_TO_VALUES = {"branching", "invariants", "strided convolutions"}
+
+
+@pytest.mark.parametrize("name", sorted(FOREIGN))
+@pytest.mark.filterwarnings("ignore")
+def test_values_are_looked_at_only_where_there_is_no_proof(name, monkeypatch):
+    tested = []
+    monkeypatch.setattr(filling, "not_convex", lambda *_: tested.append(name) or [])
+    kind = FOREIGN[name]
+    torch.manual_seed(0)
+    init_icnn_(kind.build(kind.depth), kind.inputs(64, 0), **kind.options)
+    assert bool(tested) is (name in LEFT_TO_VALUES)
