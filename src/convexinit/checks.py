@@ -97,12 +97,13 @@ makes one of an array or a list of numbers
     )
 
 
-def check_module(name: str, value: object) -> None:
+def check_module(name: str, value: object, takes_call: bool = True) -> None:
     """Raise ValueError unless value is a module, which holds its parameters.
 
     Args:
         name: of the argument, for the message.
         value: what was given.
+        takes_call: whether a function of the module can be given with ``call=``.
 
     Example:
         >>> check_module("network", abs)  # doctest: +ELLIPSIS
@@ -111,10 +112,10 @@ def check_module(name: str, value: object) -> None:
     """
     if isinstance(value, nn.Module):
         return
+    of_it = ", and a function of it with call=, as in call=lambda network, x: network.potential(x)"
     raise ValueError(
         f"{name} must be a torch.nn.Module, got {type(value).__name__}; give the module that holds "
-        "the parameters, and a function of it with call=, as in "
-        "call=lambda network, x: network.potential(x)"
+        f"the parameters{of_it * takes_call}"
     )
 
 

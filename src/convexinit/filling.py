@@ -84,7 +84,7 @@ def fill_network_(
                     messages += grows_noise(_hidden_dropouts(found))
                 known = {id(t) for t in (*network.parameters(), *network.buffers())}
                 if not found.returns_gradient and not is_proven_convex(
-                    found.trace, first_of(found.output), known
+                    found.trace, first_of(found.output), known, columns
                 ):
                     try:
                         messages += not_convex(network, arguments, columns, function)

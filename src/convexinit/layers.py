@@ -297,7 +297,7 @@ def project_(model: Network) -> Network:
         >>> optimiser.step()
         >>> network = project_(network)
     """
-    check_module("model", model)
+    check_module("model", model, takes_call=False)
     if not any(isinstance(module, MappedLayer) for module in model.modules()):
         raise ValueError(
             "the network has no layer of this library to project; "

@@ -81,7 +81,7 @@ def lsuv_init_(
         >>> round(output.var(correction=0).item(), 3)
         1.0
     """
-    check_module("model", model)
+    check_module("model", model, takes_call=False)
     check_floating("inputs", inputs)
     variance, mean = check_number("variance", variance, 0.0), check_number("mean", mean)
     with unchanged_on_error(model):

@@ -51,14 +51,18 @@ class Trace(Watch):
         rows: in each half.
 
     Attributes:
+        inputs: of the network.
         calls: whose results were made from the inputs.
         returns_gradient: whether the network differentiates itself.
         lost: name of the first call in which a tensor of unknown origin meets others, "" for none.
-        reads: whether numbers that depend on the inputs leave the tensors, as for a branch.
+        reads: whether numbers that depend on the inputs, or on parameters, leave the tensors, as
+            for a branch.
     """
 
     def __init__(self, inputs: Iterable[tuple[Tensor, Dependence]], rows: int) -> None:
+        inputs = list(inputs)
         super().__init__(inputs)
+        self.inputs = [tensor for tensor, _ in inputs]
         self.rows = rows
         self.calls: list[Call] = []
         self.returns_gradient = False
@@ -102,7 +106,10 @@ class Trace(Watch):
         if changes_in_place(call.name) and operands:
             made += [operands[0]] + ([] if operands[0]._base is None else [operands[0]._base])
         if not made:
-            self.reads |= level > Dependence.CONSTANT and call.name not in _FACTS
+            self.reads |= call.name not in _FACTS and (
+                level > Dependence.CONSTANT
+                or any(leaf.requires_grad for t in operands for leaf in call.leaves_of(t))
+            )
             return output
         for tensor in made:
             self._makers[id(tensor)] = call
@@ -129,7 +136,7 @@ class Trace(Watch):
         return weight.requires_grad or self.dependence(weight) > Dependence.CONSTANT
 
     def sees(self, result: Any) -> bool:
-        """Whether all calls that lead to a result were seen, whatever the values of the inputs."""
+        """Whether all calls that lead to a result were seen, whatever inputs and parameters are."""
         return self.is_reached(result) and not self._lost and not self.reads
 
     @cached_property

@@ -929,9 +929,11 @@ def test_functions_that_are_no_modules_are_refused_with_what_to_give():
     network, x = MLP([6, 8, 1]), normal(16, 6, seed=0)
     optimiser = torch.optim.Adam(network.parameters())
     for call in (
-        lambda f: init_icnn_(f, x), init_icnn_, lambda f: check_signal(f, x), project_,
-        lambda f: keep_convex(optimiser, f, inputs=x), lambda f: lsuv_init_(f, x),
-        lambda f: parameter_groups(f, 1e-3, x),
+        lambda f: init_icnn_(f, x), init_icnn_, lambda f: check_signal(f, x),
+        lambda f: keep_convex(optimiser, f, inputs=x), lambda f: parameter_groups(f, 1e-3, x),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"must be a torch\.nn\.Module, got method; .*call="):
             call(network.forward)
+    for without_call in (project_, lambda f: lsuv_init_(f, x)):
+        with pytest.raises(ValueError, match=r"got method; give .* that holds the parameters$"):
+            without_call(network.forward)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from convexinit import filling, init_icnn_, is_convex
-from convexinit.evaluation import first_of
+from convexinit.evaluation import as_tuple, convex_columns, first_of
 from convexinit.finding import find
 from convexinit.proof import is_proven_convex
 from support.foreign_networks import FOREIGN
@@ -34,10 +34,14 @@ class Net(nn.Module):
         return self.end(self, self.last(z), z, x if u is None else u)
 
 
-def proven(network, inputs=X, **options):
-    found = find(network, inputs, **options)
+def proven(network, inputs=X, convex=0):
+    return still_proven(network, find(network, inputs, convex), inputs, convex)
+
+
+def still_proven(network, found, inputs=X, convex=0):
     known = {id(t) for t in (*network.parameters(), *network.buffers())}
-    return is_proven_convex(found.trace, first_of(found.output), known)
+    columns = convex_columns(convex, as_tuple(inputs))
+    return is_proven_convex(found.trace, first_of(found.output), known, columns)
 
 
 class Negated(torch.autograd.Function):
@@ -62,6 +66,33 @@ def changed_after_it_was_read(network, y, z, x):
     skip = network.free(x)
     before = skip * -1
     return y + before + skip.relu_()
+
+
+def changed_while_a_view_is_kept(network, y, z, x):
+    skip = network.free(x)
+    part = skip[:, :1]
+    skip.contiguous().relu_()
+    return y - part
+
+
+def changed_in_inference_mode(network, y, z, x):
+    with torch.inference_mode():
+        skip = network.free(x)
+        skip[:, :1].relu_()
+        return -skip
+
+
+def weight_changed_after_it_was_read(network, y, z, x):
+    weight = network.last.weight.exp()
+    transposed = weight.t()
+    weight.neg_()
+    return z @ transposed
+
+
+def part_of_a_weight_changed(network, y, z, x):
+    weight = -network.last.weight.exp()
+    weight[:, :1].neg_()
+    return F.linear(z, weight)
 
 
 def assigned(network, y, z, x):
@@ -124,8 +155,21 @@ def test_convex_functions_are_proven(end):
         lambda network, y, z, x: y + Negated.apply(x.detach()),
         lambda network, y, z, x: y - torch.tensor(y.detach().numpy()),
         lambda network, y, z, x: y * float(-y[0]),
+        lambda network, y, z, x: y * float(network.gain),
+        lambda network, y, z, x: y if network.last.weight.mean() > 0 else -y,
+        # As good as affine where the trace looks.
+        lambda network, y, z, x: y - x.clamp(min=-50.0),
+        lambda network, y, z, x: y - x.clamp(min=1e4),
+        lambda network, y, z, x: y - F.softplus(x, beta=1e-3),
+        lambda network, y, z, x: y - F.leaky_relu(x, 0.9999),
+        lambda network, y, z, x: torch._C._nn.elu(y, 1.0, -1.0),
+        lambda network, y, z, x: y.view(torch.float16).to(y.dtype),
         branching,
         in_place_of_a_view,
+        changed_while_a_view_is_kept,
+        changed_in_inference_mode,
+        weight_changed_after_it_was_read,
+        part_of_a_weight_changed,
         changed_after_it_was_read,
         assigned,
     ],
@@ -153,20 +197,60 @@ def test_activations(activation, holds):
 def test_weights_are_those_of_now():
     network = Net()
     found = find(network, X)
-    known = {id(parameter) for parameter in network.parameters()}
-    assert is_proven_convex(found.trace, found.output, known)
+    assert still_proven(network, found)
     with torch.no_grad():
         network.last.weight[0, 0] = -1.0
-    assert not is_proven_convex(found.trace, found.output, known)
+    assert not still_proven(network, found)
+
+
+def kept_view(u):
+    gate = torch.sigmoid(u)
+    view = gate.view(-1, 1)
+    gate.neg_()
+    return view
 
 
 @pytest.mark.parametrize(
     ("gate", "holds"), [(F.softplus, True), (lambda u: 2 * torch.sigmoid(u).mean(1)[:, None], True),
-                        (torch.tanh, False), (lambda u: F.relu(u) - 1, False)],
+                        (torch.tanh, False), (lambda u: F.relu(u) - 1, False), (kept_view, False),
+                        (lambda u: F.softplus(u, beta=-1), False),
+                        (lambda u: F.softplus(u, threshold=-5.0), False)],
 )  # fmt: skip
 def test_gates(gate, holds):
     network = Net(end=lambda network, y, z, u: y * gate(u))
     assert proven(network, (X, X[:, :1].flip(0)), convex=0) is holds
+
+
+@pytest.mark.parametrize("columns", [slice(1, None), [1, 2, 3, 4, 5], slice(None), [0, 1]])
+def test_features_that_are_rare_are_no_context(columns):
+    inputs = X.clone()
+    inputs[:16, 0] = 0  # all that is traced
+    holds = columns in (slice(1, None), [1, 2, 3, 4, 5])
+    gated = Net(end=lambda network, y, z, x: y * torch.sigmoid(x[:, :1]))
+    assert proven(gated, inputs, {0: columns}) is holds
+    assert bool(is_convex(gated, inputs, {0: columns})) is holds
+
+
+class Modulated(Net):
+    """A network whose gate does not depend on the inputs before it is initialised."""
+
+    def __init__(self):
+        super().__init__()
+        self.modulation = nn.Linear(6, 2)
+        with torch.no_grad():
+            self.modulation.weight.copy_(torch.tensor([[0.0], [1.0]]))
+            self.modulation.bias.zero_()
+
+    def forward(self, x):
+        gate, shift = self.modulation(x).chunk(2, 1)
+        return super().forward(x) * F.softplus(gate) + shift
+
+
+def test_a_layer_of_zeros_is_no_context():
+    network = Modulated()
+    assert not proven(network)
+    with pytest.warns(UserWarning, match="not convex in argument 0"):
+        init_icnn_(network, X)
 
 
 LEFT_TO_VALUES = {"branching", "invariants", "strided convolutions"}
