@@ -416,12 +416,12 @@ class Filling(Pass):
 
     def _orthogonal(self, operand: _Operand, weight: Tensor) -> Tensor:
         """Non-negative orthogonal weights, in the layout of the operation."""
+        product = operand.product
         matrix = weight.unsqueeze(0) if weight.ndim == 1 else weight
-        orthogonal_init_(
-            matrix.mT if operand.product.transposed else matrix, 1.0, 1, self._generator
-        )
+        stored = matrix.mT if product.transposed else matrix
+        orthogonal_init_(stored, 1.0, product.groups, self._generator)
         if not operand.layer.passes_gradient_at_zero:
-            fan_in = matrix.shape[-2] if operand.product.transposed else matrix[0].numel()
+            fan_in = matrix.shape[-2] if product.transposed else matrix[0].numel()
             raise_zeros_(weight, fan_in, len(self._ends))
         return weight
 

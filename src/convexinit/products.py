@@ -47,6 +47,7 @@ class Product:
         features: dimension of the units' inputs in ``input``.
         transposed: whether the weight is stored as ``[in, out]``.
         expanded: the operand of the call, of which the weight is one matrix; None if it is that.
+        groups: of a convolution.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Product:
     features: int
     transposed: bool = False
     expanded: Tensor | None = None
+    groups: int = 1
 
     @property
     def is_convolution(self) -> bool:
@@ -145,6 +147,7 @@ def as_product(
         return Product(
             name, named["input"], named["weight"],
             lambda x, w: function(x, w, None, *rest, **options), channels, channels,
+            groups=args[6] if len(args) > 6 else kwargs.get("groups", 1),
         )  # fmt: skip
     plain: Callable[..., Tensor]
     if (

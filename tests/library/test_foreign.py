@@ -937,3 +937,17 @@ def test_functions_that_are_no_modules_are_refused_with_what_to_give():
     for without_call in (project_, lambda f: lsuv_init_(f, x)):
         with pytest.raises(ValueError, match=r"got method; give .* that holds the parameters$"):
             without_call(network.forward)
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d, nn.ConvTranspose2d])
+def test_every_group_of_a_convolution_is_orthogonal(layer):
+    torch.manual_seed(0)
+    grouped = layer(16, 16, 3, padding=1, groups=4)
+    network = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), grouped, nn.ReLU(), nn.Flatten(),
+        nn.Linear(16 * 16, 1),
+    )  # fmt: skip
+    init_icnn_(network, torch.randn(256, 1, 4, 4), method="orthogonal")
+    for block in grouped.weight.detach()[:, :, 1, 1].chunk(4):
+        assert torch.equal((block > 0).sum(0), torch.ones(4)), "no channel is lost"
+        assert torch.equal((block > 0).sum(1), torch.ones(4))
