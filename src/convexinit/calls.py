@@ -197,6 +197,18 @@ def following(call: Call) -> Iterator[Call]:
             waiting += one.consumers
 
 
+def preceding(call: Call) -> Iterator[Call]:
+    """Calls that take part in the operands of a call, directly or through others, each once."""
+    seen: set[int] = set()
+    waiting = list(call.made_by.values())
+    while waiting:
+        one = waiting.pop()
+        if id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            waiting += one.made_by.values()
+
+
 def leads_only_to(call: Call, end: Call) -> bool:
     """Whether a result takes part in ``end``, and in nothing that ``end`` is not made of alone."""
     while call is not end and len(call.consumers) == 1:

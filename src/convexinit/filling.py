@@ -29,7 +29,7 @@ from convexinit.evaluation import (
 )
 from convexinit.filling_pass import Deviation, Filling, Pass, Silenced, Target, normalises
 from convexinit.finding import find_prepared, problems_of
-from convexinit.found import Found, FoundLayer, Options, PreActivation
+from convexinit.found import Found, FoundLayer, Options, PreActivation, reads_layers
 from convexinit.products import Dependence
 from convexinit.proof import is_proven_convex
 from convexinit.unseen import unseen_remarks
@@ -191,7 +191,10 @@ def _fill_(
         return watching
 
     squares = _squares(found, watched)
+    chained = any(reads_layers(layer) for one in squares for layer in one.squared)
     for number in range(_PASSES):
+        if number and chained:
+            squares = _squares(found, watched)  # of what the layers before them compute now
         filling = watched(
             partial(
                 Filling, found=found, target=target, generator=generator, drawing=number == 0,
@@ -210,7 +213,7 @@ def _squares(
 ) -> dict[PreActivation, Tensor]:
     """What layers add to pre-activations through a square, each in the form of its call.
 
-    They read the inputs alone, so that it does not matter what other layers compute.
+    With the weights of now; other layers matter where a squared one reads what they compute.
 
     Args:
         found: layers of the network.

@@ -491,6 +491,27 @@ def test_activations_that_grow_too_fast_are_refused():
         init_icnn_(network, normal(512, 6, seed=0), generator=generator())
 
 
+def test_squares_count_as_the_layers_before_them_leave_them():
+    class Squares(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.plain = nn.Linear(INPUTS, 32)
+            self.chain = nn.Sequential(*(nn.Linear(inputs, 32) for inputs in (INPUTS, 32, 32)))
+            self.out = nn.Sequential(nn.CELU(), nn.Linear(32, 1))
+
+        def first(self, x):
+            return self.plain(x) + self.chain(x).square()
+
+        def forward(self, x):
+            return self.out(self.first(x))
+
+    torch.manual_seed(0)
+    network = init_icnn_(Squares(), X, generator=generator())
+    for signal in (network.first(X), network(X)):
+        mean, variance = signal.mean(), signal.var(0).mean()
+        assert (mean.item(), variance.item()) == pytest.approx((0, 1), abs=0.03)
+
+
 def test_warnings_name_the_layer():
     with pytest.warns(UserWarning, match=r"multiplied by a gate .*: wz\.0, wz\.1;"):
         init_icnn_(built("partially convex, relu"), CONTEXT, convex=1)
