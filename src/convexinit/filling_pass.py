@@ -257,7 +257,10 @@ class Filling(Pass):
 
         After weights were drawn that is known where another pass would change nothing.
         """
-        return self._foreseen and all(one.is_small for one in self.deviations.values())
+        # A normalisation fixes the moments of what comes before it, whatever is written there.
+        return self._foreseen and all(
+            one.normalised or deviation.is_small for one, deviation in self.deviations.items()
+        )
 
     def run(self, function: Callable[..., Any], args: Any, kwargs: Any, level: Dependence) -> Any:
         """Keep what a linear operation reads before it is called."""
@@ -331,10 +334,8 @@ class Filling(Pass):
             weights = [self._draw(operand, len(fillable)) for operand in fillable]
             parts = [self._part(one, o, w) for o, w in zip(fillable, weights, strict=True)]
         else:
-            if one.normalised:
-                return
             self._measure(one, signal)
-            if self.deviations[one].is_small:
+            if one.normalised or self.deviations[one].is_small:
                 return
             weights = [operand.weight for operand in fillable]
             parts = [self._part(one, operand, operand.weight) for operand in fillable]

@@ -33,6 +33,7 @@ from convexinit.stacking import stack_networks
 from support.foreign_networks import (
     FOREIGN,
     INPUTS,
+    ActNorm,
     Ensemble,
     Hypernetwork,
     MappedLinear,
@@ -596,6 +597,18 @@ def test_normalisation_is_initialised_again(seen):
     assert all(int(norm.initialized) == 1 for norm in network.norm)
     for signal in pre_activations(network, FOREIGN["ActNorm after"].inputs(FRESH, 7)):
         assert moments(signal) == (pytest.approx(0, abs=0.1), pytest.approx(1, rel=0.2))
+
+
+def test_what_is_added_after_a_normalisation_is_reported():
+    class Raised(Normalised):
+        def forward(self, x):
+            return self.top(super().forward(x)) + x.square().sum(1, keepdim=True) / 2
+
+    torch.manual_seed(0)
+    network = Raised(3)
+    network.top = ActNorm(1)
+    with pytest.warns(UserWarning, match="layer last has the mean 6.6 and the variance 27"):
+        init_icnn_(network, X, generator=generator())
 
 
 def test_what_the_user_says():
