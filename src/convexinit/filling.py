@@ -290,6 +290,12 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
             f"what these layers read is multiplied by a gate that depends on other inputs: {gated};"
             " their moments hold on average over the rows that were given"
         )
+    if closed := ", ".join(layer.name for layer in members if layer.closed):
+        messages.append(
+            f"what these layers read is zero in every row: {closed}; if a gate before them is shut "
+            "there, as a relu of other inputs is below zero, nothing comes through until training "
+            "opens it: give the gate a positive bias"
+        )
     few: dict[str, float] = {}
     used: set[int] = set()
     for one in found.pre_activations:

@@ -535,6 +535,37 @@ def test_context_stays_as_it_is():
     assert {name for name in changed if name.startswith("wu")} <= {f"wu.{k}.bias" for k in range(3)}
 
 
+class ShutGate(nn.Module):
+    """A gate for all units that is shut in every row, before the last layer."""
+
+    def __init__(self, skip):
+        super().__init__()
+        self.first, self.last = nn.Linear(INPUTS, 32), nn.Linear(32, 1)
+        self.skip = nn.Linear(INPUTS, 1) if skip else None
+        self.gate = nn.Linear(2, 1)
+        nn.init.constant_(self.gate.bias, -100.0)
+
+    def forward(self, context, x):
+        z = self.last(F.relu(self.first(x)) * F.relu(self.gate(context)))
+        return z if self.skip is None else z + self.skip(x)
+
+
+@pytest.mark.parametrize("method", ["orthogonal", "moments"])
+def test_what_is_behind_a_shut_gate_is_filled_without_moments(method):
+    torch.manual_seed(0)
+    network, inputs = ShutGate(skip=True), (normal(len(X), 2, seed=1), X)
+    with pytest.warns(UserWarning, match="is zero in every row: last;"):
+        init_icnn_(network, inputs, convex=1, method=method, generator=generator())
+    assert bool((network.last.weight >= 0).all())
+    assert float(network.last.weight.square().sum()) == pytest.approx(1, rel=0.5)
+    assert float(network(*inputs).var(correction=0)) == pytest.approx(1, abs=0.01)
+
+
+def test_what_is_behind_a_shut_gate_alone_is_refused():
+    with pytest.raises(ValueError, match="reads is zero in every row, as behind a gate that is"):
+        init_icnn_(ShutGate(skip=False), (normal(len(X), 2, seed=1), X), convex=1)
+
+
 def test_a_muted_convex_path_stays_muted():
     before = built("muted").state_dict()
     network = initialised("muted")
