@@ -456,11 +456,16 @@ class Filling(Pass):
     def _scale_rest(
         self, one: PreActivation, free: list[_Operand], parts: list[Tensor], rest: Tensor
     ) -> Tensor:
-        """Scale free weights: to the target, or where they leave too little to the convex path."""
+        """Scale free weights: to the target, or where they leave too little to the convex path.
+
+        Also where that comes through gates that shut: what every layer lets through in fewer rows
+        would rest on a few of them in the end, and skip connections do not.
+        """
         limit = self._target.variance * ((1 - _CONVEX_SHARE) if parts else 1.0)
         if not (free or one.squared):
             return rest
-        if parts and _variance(rest) <= 1.05 * limit:
+        raised = any(layer.shuts for layer in one.constrained)
+        if parts and not raised and _variance(rest) <= 1.05 * limit:
             return rest
         kept = self._used | self._rescaled
         scaled = [o for o in free if o.layer.map and not {id(o.layer), id(o.layer.raw)} & kept]
@@ -479,7 +484,7 @@ class Filling(Pass):
         if own <= 0:
             return rest
         scale = _factor(centred, own, others, limit)
-        if abs(scale - 1) < _PRECISE / 2 or (parts and scale > 1):
+        if abs(scale - 1) < _PRECISE / 2 or (parts and not raised and scale > 1):
             return rest
         for operand in scaled:
             self._write_(operand.layer, scale * operand.weight)

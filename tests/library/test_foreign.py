@@ -535,6 +535,18 @@ def test_context_stays_as_it_is():
     assert {name for name in changed if name.startswith("wu")} <= {f"wu.{k}.bias" for k in range(3)}
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_deep_gates_that_shut_leave_the_target_on_fresh_inputs(seed):
+    name = "partially convex, relu"
+    network, inputs = built(name, 8, seed), FOREIGN[name].inputs
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "what these layers read is multiplied by a gate")
+        warnings.simplefilter("error", append=True)
+        init_icnn_(network, inputs(ROWS, 0), convex=1, generator=generator())
+    for signal in pre_activations(network, inputs(FRESH, 7), convex=(1,)):
+        assert moments(signal) == (pytest.approx(0, abs=0.1), pytest.approx(1, rel=0.2))
+
+
 class ShutGate(nn.Module):
     """A gate for all units that is shut in every row, before the last layer."""
 
