@@ -107,15 +107,20 @@ def _check_found(found: Found, target: Target) -> None:
         for layer in found.layers
     }
     problems = problems_of(found, problem_of, "to initialise")
-    for one in found.pre_activations:
-        known = any(problem_of[layer] or layer.kept for layer in one.constrained)
-        if one.constrained and not (one.biases or one.output or one.said or known):
-            name = one.constrained[0].name
-            problems.append(
-                f"{name}: no parameter shifts its pre-activation by the same amount for every row, "
-                "so that it cannot be centred; give it or its skip connection a bias, or accept "
-                f"that with layers={{{name!r}: {{'bias': None}}}}"
-            )
+    uncentred = [
+        one.constrained[0].name
+        for one in found.pre_activations
+        if one.constrained
+        and not (one.biases or one.output or one.said)
+        and not any(problem_of[layer] or layer.kept for layer in one.constrained)
+    ]
+    if uncentred:
+        accepted = {name: {"bias": None} for name in uncentred}
+        problems.append(
+            f"{', '.join(uncentred)}: no parameter shifts its pre-activation by the same amount "
+            "for every row, so that it cannot be centred; give it or its skip connection a bias, "
+            f"or accept that with layers={accepted}"
+        )
     if problems:
         raise ValueError("the network cannot be initialised. " + "; ".join(problems))
     output = first_of(found.output)

@@ -42,6 +42,7 @@ from convexinit.weight_maps import (
     inverted_map,
     is_kept_positive,
     said_map,
+    scaled_map,
 )
 
 _ROWS = 8  # in each half of the rows that are traced
@@ -266,6 +267,8 @@ def _found_layer(
         layer.role = "constrained"
         gates = _gates(trace, call)
         layer.gated, layer.shuts = bool(gates), any(bool((gate == 0).any()) for gate in gates)
+    elif layer.map is None:
+        layer.map = scaled_map(call, product.weight, raw)
     if not product.weight.requires_grad:
         layer.problem = WITHOUT_GRADIENTS
     return layer

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -511,6 +512,39 @@ def test_squares_count_as_the_layers_before_them_leave_them():
     for signal in (network.first(X), network(X)):
         mean, variance = signal.mean(), signal.var(0).mean()
         assert (mean.item(), variance.item()) == pytest.approx((0, 1), abs=0.03)
+
+
+class WithoutMean(nn.Module):
+    """The mean of a kernel is taken off it."""
+
+    def forward(self, weight):
+        return weight - weight.mean((2, 3), keepdim=True)
+
+
+def test_free_weights_that_are_a_linear_function_of_a_parameter_are_scaled():
+    torch.manual_seed(0)
+    first = nn.Conv2d(1, 8, 3)
+    parametrize.register_parametrization(first, "weight", WithoutMean())
+    network = nn.Sequential(first, nn.ReLU(), nn.Conv2d(8, 1, 3), nn.Flatten())
+    images = normal(200, 1, 8, 8, seed=0)
+    before = first.weight.clone()
+    init_icnn_(network, images, generator=generator())
+    assert float(first(images).var()) == pytest.approx(1, abs=0.02)
+    ratio = first.weight / before
+    assert torch.allclose(ratio, ratio.mean(), rtol=1e-4)
+
+
+def test_layers_that_cannot_be_centred_are_accepted_together():
+    torch.manual_seed(0)
+    layers = [nn.Linear(INPUTS, 16), nn.Softplus()]
+    for _ in range(2):
+        layers += [nn.Linear(16, 16, bias=False), nn.Softplus()]
+    network = nn.Sequential(*layers, nn.Linear(16, 1))
+    accepted = {"2": {"bias": None}, "4": {"bias": None}}
+    with pytest.raises(ValueError, match="2, 4: no parameter shifts") as error:
+        init_icnn_(network, X)
+    assert str(error.value).endswith(f"layers={accepted}")
+    init_icnn_(network, X, layers=accepted, generator=generator())
 
 
 def test_warnings_name_the_layer():
