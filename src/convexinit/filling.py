@@ -313,10 +313,10 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
                 f"no parameter can centre the output layer {one.name}; the mean of the output "
                 "stays what the weights make it"
             )
-        elif abs(mean) > _TOLERATED[0] or abs(variance) > _TOLERATED[1]:
+        if abs(mean) > _TOLERATED[0] or abs(variance) > _TOLERATED[1]:
+            of_mean = f"the mean {target.mean + mean * target.std:.3g} and " if one.biases else ""
             messages.append(
-                f"the pre-activation of the layer {one.name} has the mean "
-                f"{target.mean + mean * target.std:.3g} and the variance "
+                f"the pre-activation of the layer {one.name} has {of_mean}the variance "
                 f"{(1 + variance) * target.variance:.3g}, as " + _reason(one, target, bool(again))
             )
         elif rows < _FEWEST_ROWS:

@@ -569,6 +569,32 @@ def test_context_stays_as_it_is():
     assert {name for name in changed if name.startswith("wu")} <= {f"wu.{k}.bias" for k in range(3)}
 
 
+class EinsumGate(nn.Module):
+    """A gate and a matrix in one einsum, or one after the other."""
+
+    def __init__(self, at_once):
+        super().__init__()
+        self.at_once = at_once
+        self.first, self.gate, self.skip = nn.Linear(INPUTS, 16), nn.Linear(2, 16), nn.Linear(2, 1)
+        self.last = nn.Parameter(torch.randn(16, 1))
+
+    def forward(self, context, x):
+        z, gate, weight = F.relu(self.first(x)), self.gate(context).sigmoid(), self.last.square()
+        if self.at_once:
+            return torch.einsum("...i, ...i, io -> ...o", z, gate, weight) + self.skip(context)
+        return (z * gate) @ weight + self.skip(context)
+
+
+def test_an_einsum_of_a_gate_and_a_matrix_is_filled_like_the_two():
+    inputs, filled = (normal(len(X), 2, seed=1), X), []
+    for at_once in (True, False):
+        torch.manual_seed(0)
+        with pytest.warns(UserWarning, match="multiplied by a gate"):
+            filled.append(init_icnn_(EinsumGate(at_once), inputs, convex=1, generator=generator()))
+    for one, other in zip(*(network.parameters() for network in filled), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_deep_gates_that_shut_leave_the_target_on_fresh_inputs(seed):
     name = "partially convex, relu"
