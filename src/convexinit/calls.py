@@ -32,6 +32,28 @@ def changes_in_place(name: str) -> bool:
     )
 
 
+def of_two_operands(args: tuple[Any, ...]) -> tuple[str, tuple[Tensor, Tensor], Tensor] | None:
+    """An einsum of three operands, two of which are multiplied entry by entry: a gate, say.
+
+    Args:
+        args: of ``torch.einsum``.
+
+    Returns:
+        The equation for the product of these two and the third one, those two, and that one.
+    """
+    operands = flat(args[1:])
+    if not (isinstance(args[0], str) and len(operands) == 3 and "->" in args[0]):
+        return None
+    inputs, _, result = args[0].replace(" ", "").partition("->")
+    indices = inputs.split(",")
+    for other in range(3):
+        one, two = (place for place in range(3) if place != other)
+        if indices[one] == indices[two] and operands[one].shape == operands[two].shape:
+            equation = f"{indices[one]},{indices[other]}->{result}"
+            return equation, (operands[one], operands[two]), operands[other]
+    return None
+
+
 class Watch(TorchFunctionMode):
     """Numbers the calls whose result depends on the inputs, in the order in which they are made.
 
@@ -65,6 +87,10 @@ class Watch(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if getattr(function, "__name__", "") == "einsum" and (fewer := of_two_operands(args)):
+            equation, (first, second), other = fewer
+            with self:
+                return torch.einsum(equation, first * second, other)
         operands = tensors_in(args, kwargs)
         level = max(map(self.dependence, operands), default=Dependence.CONSTANT)
         name = getattr(function, "__name__", "")
@@ -195,6 +221,18 @@ def following(call: Call) -> Iterator[Call]:
             seen.add(id(one))
             yield one
             waiting += one.consumers
+
+
+def preceding(call: Call) -> Iterator[Call]:
+    """Calls that take part in the operands of a call, directly or through others, each once."""
+    seen: set[int] = set()
+    waiting = list(call.made_by.values())
+    while waiting:
+        one = waiting.pop()
+        if id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            waiting += one.made_by.values()
 
 
 def leads_only_to(call: Call, end: Call) -> bool:

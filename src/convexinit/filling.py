@@ -29,7 +29,7 @@ from convexinit.evaluation import (
 )
 from convexinit.filling_pass import Deviation, Filling, Pass, Silenced, Target, normalises
 from convexinit.finding import find_prepared, problems_of
-from convexinit.found import Found, FoundLayer, Options, PreActivation
+from convexinit.found import Found, FoundLayer, Options, PreActivation, reads_layers
 from convexinit.products import Dependence
 from convexinit.proof import is_proven_convex
 from convexinit.unseen import unseen_remarks
@@ -107,15 +107,20 @@ def _check_found(found: Found, target: Target) -> None:
         for layer in found.layers
     }
     problems = problems_of(found, problem_of, "to initialise")
-    for one in found.pre_activations:
-        known = any(problem_of[layer] or layer.kept for layer in one.constrained)
-        if one.constrained and not (one.biases or one.output or one.said or known):
-            name = one.constrained[0].name
-            problems.append(
-                f"{name}: no parameter shifts its pre-activation by the same amount for every row, "
-                "so that it cannot be centred; give it or its skip connection a bias, or accept "
-                f"that with layers={{{name!r}: {{'bias': None}}}}"
-            )
+    uncentred = [
+        one.constrained[0].name
+        for one in found.pre_activations
+        if one.constrained
+        and not (one.biases or one.output or one.said)
+        and not any(problem_of[layer] or layer.kept for layer in one.constrained)
+    ]
+    if uncentred:
+        accepted = {name: {"bias": None} for name in uncentred}
+        problems.append(
+            f"{', '.join(uncentred)}: no parameter shifts its pre-activation by the same amount "
+            "for every row, so that it cannot be centred; give it or its skip connection a bias, "
+            f"or accept that with layers={accepted}"
+        )
     if problems:
         raise ValueError("the network cannot be initialised. " + "; ".join(problems))
     output = first_of(found.output)
@@ -191,7 +196,10 @@ def _fill_(
         return watching
 
     squares = _squares(found, watched)
+    chained = any(reads_layers(layer) for one in squares for layer in one.squared)
     for number in range(_PASSES):
+        if number and chained:
+            squares = _squares(found, watched)  # of what the layers before them compute now
         filling = watched(
             partial(
                 Filling, found=found, target=target, generator=generator, drawing=number == 0,
@@ -210,7 +218,7 @@ def _squares(
 ) -> dict[PreActivation, Tensor]:
     """What layers add to pre-activations through a square, each in the form of its call.
 
-    They read the inputs alone, so that it does not matter what other layers compute.
+    With the weights of now; other layers matter where a squared one reads what they compute.
 
     Args:
         found: layers of the network.
@@ -287,6 +295,12 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
             f"what these layers read is multiplied by a gate that depends on other inputs: {gated};"
             " their moments hold on average over the rows that were given"
         )
+    if closed := ", ".join(layer.name for layer in members if layer.closed):
+        messages.append(
+            f"what these layers read is zero in every row: {closed}; if a gate before them is shut "
+            "there, as a relu of other inputs is below zero, nothing comes through until training "
+            "opens it: give the gate a positive bias"
+        )
     few: dict[str, float] = {}
     used: set[int] = set()
     for one in found.pre_activations:
@@ -299,10 +313,10 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
                 f"no parameter can centre the output layer {one.name}; the mean of the output "
                 "stays what the weights make it"
             )
-        elif abs(mean) > _TOLERATED[0] or abs(variance) > _TOLERATED[1]:
+        if abs(mean) > _TOLERATED[0] or abs(variance) > _TOLERATED[1]:
+            of_mean = f"the mean {target.mean + mean * target.std:.3g} and " if one.biases else ""
             messages.append(
-                f"the pre-activation of the layer {one.name} has the mean "
-                f"{target.mean + mean * target.std:.3g} and the variance "
+                f"the pre-activation of the layer {one.name} has {of_mean}the variance "
                 f"{(1 + variance) * target.variance:.3g}, as " + _reason(one, target, bool(again))
             )
         elif rows < _FEWEST_ROWS:

@@ -118,6 +118,11 @@ class _Operand:
         assert self.layer.gains is not None
         return float(self.layer.gains.square().mean())
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether it reads nothing but zeros."""
+        return not (self.inputs[:1].any() or self.inputs.any())  # the first row mostly shows it
+
     def sums(self) -> tuple[float, float]:
         """Variance over the rows of a unit's inputs, summed up, and summed variances."""
         values = self.inputs
@@ -257,7 +262,10 @@ class Filling(Pass):
 
         After weights were drawn that is known where another pass would change nothing.
         """
-        return self._foreseen and all(one.is_small for one in self.deviations.values())
+        # A normalisation fixes the moments of what comes before it, whatever is written there.
+        return self._foreseen and all(
+            one.normalised or deviation.is_small for one, deviation in self.deviations.items()
+        )
 
     def run(self, function: Callable[..., Any], args: Any, kwargs: Any, level: Dependence) -> Any:
         """Keep what a linear operation reads before it is called."""
@@ -326,15 +334,15 @@ class Filling(Pass):
         signal = product.by_unit(one.seen(output.detach(), shape))
         signal = signal.to(torch.promote_types(signal.dtype, torch.float32))
         fillable = [operand for operand in constrained if self._is_drawn(operand.layer)]
+        if any(operand.is_zero for operand in fillable):
+            fillable = self._without_closed(one, fillable, free)
         if self._drawing:
             rest = signal
             weights = [self._draw(operand, len(fillable)) for operand in fillable]
             parts = [self._part(one, o, w) for o, w in zip(fillable, weights, strict=True)]
         else:
-            if one.normalised:
-                return
             self._measure(one, signal)
-            if self.deviations[one].is_small:
+            if one.normalised or self.deviations[one].is_small:
                 return
             weights = [operand.weight for operand in fillable]
             parts = [self._part(one, operand, operand.weight) for operand in fillable]
@@ -358,6 +366,22 @@ class Filling(Pass):
             self._foreseen &= self._operands[id(one.first)].dtype.itemsize >= 4
         whole = one.formed(product.from_units(signal, shape))
         output.data.copy_(whole.reshape(output.shape))
+
+    def _without_closed(
+        self, one: PreActivation, operands: list[_Operand], free: list[_Operand]
+    ) -> list[_Operand]:
+        """Fill operations that read zeros in every row, and return the others.
+
+        As behind a gate that is shut, and that training may open. There is nothing to measure, so
+        that their weights are those that keep the variance of independent features.
+        """
+        closed = [operand for operand in operands if operand.is_zero]
+        if len(closed) == len(operands) and not free:
+            raise ValueError(_unfit(one, closed, 0.0))
+        for operand in closed if self._drawing else []:
+            self._write_(operand.layer, self._draw(operand, len(operands)))
+            operand.layer.closed = True
+        return [operand for operand in operands if operand not in closed]
 
     def _write_(self, layer: FoundLayer, weight: Tensor) -> None:
         """Make a weight the one that the network uses; see :func:`_write_`."""
@@ -403,12 +427,16 @@ class Filling(Pass):
         if self._target.draw is None:
             return self._orthogonal(operand, weight).to(operand.weight)
         of_sum, summed = operand.sums()
+        rounding = operand.squared_gain * operand.rounding(torch.ones_like(operand.weight))
+        if operand.is_zero:
+            ones = torch.ones_like(operand.inputs)
+            of_sum = summed = float(operand.product.sum_inputs(ones, operand.weight).mean())
         if not (math.isfinite(of_sum + summed) and min(of_sum, summed) > 0):
             raise ValueError(
                 f"what the layer {operand.layer.name} reads does not vary with these inputs; use "
                 "more inputs, or others"
             )
-        if of_sum <= operand.squared_gain * operand.rounding(torch.ones_like(operand.weight)):
+        if of_sum <= rounding:
             raise ValueError(_sums_alike(operand.layer.name))
         rho, variance = self._target.rho, self._target.variance / parts
         mean, own = math.sqrt(rho * variance / of_sum), (1 - rho) * variance / summed
@@ -428,11 +456,16 @@ class Filling(Pass):
     def _scale_rest(
         self, one: PreActivation, free: list[_Operand], parts: list[Tensor], rest: Tensor
     ) -> Tensor:
-        """Scale free weights: to the target, or where they leave too little to the convex path."""
+        """Scale free weights: to the target, or where they leave too little to the convex path.
+
+        Also where that comes through gates that shut: what every layer lets through in fewer rows
+        would rest on a few of them in the end, and skip connections do not.
+        """
         limit = self._target.variance * ((1 - _CONVEX_SHARE) if parts else 1.0)
         if not (free or one.squared):
             return rest
-        if parts and _variance(rest) <= 1.05 * limit:
+        raised = any(layer.shuts for layer in one.constrained)
+        if parts and not raised and _variance(rest) <= 1.05 * limit:
             return rest
         kept = self._used | self._rescaled
         scaled = [o for o in free if o.layer.map and not {id(o.layer), id(o.layer.raw)} & kept]
@@ -451,7 +484,7 @@ class Filling(Pass):
         if own <= 0:
             return rest
         scale = _factor(centred, own, others, limit)
-        if abs(scale - 1) < _PRECISE / 2 or (parts and scale > 1):
+        if abs(scale - 1) < _PRECISE / 2 or (parts and not raised and scale > 1):
             return rest
         for operand in scaled:
             self._write_(operand.layer, scale * operand.weight)
@@ -495,6 +528,12 @@ class Filling(Pass):
 
 def _unfit(one: PreActivation, operands: list[_Operand], variance: float) -> str:
     """What keeps operations from being filled whose results have this variance, or rest on more."""
+    if all(operand.is_zero for operand in operands):
+        return (
+            f"what the layer {one.name} reads is zero in every row, as behind a gate that is shut "
+            "there; give the gate a positive bias, or leave the layer as it is: "
+            f"layers={{{one.name!r}: {{'keep': True}}}}"
+        )
     vary = any(_variance(o.inputs) > o.inputs.square().mean() * 1e-6 for o in operands)
     if vary and variance < math.inf and all(_is_finite(o.inputs) for o in operands):
         return _sums_alike(one.name)

@@ -42,6 +42,7 @@ from convexinit.weight_maps import (
     inverted_map,
     is_kept_positive,
     said_map,
+    scaled_map,
 )
 
 _ROWS = 8  # in each half of the rows that are traced
@@ -264,7 +265,10 @@ def _found_layer(
     layer.map = find_map(call, product.weight, raw) or inverted_map(network, call, parameter)
     if id(raw) in curved_parameters or is_kept_positive(layer.map, raw):
         layer.role = "constrained"
-        layer.gated = _is_gated(trace, call)
+        gates = _gates(trace, call)
+        layer.gated, layer.shuts = bool(gates), any(bool((gate == 0).any()) for gate in gates)
+    elif layer.map is None:
+        layer.map = scaled_map(call, product.weight, raw)
     if not product.weight.requires_grad:
         layer.problem = WITHOUT_GRADIENTS
     return layer
@@ -334,18 +338,17 @@ def _layer_name(network: nn.Module, parameter: str) -> str:
     return ".".join(path[:-1]) or parameter
 
 
-def _is_gated(trace: Trace, call: Call) -> bool:
-    """Whether a factor of the input depends on other arguments, and differs between rows now."""
+def _gates(trace: Trace, call: Call) -> list[Tensor]:
+    """Factors of the input that depend on other arguments, and differ between rows now."""
     assert call.product is not None
     maker = call.made_by.get(id(call.product.input))
-    return (
-        maker is not None
-        and maker.name in MULTIPLICATIONS
-        and any(
-            trace.dependence(t) == Dependence.CONTEXT and t.ndim > 0 and bool((t != t[:1]).any())
-            for t in tensors_in(maker.args)
-        )
-    )
+    if maker is None or maker.name not in MULTIPLICATIONS:
+        return []
+    return [
+        t
+        for t in tensors_in(maker.args)
+        if trace.dependence(t) == Dependence.CONTEXT and t.ndim > 0 and bool((t != t[:1]).any())
+    ]
 
 
 def _apply_options(

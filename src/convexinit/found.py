@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convexinit.calls import Call, Way, leads_only_to
+from convexinit.calls import Call, Way, leads_only_to, preceding
 from convexinit.positivity import has_slope, is_flat_at_zero
 from convexinit.products import Product
 from convexinit.tracing import Trace
@@ -56,6 +56,8 @@ class FoundLayer:
         curved: whether the input is not affine in the convex arguments, so that negative weights
             may end convexity.
         gated: whether the input is multiplied by a gate that differs with other inputs.
+        shuts: whether that gate is zero in some rows.
+        closed: whether the input is zero in every row, as behind a gate that is.
         order: of the dimensions of its result in the pre-activation.
         kept: whether the user says that it is to stay as it is.
         problem: what keeps it from being followed, "" for nothing.
@@ -72,6 +74,8 @@ class FoundLayer:
     even: bool = True
     curved: bool = False
     gated: bool = False
+    shuts: bool = False
+    closed: bool = False
     order: tuple[int, ...] = ()
     kept: bool = False
     problem: str = ""
@@ -246,12 +250,22 @@ class Found:
         ways = [self.trace.users.get(id(raw), []) for raw, _ in used]
         if any(way != [call] for way, (_, call) in zip(ways, used, strict=True)):
             return False
+        if any(map(reads_layers, one.squared)):
+            return False
         ways += [self.trace.users.get(id(option.parameter), []) for option in one.biases[:1]]
         return (
             not one.normalised
             and (one.summed or all(layer.even for layer in one.constrained + one.free))
             and all(len(way) == 1 and leads_only_to(way[0], one.call) for way in ways)
         )
+
+
+def reads_layers(layer: FoundLayer) -> bool:
+    """Whether an operation reads what others with a parameter compute, as in a chain of them."""
+    return any(
+        call.product is not None and call.product.weight.requires_grad
+        for call in preceding(layer.call)
+    )
 
 
 def ways_to_sums(found: Found) -> dict[int, Way]:

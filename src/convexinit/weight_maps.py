@@ -286,6 +286,30 @@ def _inverse_of(
     return inverse
 
 
+@torch.no_grad()
+def scaled_map(call: Call, weight: Tensor, raw: Tensor) -> WeightMap | None:
+    """How a weight is scaled that is a linear function of a parameter, as with its mean taken off.
+
+    It can be made a multiple of what it is, and nothing else.
+    """
+
+    def forward(values: Tensor) -> Tensor:
+        return call.recompute(weight, raw, values)
+
+    def write(wanted: Tensor) -> None:
+        now = forward(raw.detach())
+        raw.mul_((wanted * now).sum() / now.square().sum())
+
+    draws, other = _draws(raw).to(raw), _draws(raw, 2.0).roll(1).to(raw)
+    try:
+        first, second, both = map(forward, (draws, other, draws - 2 * other))
+    except (RuntimeError, TypeError):
+        return None
+    linear = is_close(forward(raw.detach()), weight.detach()) and _agree(both, first - 2 * second)
+    layout = tuple(range(raw.ndim))
+    return WeightMap("scaled", 1.0, layout, forward, write) if linear and both.any() else None
+
+
 def inverted_map(network: nn.Module, call: Call, parameter: str) -> WeightMap | None:
     """The map of a parametrization that inverts itself."""
     path, found, rest = f".{parameter}".partition(".parametrizations.")

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -33,6 +34,7 @@ from convexinit.stacking import stack_networks
 from support.foreign_networks import (
     FOREIGN,
     INPUTS,
+    ActNorm,
     Ensemble,
     Hypernetwork,
     MappedLinear,
@@ -491,6 +493,60 @@ def test_activations_that_grow_too_fast_are_refused():
         init_icnn_(network, normal(512, 6, seed=0), generator=generator())
 
 
+def test_squares_count_as_the_layers_before_them_leave_them():
+    class Squares(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.plain = nn.Linear(INPUTS, 32)
+            self.chain = nn.Sequential(*(nn.Linear(inputs, 32) for inputs in (INPUTS, 32, 32)))
+            self.out = nn.Sequential(nn.CELU(), nn.Linear(32, 1))
+
+        def first(self, x):
+            return self.plain(x) + self.chain(x).square()
+
+        def forward(self, x):
+            return self.out(self.first(x))
+
+    torch.manual_seed(0)
+    network = init_icnn_(Squares(), X, generator=generator())
+    for signal in (network.first(X), network(X)):
+        mean, variance = signal.mean(), signal.var(0).mean()
+        assert (mean.item(), variance.item()) == pytest.approx((0, 1), abs=0.03)
+
+
+class WithoutMean(nn.Module):
+    """The mean of a kernel is taken off it."""
+
+    def forward(self, weight):
+        return weight - weight.mean((2, 3), keepdim=True)
+
+
+def test_free_weights_that_are_a_linear_function_of_a_parameter_are_scaled():
+    torch.manual_seed(0)
+    first = nn.Conv2d(1, 8, 3)
+    parametrize.register_parametrization(first, "weight", WithoutMean())
+    network = nn.Sequential(first, nn.ReLU(), nn.Conv2d(8, 1, 3), nn.Flatten())
+    images = normal(200, 1, 8, 8, seed=0)
+    before = first.weight.clone()
+    init_icnn_(network, images, generator=generator())
+    assert float(first(images).var()) == pytest.approx(1, abs=0.02)
+    ratio = first.weight / before
+    assert torch.allclose(ratio, ratio.mean(), rtol=1e-4)
+
+
+def test_layers_that_cannot_be_centred_are_accepted_together():
+    torch.manual_seed(0)
+    layers = [nn.Linear(INPUTS, 16), nn.Softplus()]
+    for _ in range(2):
+        layers += [nn.Linear(16, 16, bias=False), nn.Softplus()]
+    network = nn.Sequential(*layers, nn.Linear(16, 1))
+    accepted = {"2": {"bias": None}, "4": {"bias": None}}
+    with pytest.raises(ValueError, match="2, 4: no parameter shifts") as error:
+        init_icnn_(network, X)
+    assert str(error.value).endswith(f"layers={accepted}")
+    init_icnn_(network, X, layers=accepted, generator=generator())
+
+
 def test_warnings_name_the_layer():
     with pytest.warns(UserWarning, match=r"multiplied by a gate .*: wz\.0, wz\.1;"):
         init_icnn_(built("partially convex, relu"), CONTEXT, convex=1)
@@ -511,6 +567,75 @@ def test_context_stays_as_it_is():
     }
     assert {name.split(".")[0] for name in changed} <= {"wz", "wy", "wu"}
     assert {name for name in changed if name.startswith("wu")} <= {f"wu.{k}.bias" for k in range(3)}
+
+
+class EinsumGate(nn.Module):
+    """A gate and a matrix in one einsum, or one after the other."""
+
+    def __init__(self, at_once):
+        super().__init__()
+        self.at_once = at_once
+        self.first, self.gate, self.skip = nn.Linear(INPUTS, 16), nn.Linear(2, 16), nn.Linear(2, 1)
+        self.last = nn.Parameter(torch.randn(16, 1))
+
+    def forward(self, context, x):
+        z, gate, weight = F.relu(self.first(x)), self.gate(context).sigmoid(), self.last.square()
+        if self.at_once:
+            return torch.einsum("...i, ...i, io -> ...o", z, gate, weight) + self.skip(context)
+        return (z * gate) @ weight + self.skip(context)
+
+
+def test_an_einsum_of_a_gate_and_a_matrix_is_filled_like_the_two():
+    inputs, filled = (normal(len(X), 2, seed=1), X), []
+    for at_once in (True, False):
+        torch.manual_seed(0)
+        with pytest.warns(UserWarning, match="multiplied by a gate"):
+            filled.append(init_icnn_(EinsumGate(at_once), inputs, convex=1, generator=generator()))
+    for one, other in zip(*(network.parameters() for network in filled), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_deep_gates_that_shut_leave_the_target_on_fresh_inputs(seed):
+    name = "partially convex, relu"
+    network, inputs = built(name, 8, seed), FOREIGN[name].inputs
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "what these layers read is multiplied by a gate")
+        warnings.simplefilter("error", append=True)
+        init_icnn_(network, inputs(ROWS, 0), convex=1, generator=generator())
+    for signal in pre_activations(network, inputs(FRESH, 7), convex=(1,)):
+        assert moments(signal) == (pytest.approx(0, abs=0.1), pytest.approx(1, rel=0.2))
+
+
+class ShutGate(nn.Module):
+    """A gate for all units that is shut in every row, before the last layer."""
+
+    def __init__(self, skip):
+        super().__init__()
+        self.first, self.last = nn.Linear(INPUTS, 32), nn.Linear(32, 1)
+        self.skip = nn.Linear(INPUTS, 1) if skip else None
+        self.gate = nn.Linear(2, 1)
+        nn.init.constant_(self.gate.bias, -100.0)
+
+    def forward(self, context, x):
+        z = self.last(F.relu(self.first(x)) * F.relu(self.gate(context)))
+        return z if self.skip is None else z + self.skip(x)
+
+
+@pytest.mark.parametrize("method", ["orthogonal", "moments"])
+def test_what_is_behind_a_shut_gate_is_filled_without_moments(method):
+    torch.manual_seed(0)
+    network, inputs = ShutGate(skip=True), (normal(len(X), 2, seed=1), X)
+    with pytest.warns(UserWarning, match="is zero in every row: last;"):
+        init_icnn_(network, inputs, convex=1, method=method, generator=generator())
+    assert bool((network.last.weight >= 0).all())
+    assert float(network.last.weight.square().sum()) == pytest.approx(1, rel=0.5)
+    assert float(network(*inputs).var(correction=0)) == pytest.approx(1, abs=0.01)
+
+
+def test_what_is_behind_a_shut_gate_alone_is_refused():
+    with pytest.raises(ValueError, match="reads is zero in every row, as behind a gate that is"):
+        init_icnn_(ShutGate(skip=False), (normal(len(X), 2, seed=1), X), convex=1)
 
 
 def test_a_muted_convex_path_stays_muted():
@@ -575,6 +700,18 @@ def test_normalisation_is_initialised_again(seen):
     assert all(int(norm.initialized) == 1 for norm in network.norm)
     for signal in pre_activations(network, FOREIGN["ActNorm after"].inputs(FRESH, 7)):
         assert moments(signal) == (pytest.approx(0, abs=0.1), pytest.approx(1, rel=0.2))
+
+
+def test_what_is_added_after_a_normalisation_is_reported():
+    class Raised(Normalised):
+        def forward(self, x):
+            return self.top(super().forward(x)) + x.square().sum(1, keepdim=True) / 2
+
+    torch.manual_seed(0)
+    network = Raised(3)
+    network.top = ActNorm(1)
+    with pytest.warns(UserWarning, match="layer last has the mean 6.6 and the variance 27"):
+        init_icnn_(network, X, generator=generator())
 
 
 def test_what_the_user_says():
