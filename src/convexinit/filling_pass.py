@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from convexinit.assignment import is_finite
 from convexinit.calls import PassEnded, Watch
 from convexinit.found import Found, FoundLayer, PreActivation, ways_to_sums
 from convexinit.init import Distribution
@@ -354,7 +355,7 @@ class Filling(Pass):
             rounding = sum(map(partial(self._rounding, one), fillable, weights))
             centred = whole - whole.mean(0)
             own = float(centred.square().mean())
-            if not (_is_finite(rest) and rounding < own < math.inf):
+            if not (is_finite(rest) and rounding < own < math.inf):
                 raise ValueError(_unfit(one, fillable, own))
             factor = _factor(centred, own, rest, self._target.variance)
             for operand, weight in zip(fillable, weights, strict=True):
@@ -411,10 +412,11 @@ class Filling(Pass):
     def _measure(self, one: PreActivation, signal: Tensor) -> None:
         """Keep by how much a pre-activation is off the moments of the target."""
         means = signal.mean(0)
-        mean = float((means - self._target.mean - one.noise).mean())
+        mean = float((means - one.noise).mean()) - self._target.mean
         shares = (signal - means).square().mean(1)
-        variance = float(shares.mean()) / self._target.variance - 1
-        rows = float(shares.sum().square() / shares.square().sum())
+        total, squares = float(shares.sum()), float(shares.dot(shares))
+        variance = total / len(shares) / self._target.variance - 1
+        rows = total / squares * total if squares > 0 else math.nan
         self.deviations[one] = Deviation(
             mean / self._target.std if one.biases else 0.0, variance, rows
         )
@@ -535,7 +537,7 @@ def _unfit(one: PreActivation, operands: list[_Operand], variance: float) -> str
             f"layers={{{one.name!r}: {{'keep': True}}}}"
         )
     vary = any(_variance(o.inputs) > o.inputs.square().mean() * 1e-6 for o in operands)
-    if vary and variance < math.inf and all(_is_finite(o.inputs) for o in operands):
+    if vary and variance < math.inf and all(is_finite(o.inputs) for o in operands):
         return _sums_alike(one.name)
     return (
         f"what the layer {one.name} reads is not finite, or does not vary, with these inputs: an "
@@ -549,11 +551,6 @@ def _sums_alike(name: str) -> str:
         "as after a normalisation of every row (layer_norm, softmax, normalize). Leave that "
         f"out, or the layer as it is: layers={{{name!r}: {{'keep': True}}}}"
     )
-
-
-def _is_finite(signal: Tensor) -> bool:
-    # The sum is faster by far, but may be infinite where no number is.
-    return math.isfinite(float(signal.sum())) or bool(signal.isfinite().all())
 
 
 def _variance(signal: Tensor) -> float:

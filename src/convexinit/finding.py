@@ -38,6 +38,7 @@ from convexinit.tracing import MULTIPLICATIONS, Trace
 from convexinit.unseen import find_unseen, unseen_problems
 from convexinit.weight_maps import (
     MAPS,
+    Fit,
     find_map,
     inverted_map,
     is_kept_positive,
@@ -123,8 +124,9 @@ def find_prepared(
         )
     names = {id(parameter): name for name, parameter in parameters.items()}
     curved = _curved_parameters(trace, names)
+    maps: list[Fit] = []
     found = [
-        _found_layer(network, trace, one, names, curved)
+        _found_layer(network, trace, one, names, curved, maps)
         if one.product
         else _elementwise_hypernetwork(trace, one)
         for one in trace.calls
@@ -230,6 +232,7 @@ def _found_layer(
     call: Call,
     names: Mapping[int, str],
     curved_parameters: Collection[int],
+    maps: list[Fit],
 ) -> FoundLayer | None:
     """The layer of a linear operation, None for one without parameters.
 
@@ -262,7 +265,8 @@ def _found_layer(
     if layer.problem:
         layer.name, layer.role = owner or parameter, "constrained" if curved else "free"
         return layer
-    layer.map = find_map(call, product.weight, raw) or inverted_map(network, call, parameter)
+    layer.map = find_map(call, product.weight, raw, maps)
+    layer.map = layer.map or inverted_map(network, call, parameter)
     if id(raw) in curved_parameters or is_kept_positive(layer.map, raw):
         layer.role = "constrained"
         gates = _gates(trace, call)

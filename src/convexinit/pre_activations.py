@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from convexinit.assignment import is_close
 from convexinit.calls import Call, changes_in_place, following
 from convexinit.found import BiasOption, FoundLayer, Options, PreActivation
 from convexinit.tracing import DIVISIONS, MULTIPLICATIONS, RESHAPES, Trace
+
+_Coefficients = dict[str, dict[str, Tensor]]  # by parameter; for each unit, position or all
 
 WITHOUT_GRADIENTS = (
     "it is computed without gradients (detach, no_grad, .data or reentrant "
@@ -223,7 +225,23 @@ class _Gradients:
         draw = torch.rand(self.value.shape, generator=self._source) + 0.5
         return draw.to(self.value)
 
-    def summed(self, draw: Tensor, per: str) -> Tensor:
+    def coefficients(
+        self, draw: Tensor, names: Iterable[str], slopes: Iterable[Tensor | None]
+    ) -> _Coefficients:
+        """By what parameters are multiplied if they shift all rows alike, given their gradients."""
+        summed = cache(partial(self._summed, draw))
+        return {
+            # No more precise than the parameter, whatever it is brought to in the network.
+            name: {
+                per: (slope.flatten() / summed(per)).to(slope.dtype)
+                for per, size in self.sizes.items()
+                if slope.numel() == size or (self.one.summed and per == "layer")
+            }
+            for name, slope in zip(names, slopes, strict=True)
+            if slope is not None
+        }
+
+    def _summed(self, draw: Tensor, per: str) -> Tensor:
         """Gradient by what is added to all rows: for each unit, each position or as one number."""
         draw = self.one.seen(draw, self.like.shape)
         if per == "unit":
@@ -238,22 +256,25 @@ def _differentiate(
     draws = [one.draw() for one in together]
     wanted = [[*one.shifts, *one.candidates.values()] for one in together]
     first = _gradients_of(together, draws, wanted)
-    reached = []
+    found: list[_Coefficients] = []
     for one, draw, gradients in zip(together, draws, first, strict=True):
         _scale(one, draw, gradients[: len(one.layers)], ends, trace, squares)
-        slopes = zip(one.candidates, gradients[len(one.layers) :], strict=True)
-        reached.append({name: slope for name, slope in slopes if slope is not None})
+        found.append(one.coefficients(draw, one.candidates, gradients[len(one.layers) :]))
+    # Random draws do not give ones by chance. Others have to be the same for other draws.
+    doubtful = [
+        [name for name, options in names.items() if not _is_one(next(iter(options.values())))]
+        for names in found
+    ]
     others = [one.draw() for one in together]
     wanted = [
         [one.candidates[name] for name in names]
-        for one, names in zip(together, reached, strict=True)
+        for one, names in zip(together, doubtful, strict=True)
     ]
     second = _gradients_of(together, others, wanted)
-    for one, draw, other, names, again in zip(
-        together, draws, others, reached, second, strict=True
+    for one, known, draw, names, gradients in zip(
+        together, found, others, doubtful, second, strict=True
     ):
-        if names:
-            _find_biases(one, (draw, other), names, again)
+        _choose_biases(one, known, one.coefficients(draw, names, gradients))
 
 
 def _gradients_of(
@@ -263,9 +284,10 @@ def _gradients_of(
     flat = [tensor for tensors in wanted for tensor in tensors]
     if not flat:
         return [[] for _ in wanted]
+    parts = zip(together, draws, wanted, strict=True)
     # A sum, as torch imports a lot on the first call with ``grad_outputs``.
     with torch.enable_grad():
-        sums = [(one.value * draw).sum() for one, draw in zip(together, draws, strict=True)]
+        sums = [(one.value * draw).sum() for one, draw, tensors in parts if tensors]
         whole = sum(sums[1:], sums[0])
     gradients = iter(torch.autograd.grad(whole, flat, retain_graph=True, allow_unused=True))
     return [[next(gradients) for _ in tensors] for tensors in wanted]
@@ -300,36 +322,27 @@ def _scale(
             squares.add(id(layer))
 
 
-def _find_biases(
-    gradients: _Gradients,
-    draws: tuple[Tensor, Tensor],
-    slopes: Mapping[str, Tensor],
-    again: list[Tensor | None],
-) -> None:
-    """Parameters that shift all rows of a pre-activation alike.
+def _choose_biases(gradients: _Gradients, found: _Coefficients, again: _Coefficients) -> None:
+    """Keep parameters that shift all rows of a pre-activation alike.
 
     Args:
         gradients: of the pre-activation.
-        draws: two of them.
-        slopes: gradients of the first, by name.
-        again: of the second.
+        found: its coefficients.
+        again: those of other draws, for what is not known without.
     """
-    summed = cache(lambda per: [gradients.summed(draw, per) for draw in draws])
-    one = gradients.one
-    for (name, slope), other in zip(slopes.items(), again, strict=True):
-        assert other is not None
-        for per, size in gradients.sizes.items():
-            if slope.numel() != size and not (one.summed and per == "layer"):
-                continue
-            # No more precise than the parameter, whatever it is brought to in the network.
-            coefficient, second = (
-                (gradient.flatten() / total).to(gradient.dtype)
-                for gradient, total in zip((slope, other), summed(per), strict=True)
-            )
-            if is_close(coefficient, second) and bool((coefficient != 0).all()):
+    for name, options in found.items():
+        for per, coefficient in options.items():
+            other = again.get(name, options)[per]
+            if is_close(coefficient, other) and bool((coefficient != 0).all()):
                 parameter = gradients.candidates[name]
-                one.biases.append(BiasOption(name, parameter, coefficient.detach(), per))
+                gradients.one.biases.append(BiasOption(name, parameter, coefficient.detach(), per))
                 break
+
+
+def _is_one(coefficient: Tensor) -> bool:
+    """Whether a coefficient is 1, up to rounding."""
+    precision = torch.finfo(coefficient.dtype).eps ** 0.75
+    return bool(((coefficient - 1).abs() <= precision).all())
 
 
 def _is_squared(trace: Trace, end: Call) -> bool:

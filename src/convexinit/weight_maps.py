@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import permutations
+from itertools import chain, permutations
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,9 @@ class WeightMap:
     positivity: Positivity | None = None
 
 
+Fit = tuple[Positivity, float, tuple[int, ...]]  # a map with gain and layout, as in WeightMap
+
+
 def _draws(like: Tensor, scale: float = 1.0) -> Tensor:
     """The same random numbers every time, in the shape of a parameter, in float32 at least."""
     source = torch.Generator().manual_seed(1)
@@ -72,8 +75,15 @@ def is_kept_positive(weight_map: WeightMap | None, raw: Tensor) -> bool:
 
 
 @torch.no_grad()
-def find_map(call: Call, weight: Tensor, raw: Tensor) -> WeightMap | None:
-    """How an operand of a call is computed from a parameter of the same size, entry by entry."""
+def find_map(call: Call, weight: Tensor, raw: Tensor, known: list[Fit]) -> WeightMap | None:
+    """How an operand of a call is computed from a parameter of the same size, entry by entry.
+
+    Args:
+        call: a linear operation.
+        weight: its operand.
+        raw: the parameter.
+        known: of other layers of the network, tried first; what is found is added.
+    """
     if raw.numel() != weight.numel():
         return None
 
@@ -88,7 +98,7 @@ def find_map(call: Call, weight: Tensor, raw: Tensor) -> WeightMap | None:
     try:
         if not is_close(forward(raw.detach()), weight.detach()):
             return None
-        result = forward(draws)
+        result = forward(2 * draws)
     except (RuntimeError, TypeError):
         return None
     if result.shape != weight.shape:
@@ -99,17 +109,19 @@ def find_map(call: Call, weight: Tensor, raw: Tensor) -> WeightMap | None:
         for layout in permutations(straight)
         if draws.permute(layout).shape == weight.shape or layout == straight
     ]
-    other = forward(2 * draws)
-    for entries, images in _candidates(forward, draws, layouts):
-        for place, gain in _fitting(images, _some(result)):
-            layout, entry = layouts[place // len(entries)], entries[place % len(entries)]
-            expected = gain * entry.forward(2 * draws.permute(layout)).reshape(weight.shape)
-            # All entries, and other values: weights that are normalised have a gain of their own.
-            if _agree(other, expected):
-                write = _writer(_divided(entry, gain), layout, raw)
-                return WeightMap(entry.name, gain, layout, forward, write, entry)
+    for fit in chain(known, _fits(forward, draws, layouts)):
+        entry, gain, layout = fit
+        if layout not in layouts:
+            continue
+        expected = gain * entry.forward(2 * draws.permute(layout)).reshape(weight.shape)
+        # All entries, and other values: weights that are normalised have a gain of their own.
+        if _agree(result, expected):
+            if fit not in known:
+                known.append(fit)
+            write = _writer(_divided(entry, gain), layout, raw)
+            return WeightMap(entry.name, gain, layout, forward, write, entry)
     for layout in layouts:
-        if _is_elementwise(forward, draws, result, layout):
+        if _is_elementwise(forward, draws, layout):
             write = _writer(_inverse_of(forward, layout, raw), layout, raw)
             return WeightMap("numerical", 1.0, layout, forward, write)
     return None
@@ -121,13 +133,17 @@ def _some(values: Tensor) -> Tensor:
     return flat[:: max(1, len(flat) // _FEW)]
 
 
-def _candidates(
+def _fits(
     forward: Callable[[Tensor], Tensor], draws: Tensor, layouts: Sequence[tuple[int, ...]]
-) -> Iterator[tuple[list[Positivity], Tensor]]:
-    """Maps and their :func:`_images`: those that are known, then the softplus that it may be."""
-    yield [*MAPS.values()], _mapped(draws.shape, tuple(layouts), draws.dtype, draws.device)
-    if entries := _as_softplus(forward, draws):
-        yield entries, _images(entries, draws, layouts)
+) -> Iterator[Fit]:
+    """Maps that fit a few entries: those that have a name, then the softplus that it may be."""
+    weight, named = _some(forward(draws)), [*MAPS.values()]
+    images = _mapped(draws.shape, tuple(layouts), draws.dtype, draws.device)
+    for place, gain in _fitting(images, weight):
+        yield named[place % len(named)], gain, layouts[place // len(named)]
+    for entry in _as_softplus(forward, draws):
+        for place, gain in _fitting(_images([entry], draws, layouts), weight):
+            yield entry, gain, layouts[place]
 
 
 @lru_cache(64)
@@ -210,9 +226,10 @@ def _writer(
 
 
 def _is_elementwise(
-    forward: Callable[[Tensor], Tensor], draws: Tensor, result: Tensor, layout: tuple[int, ...]
+    forward: Callable[[Tensor], Tensor], draws: Tensor, layout: tuple[int, ...]
 ) -> bool:
     """Whether every weight depends on one raw value and grows with it."""
+    result = forward(draws)
     source = torch.Generator().manual_seed(2)
     chosen = (torch.rand(draws.shape, generator=source) < 0.5).to(draws.device)
     change = forward(draws + chosen) - result
