@@ -534,6 +534,36 @@ def test_free_weights_that_are_a_linear_function_of_a_parameter_are_scaled():
     assert torch.allclose(ratio, ratio.mean(), rtol=1e-4)
 
 
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_free_weights_without_a_size_stay_as_they_are(value):
+    class Beside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.beside = nn.Linear(INPUTS, 16), nn.Linear(INPUTS, 16, bias=False)
+            self.last, self.raw = nn.Linear(16, 1), self.beside.weight
+            nn.init.constant_(self.raw, value)
+
+        def forward(self, x):
+            beside = F.linear(x, self.raw - self.raw.mean(1, keepdim=True))
+            return self.last(F.relu(self.first(x) + beside))
+
+    torch.manual_seed(0)
+    network = init_icnn_(Beside(), X, generator=generator())
+    assert bool((network.raw == value).all())
+    assert moments(network.first(X)) == pytest.approx((0, 1), abs=0.02)
+
+
+def test_free_weights_of_half_precision_are_scaled():
+    torch.manual_seed(0)
+    first = nn.Conv2d(1, 32, 5)
+    nn.init.normal_(first.weight, std=100.0)  # whose squares add up to more than the type holds
+    parametrize.register_parametrization(first, "weight", WithoutMean())
+    network = nn.Sequential(first, nn.ReLU(), nn.Conv2d(32, 1, 3), nn.Flatten()).half()
+    images = normal(100, 1, 8, 8, seed=0).half()
+    init_icnn_(network, images, generator=generator())
+    assert float(first(images).float().var()) == pytest.approx(1, abs=0.03)
+
+
 def test_layers_that_cannot_be_centred_are_accepted_together():
     torch.manual_seed(0)
     layers = [nn.Linear(INPUTS, 16), nn.Softplus()]
