@@ -290,7 +290,7 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
     """Warnings about single layers of a network that is filled."""
     members = [layer for one in found.pre_activations for layer in one.constrained]
     messages = []
-    if gated := ", ".join(layer.name for layer in members if layer.gated):
+    if gated := ", ".join(layer.name for layer in members if layer.gated and not layer.closed):
         messages.append(
             f"what these layers read is multiplied by a gate that depends on other inputs: {gated};"
             " their moments hold on average over the rows that were given"

@@ -374,15 +374,21 @@ class Filling(Pass):
         """Fill operations that read zeros in every row, and return the others.
 
         As behind a gate that is shut, and that training may open. There is nothing to measure, so
-        that their weights are those that keep the variance of independent features.
+        that what they read is taken to be independent, of variance 1.
         """
         closed = [operand for operand in operands if operand.is_zero]
-        if len(closed) == len(operands) and not free:
+        others = [operand for operand in operands if not operand.is_zero]
+        if not (others or free):
             raise ValueError(_unfit(one, closed, 0.0))
         for operand in closed if self._drawing else []:
-            self._write_(operand.layer, self._draw(operand, len(operands)))
+            noise = torch.randn(operand.inputs.shape, generator=torch.Generator().manual_seed(0))
+            operand.inputs = noise.to(operand.inputs)
+            weight = self._draw(operand, len(operands))
+            own = _variance(self._part(one, operand, weight))
+            share = self._target.variance / len(operands)
+            self._write_(operand.layer, math.sqrt(share / own) * weight if own > 0 else weight)
             operand.layer.closed = True
-        return [operand for operand in operands if operand not in closed]
+        return others
 
     def _write_(self, layer: FoundLayer, weight: Tensor) -> None:
         """Make a weight the one that the network uses; see :func:`_write_`."""
@@ -414,9 +420,11 @@ class Filling(Pass):
         means = signal.mean(0)
         mean = float((means - one.noise).mean()) - self._target.mean
         shares = (signal - means).square().mean(1)
-        total, squares = float(shares.sum()), float(shares.dot(shares))
+        total = float(shares.sum())
         variance = total / len(shares) / self._target.variance - 1
-        rows = total / squares * total if squares > 0 else math.nan
+        shares /= total  # the squares may be too large for their type
+        squares = float(shares.dot(shares))
+        rows = 1 / squares if squares > 0 else math.nan
         self.deviations[one] = Deviation(
             mean / self._target.std if one.biases else 0.0, variance, rows
         )
@@ -429,16 +437,12 @@ class Filling(Pass):
         if self._target.draw is None:
             return self._orthogonal(operand, weight).to(operand.weight)
         of_sum, summed = operand.sums()
-        rounding = operand.squared_gain * operand.rounding(torch.ones_like(operand.weight))
-        if operand.is_zero:
-            ones = torch.ones_like(operand.inputs)
-            of_sum = summed = float(operand.product.sum_inputs(ones, operand.weight).mean())
         if not (math.isfinite(of_sum + summed) and min(of_sum, summed) > 0):
             raise ValueError(
                 f"what the layer {operand.layer.name} reads does not vary with these inputs; use "
                 "more inputs, or others"
             )
-        if of_sum <= rounding:
+        if of_sum <= operand.squared_gain * operand.rounding(torch.ones_like(operand.weight)):
             raise ValueError(_sums_alike(operand.layer.name))
         rho, variance = self._target.rho, self._target.variance / parts
         mean, own = math.sqrt(rho * variance / of_sum), (1 - rho) * variance / summed
@@ -533,8 +537,8 @@ def _unfit(one: PreActivation, operands: list[_Operand], variance: float) -> str
     if all(operand.is_zero for operand in operands):
         return (
             f"what the layer {one.name} reads is zero in every row, as behind a gate that is shut "
-            "there; give the gate a positive bias, or leave the layer as it is: "
-            f"layers={{{one.name!r}: {{'keep': True}}}}"
+            "there, or a ReLU of what has a mean far below zero; give the gate a positive bias, or "
+            f"leave the layer as it is: layers={{{one.name!r}: {{'keep': True}}}}"
         )
     vary = any(_variance(o.inputs) > o.inputs.square().mean() * 1e-6 for o in operands)
     if vary and variance < math.inf and all(is_finite(o.inputs) for o in operands):

@@ -343,16 +343,13 @@ def _layer_name(network: nn.Module, parameter: str) -> str:
 
 
 def _gates(trace: Trace, call: Call) -> list[Tensor]:
-    """Factors of the input that depend on other arguments, and differ between rows now."""
+    """Factors of the input that depend on other arguments, and differ between rows or are zero."""
     assert call.product is not None
     maker = call.made_by.get(id(call.product.input))
     if maker is None or maker.name not in MULTIPLICATIONS:
         return []
-    return [
-        t
-        for t in tensors_in(maker.args)
-        if trace.dependence(t) == Dependence.CONTEXT and t.ndim > 0 and bool((t != t[:1]).any())
-    ]
+    of_context = [t for t in tensors_in(maker.args) if trace.dependence(t) == Dependence.CONTEXT]
+    return [t for t in of_context if t.ndim > 0 and bool((t != t[:1]).any() or (t == 0).any())]
 
 
 def _apply_options(

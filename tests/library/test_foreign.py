@@ -640,27 +640,43 @@ def test_deep_gates_that_shut_leave_the_target_on_fresh_inputs(seed):
 class ShutGate(nn.Module):
     """A gate for all units that is shut in every row, before the last layer."""
 
-    def __init__(self, skip):
+    def __init__(self, skip, gain=1.0):
         super().__init__()
+        self.gain = gain
         self.first, self.last = nn.Linear(INPUTS, 32), nn.Linear(32, 1)
         self.skip = nn.Linear(INPUTS, 1) if skip else None
         self.gate = nn.Linear(2, 1)
         nn.init.constant_(self.gate.bias, -100.0)
 
     def forward(self, context, x):
-        z = self.last(F.relu(self.first(x)) * F.relu(self.gate(context)))
+        z = self.gain * self.last(F.relu(self.first(x)) * F.relu(self.gate(context)))
         return z if self.skip is None else z + self.skip(x)
 
 
 @pytest.mark.parametrize("method", ["orthogonal", "moments"])
-def test_what_is_behind_a_shut_gate_is_filled_without_moments(method):
+@pytest.mark.parametrize(("gain", "variance"), [(1.0, 1.0), (0.1, 0.25)])
+def test_what_is_behind_a_shut_gate_is_filled_without_moments(method, gain, variance):
     torch.manual_seed(0)
-    network, inputs = ShutGate(skip=True), (normal(len(X), 2, seed=1), X)
+    network, inputs = ShutGate(skip=True, gain=gain), (normal(len(X), 2, seed=1), X)
     with pytest.warns(UserWarning, match="is zero in every row: last;"):
-        init_icnn_(network, inputs, convex=1, method=method, generator=generator())
-    assert bool((network.last.weight >= 0).all())
-    assert float(network.last.weight.square().sum()) == pytest.approx(1, rel=0.5)
-    assert float(network(*inputs).var(correction=0)) == pytest.approx(1, abs=0.01)
+        init_icnn_(
+            network, inputs, convex=1, method=method, variance=variance, generator=generator()
+        )
+    weight = gain * network.last.weight
+    assert bool((weight >= 0).all())
+    assert float(weight.square().sum()) == pytest.approx(variance, rel=0.2)
+    assert float(network(*inputs).var(correction=0)) == pytest.approx(variance, rel=0.01)
+
+
+def test_a_gate_that_is_shut_in_the_first_rows_is_one_that_shuts():
+    torch.manual_seed(0)
+    network, context = ShutGate(skip=True), normal(len(X), 2, seed=1)
+    context[:20, 0] = -9
+    nn.init.zeros_(network.gate.bias)
+    nn.init.ones_(network.gate.weight)
+    with pytest.warns(UserWarning, match="multiplied by a gate .*: last;"):
+        init_icnn_(network, (context, X), convex=1, generator=generator())
+    assert float(network.skip(X).var()) == pytest.approx(0.5, abs=0.02)
 
 
 def test_what_is_behind_a_shut_gate_alone_is_refused():
