@@ -107,19 +107,18 @@ def _check_found(found: Found, target: Target) -> None:
         for layer in found.layers
     }
     problems = problems_of(found, problem_of, "to initialise")
-    uncentred = [
-        one.constrained[0].name
+    uncentred = {
+        one.constrained[0].name: {"bias": None}
         for one in found.pre_activations
         if one.constrained
         and not (one.biases or one.output or one.said)
         and not any(problem_of[layer] or layer.kept for layer in one.constrained)
-    ]
+    }
     if uncentred:
-        accepted = {name: {"bias": None} for name in uncentred}
         problems.append(
             f"{', '.join(uncentred)}: no parameter shifts its pre-activation by the same amount "
             "for every row, so that it cannot be centred; give it or its skip connection a bias, "
-            f"or accept that with layers={accepted}"
+            f"or accept that with layers={uncentred}"
         )
     if problems:
         raise ValueError("the network cannot be initialised. " + "; ".join(problems))
@@ -298,8 +297,8 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
     if closed := ", ".join(layer.name for layer in members if layer.closed):
         messages.append(
             f"what these layers read is zero in every row: {closed}; if a gate before them is shut "
-            "there, as a relu of other inputs is below zero, nothing comes through until training "
-            "opens it: give the gate a positive bias"
+            "there, as a relu of other inputs is below zero, no gradient opens it: give the gate a "
+            "positive bias"
         )
     few: dict[str, float] = {}
     used: set[int] = set()
@@ -343,7 +342,12 @@ def _reason(one: PreActivation, target: Target, again: bool) -> str:
         return "what its convex layers add stays as it is with skip='only'"
     if again:
         return "a weight or bias of it was set at its first use"
-    return "what is added to it varies more than the target, or differs from pass to pass"
+    if one.normalised:
+        return "a normalisation that initialises itself decides, and what is added after it"
+    return (
+        "its weights and bias cannot make up for what is added to it, or that differs from pass to "
+        "pass"
+    )
 
 
 def _meets(found: Found, reached: Mapping[PreActivation, Deviation]) -> bool:

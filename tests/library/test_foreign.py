@@ -577,6 +577,37 @@ def test_layers_that_cannot_be_centred_are_accepted_together():
     init_icnn_(network, X, layers=accepted, generator=generator())
 
 
+def test_a_layer_that_cannot_be_centred_is_named_once():
+    shared = nn.Linear(16, 16, bias=False)
+    network = nn.Sequential(
+        nn.Linear(INPUTS, 16), nn.ReLU(), shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(16, 1)
+    )
+    with pytest.raises(ValueError, match=r"initialised\. 2: no parameter shifts"):
+        init_icnn_(network, X)
+
+
+def test_biases_that_a_map_bounds_are_reported():
+    class PositiveBias(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(INPUTS, 16), nn.Linear(16, 1)
+            self.weight, self.raw = nn.Parameter(torch.rand(16, 16)), nn.Parameter(torch.zeros(16))
+
+        def forward(self, x):
+            z = F.relu(self.first(x)) @ self.weight + F.softplus(self.raw)
+            return self.last(F.relu(z))
+
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match="its weights and bias cannot make up for what is added"):
+        init_icnn_(PositiveBias(), X, generator=generator())
+
+
+def test_no_variance_is_too_large_to_tell_its_rows():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_icnn_(built("softplus potential"), X, variance=1e20, generator=generator())
+
+
 def test_warnings_name_the_layer():
     with pytest.warns(UserWarning, match=r"multiplied by a gate .*: wz\.0, wz\.1;"):
         init_icnn_(built("partially convex, relu"), CONTEXT, convex=1)
@@ -746,6 +777,12 @@ def test_normalisation_is_initialised_again(seen):
     assert all(int(norm.initialized) == 1 for norm in network.norm)
     for signal in pre_activations(network, FOREIGN["ActNorm after"].inputs(FRESH, 7)):
         assert moments(signal) == (pytest.approx(0, abs=0.1), pytest.approx(1, rel=0.2))
+
+
+def test_other_moments_of_a_normalisation_are_reported():
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match="as a normalisation that initialises itself decides"):
+        init_icnn_(Normalised(1), X, variance=0.25, generator=generator())
 
 
 def test_what_is_added_after_a_normalisation_is_reported():
