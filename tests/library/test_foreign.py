@@ -586,6 +586,23 @@ def test_a_layer_that_cannot_be_centred_is_named_once():
         init_icnn_(network, X)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_shifts_rows_differently_is_no_bias(dtype):
+    class SquaredSkip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(INPUTS, 16), nn.Linear(16, 1)
+            self.mid, self.skip = nn.Linear(16, 16, bias=False), nn.Linear(INPUTS, 16)
+            nn.init.constant_(self.skip.bias, 3.0)
+
+        def forward(self, x):
+            return self.last(F.relu(self.mid(F.relu(self.first(x))) + self.skip(x).square()))
+
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="mid: no parameter shifts"):
+        init_icnn_(SquaredSkip().to(dtype), X.to(dtype))
+
+
 def test_biases_that_a_map_bounds_are_reported():
     class PositiveBias(nn.Module):
         def __init__(self):
