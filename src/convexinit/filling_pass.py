@@ -378,7 +378,7 @@ class Filling(Pass):
         """
         closed = [operand for operand in operands if operand.is_zero]
         others = [operand for operand in operands if not operand.is_zero]
-        if not (others or free):
+        if not (others or free or one.squared):
             raise ValueError(_unfit(one, closed, 0.0))
         for operand in closed if self._drawing else []:
             noise = torch.randn(operand.inputs.shape, generator=torch.Generator().manual_seed(0))

@@ -688,9 +688,9 @@ def test_deep_gates_that_shut_leave_the_target_on_fresh_inputs(seed):
 class ShutGate(nn.Module):
     """A gate for all units that is shut in every row, before the last layer."""
 
-    def __init__(self, skip, gain=1.0):
+    def __init__(self, skip, gain=1.0, power=1):
         super().__init__()
-        self.gain = gain
+        self.gain, self.power = gain, power
         self.first, self.last = nn.Linear(INPUTS, 32), nn.Linear(32, 1)
         self.skip = nn.Linear(INPUTS, 1) if skip else None
         self.gate = nn.Linear(2, 1)
@@ -698,14 +698,16 @@ class ShutGate(nn.Module):
 
     def forward(self, context, x):
         z = self.gain * self.last(F.relu(self.first(x)) * F.relu(self.gate(context)))
-        return z if self.skip is None else z + self.skip(x)
+        return z if self.skip is None else z + self.skip(x) ** self.power
 
 
 @pytest.mark.parametrize("method", ["orthogonal", "moments"])
-@pytest.mark.parametrize(("gain", "variance"), [(1.0, 1.0), (0.1, 0.25)])
-def test_what_is_behind_a_shut_gate_is_filled_without_moments(method, gain, variance):
+@pytest.mark.parametrize(
+    ("gain", "variance", "power"), [(1.0, 1.0, 1), (0.1, 0.25, 1), (1.0, 1.0, 2)]
+)
+def test_what_is_behind_a_shut_gate_is_filled_without_moments(method, gain, variance, power):
     torch.manual_seed(0)
-    network, inputs = ShutGate(skip=True, gain=gain), (normal(len(X), 2, seed=1), X)
+    network, inputs = ShutGate(True, gain, power), (normal(len(X), 2, seed=1), X)
     with pytest.warns(UserWarning, match="is zero in every row: last;"):
         init_icnn_(
             network, inputs, convex=1, method=method, variance=variance, generator=generator()
