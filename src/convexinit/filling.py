@@ -194,11 +194,10 @@ def _fill_(
         watching.check_complete()
         return watching
 
-    squares = _squares(found, watched)
-    chained = any(reads_layers(layer) for one in squares for layer in one.squared)
+    chained = any(reads_layers(layer) for one in found.pre_activations for layer in one.squared)
     for number in range(_PASSES):
-        if number and chained:
-            squares = _squares(found, watched)  # of what the layers before them compute now
+        if number == 0 or chained:
+            squares = _squares(found, watched)
         filling = watched(
             partial(
                 Filling, found=found, target=target, generator=generator, drawing=number == 0,

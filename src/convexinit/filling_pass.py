@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from convexinit.assignment import is_finite
 from convexinit.calls import PassEnded, Watch
-from convexinit.found import Found, FoundLayer, PreActivation, ways_to_sums
+from convexinit.found import Found, FoundLayer, PreActivation, reads_layers, ways_to_sums
 from convexinit.init import Distribution
 from convexinit.nested import replace, tensors_in
 from convexinit.orthogonal import orthogonal_init_, raise_zeros_
@@ -23,6 +23,7 @@ from convexinit.products import Dependence, Product, as_product
 _PRECISE = 0.01  # deviation of mean or variance, in units of the target, that is left as it is
 # Share of the variance of a pre-activation that comes through the convex path at least.
 _CONVEX_SHARE = 0.5
+_SMALL_BIAS = 0.25  # change of a bias within a square that is left out, for a target of 1
 # Units in the last place by which terms of a sum are off at most that a function of a row gives, as
 # it adds them up before, and with which the sum itself is rounded.
 _ROUNDED = 10.0
@@ -476,7 +477,9 @@ class Filling(Pass):
         kept = self._used | self._rescaled
         scaled = [o for o in free if o.layer.map and not {id(o.layer), id(o.layer.raw)} & kept]
         squared = one.squared
-        if not all(layer.map and id(layer.raw) not in kept for layer in squared):
+        if not all(layer.map and id(layer.raw) not in kept for layer in squared) or (
+            self._drawing and any(map(reads_layers, squared))  # as measured with other weights
+        ):
             squared = []
         linear = sum((self._part(one, o, o.weight) for o in scaled), torch.zeros_like(rest))
         scalable = linear
@@ -499,6 +502,11 @@ class Filling(Pass):
             assert layer.raw is not None
             self._write_(layer, math.sqrt(scale) * layer.map.forward(layer.raw.detach()))
         if squared:
+            root, least = math.sqrt(scale), _SMALL_BIAS * math.sqrt(self._target.std)
+            for bias in one.squared_biases:
+                if id(bias) not in kept and abs(1 - root) * float(bias.abs().max()) > least:
+                    bias.mul_(root)
+                    self._foreseen = False  # as its own square shifts the mean
             self._squares[one] *= scale
         return scale * scalable + others
 

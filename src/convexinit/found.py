@@ -138,6 +138,7 @@ class PreActivation:
         constrained: operations in it that need non-negative weights.
         free: operations in it that read an affine function of the convex arguments.
         squared: free operations that enter it through a square.
+        squared_biases: parameters that shift these, and do nothing else.
         biases: parameters that shift it, the most suitable first.
         output: whether no constrained operation follows.
         normalised: whether a normalisation that initialises itself is in it.
@@ -151,6 +152,7 @@ class PreActivation:
     constrained: list[FoundLayer] = field(default_factory=list)
     free: list[FoundLayer] = field(default_factory=list)
     squared: list[FoundLayer] = field(default_factory=list)
+    squared_biases: list[Tensor] = field(default_factory=list)
     biases: list[BiasOption] = field(default_factory=list)
     output: bool = False
     normalised: bool = False
@@ -253,7 +255,7 @@ class Found:
             return False
         if any(map(reads_layers, one.squared)):
             return False
-        biases = [option.parameter for option in one.biases[:1]]
+        biases = one.squared_biases + [option.parameter for option in one.biases[:1]]
         ways += [self.trace.users.get(id(bias), []) for bias in biases]
         return (
             not one.normalised

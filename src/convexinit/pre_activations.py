@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, partial
 
 import torch
@@ -67,9 +67,23 @@ def find_pre_activations(
         for option in one.biases:
             users[option.name] = users.get(option.name, 0) + 1
     for one in pre_activations:
+        one.squared_biases = list(_biases_of(one.squared, found, ends, trace))
         _sort_biases(network, one, users, starting)
         _choose_bias(one, options)
     return pre_activations
+
+
+def _biases_of(
+    layers: list[FoundLayer],
+    found: Mapping[int, PreActivation],
+    ends: Mapping[int, Call],
+    trace: Trace,
+) -> Iterator[Tensor]:
+    """Parameters that shift these layers, and do nothing else."""
+    for number in dict.fromkeys(id(ends[id(layer)]) for layer in layers):
+        for option in found[number].biases:
+            if len(trace.users[id(option.parameter)]) == 1:
+                yield option.parameter
 
 
 def _end_of(trace: Trace, call: Call) -> tuple[Call, bool, tuple[int, ...]]:

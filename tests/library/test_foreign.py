@@ -534,6 +534,34 @@ def test_free_weights_that_are_a_linear_function_of_a_parameter_are_scaled():
     assert torch.allclose(ratio, ratio.mean(), rtol=1e-4)
 
 
+@pytest.mark.parametrize("chain", [False, True])
+@pytest.mark.parametrize("before", [False, True])
+def test_squares_are_scaled_with_their_biases(chain, before):
+    class Squared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.mid = nn.Linear(INPUTS, 24), nn.Linear(24, 24)
+            widths = [INPUTS, 24, 24] if chain else [INPUTS, 24]
+            self.skip = nn.Sequential(*itertools.starmap(nn.Linear, itertools.pairwise(widths)))
+            self.last = nn.Linear(24, 1)
+            for parameter in self.skip.parameters():
+                nn.init.normal_(parameter, std=3.0)
+
+        def hidden(self, x):
+            z, square = self.first(x), self.skip(x).square()
+            if before:
+                return self.mid(F.softplus(z + square))
+            return self.mid(F.softplus(z)) + square
+
+        def forward(self, x):
+            return self.last(F.softplus(self.hidden(x)))
+
+    torch.manual_seed(0)
+    network = init_icnn_(Squared(), X, generator=generator())
+    for signal in (network.hidden(X), network(X)):
+        assert moments(signal) == (pytest.approx(0, abs=0.03), pytest.approx(1, abs=0.03))
+
+
 @pytest.mark.parametrize("value", [0.0, 0.3])
 def test_free_weights_without_a_size_stay_as_they_are(value):
     class Beside(nn.Module):
