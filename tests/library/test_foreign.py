@@ -701,6 +701,25 @@ def test_an_einsum_of_a_gate_and_a_matrix_is_filled_like_the_two():
         assert torch.allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.parametrize("between", [nn.Dropout(0.1), nn.Flatten(), lambda z: 0.5 * z])
+def test_gates_are_seen_behind_what_follows_them(between):
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.skip = nn.Linear(INPUTS, 16), nn.Linear(INPUTS, 1)
+            self.gate, self.last = nn.Linear(2, 16), nn.Linear(16, 1)
+
+        def forward(self, context, x):
+            z = F.relu(self.first(x)) * F.relu(self.gate(context))
+            return self.last(between(z)) + self.skip(x)
+
+    torch.manual_seed(0)
+    network, inputs = Gated(), (normal(len(X), 2, seed=1), X)
+    with pytest.warns(UserWarning, match="multiplied by a gate .*: last;"):
+        init_icnn_(network, inputs, convex=1, generator=generator())
+    assert float(network.skip(X).var()) == pytest.approx(0.5, abs=0.02)
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_deep_gates_that_shut_leave_the_target_on_fresh_inputs(seed):
     name = "partially convex, relu"
