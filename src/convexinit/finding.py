@@ -272,7 +272,7 @@ def _found_layer(
         layer.role = "constrained"
         gates = _gates(trace, call)
         layer.gated, layer.shuts = bool(gates), any(bool((gate == 0).any()) for gate in gates)
-    elif layer.map is None:
+    elif layer.map is None or layer.map.name == "numerical":  # which inverts positive maps alone
         layer.map = scaled_map(call, product.weight, raw)
     if not product.weight.requires_grad:
         layer.problem = WITHOUT_GRADIENTS

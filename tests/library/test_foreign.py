@@ -562,6 +562,26 @@ def test_squares_are_scaled_with_their_biases(chain, before):
         assert moments(signal) == (pytest.approx(0, abs=0.03), pytest.approx(1, abs=0.03))
 
 
+class Stretched(nn.Module):
+    """Half of the columns are doubled."""
+
+    def forward(self, weight):
+        return weight * torch.tensor([1.0, 2.0]).repeat(weight.shape[1] // 2)
+
+
+@pytest.mark.parametrize(("bends", "message"), [(Stretched(), ""), (nn.Tanh(), "variance 0.")])
+def test_free_weights_of_maps_with_negative_values_are_scaled_or_reported(bends, message):
+    torch.manual_seed(0)
+    first = nn.Linear(INPUTS, 16)
+    parametrize.register_parametrization(first, "weight", bends)
+    network = nn.Sequential(first, nn.ReLU(), nn.Linear(16, 1))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        init_icnn_(network, X, generator=generator())
+    assert [message in str(one.message) for one in caught] == [True] * bool(message)
+    assert message or float(first(X).var(0).mean()) == pytest.approx(1, abs=0.02)
+
+
 @pytest.mark.parametrize("value", [0.0, 0.3])
 def test_free_weights_without_a_size_stay_as_they_are(value):
     class Beside(nn.Module):
