@@ -315,7 +315,8 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
             of_mean = f"the mean {target.mean + mean * target.std:.3g} and " if one.biases else ""
             messages.append(
                 f"the pre-activation of the layer {one.name} has {of_mean}the variance "
-                f"{(1 + variance) * target.variance:.3g}, as " + _reason(one, target, bool(again))
+                f"{(1 + variance) * target.variance_of(one):.3g}, as "
+                + _reason(one, target, bool(again))
             )
         elif rows < _FEWEST_ROWS:
             few[one.name] = rows
@@ -342,7 +343,7 @@ def _reason(one: PreActivation, target: Target, again: bool) -> str:
     if again:
         return "a weight or bias of it was set at its first use"
     if one.normalised:
-        return "a normalisation that initialises itself decides, and what is added after it"
+        return "a normalisation decides, and what is added after it"
     return (
         "its weights and bias cannot make up for what is added to it, or that differs from pass to "
         "pass"

@@ -54,6 +54,10 @@ class Target:
         """Standard deviation of every unit over the inputs."""
         return math.sqrt(self.variance)
 
+    def variance_of(self, one: PreActivation) -> float:
+        """Variance of a pre-activation over the inputs; normalised, it has no random biases."""
+        return self.variance + (self.bias_std**2 if one.normalised else 0.0)
+
 
 class Deviation(NamedTuple):
     """How far a pre-activation is from its target.
@@ -422,7 +426,7 @@ class Filling(Pass):
         mean = float((means - one.noise).mean()) - self._target.mean
         shares = (signal - means).square().mean(1)
         total = float(shares.sum())
-        variance = total / len(shares) / self._target.variance - 1
+        variance = total / len(shares) / self._target.variance_of(one) - 1
         shares /= total  # the squares may be too large for their type
         squares = float(shares.dot(shares))
         rows = 1 / squares if squares > 0 else math.nan

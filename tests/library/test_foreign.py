@@ -867,8 +867,13 @@ def test_normalisation_is_initialised_again(seen):
 
 def test_other_moments_of_a_normalisation_are_reported():
     torch.manual_seed(0)
-    with pytest.warns(UserWarning, match="as a normalisation that initialises itself decides"):
+    with pytest.warns(UserWarning, match="as a normalisation decides"):
         init_icnn_(Normalised(1), X, variance=0.25, generator=generator())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_icnn_(
+            Normalised(1), X, method="moments", bias_noise=0.5, rho=0.3, generator=generator()
+        )
 
 
 def test_what_is_added_after_a_normalisation_is_reported():
