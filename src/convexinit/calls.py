@@ -32,7 +32,7 @@ def changes_in_place(name: str) -> bool:
     )
 
 
-def of_two_operands(args: tuple[Any, ...]) -> tuple[str, tuple[Tensor, Tensor], Tensor] | None:
+def _of_two_operands(args: tuple[Any, ...]) -> tuple[str, tuple[Tensor, Tensor], Tensor] | None:
     """An einsum of three operands, two of which are multiplied entry by entry: a gate, say.
 
     Args:
@@ -87,7 +87,7 @@ class Watch(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if getattr(function, "__name__", "") == "einsum" and (fewer := of_two_operands(args)):
+        if getattr(function, "__name__", "") == "einsum" and (fewer := _of_two_operands(args)):
             equation, (first, second), other = fewer
             with self:
                 return torch.einsum(equation, first * second, other)

@@ -107,19 +107,18 @@ def _check_found(found: Found, target: Target) -> None:
         for layer in found.layers
     }
     problems = problems_of(found, problem_of, "to initialise")
-    uncentred = [
-        one.constrained[0].name
+    uncentred = {
+        one.constrained[0].name: {"bias": None}
         for one in found.pre_activations
         if one.constrained
         and not (one.biases or one.output or one.said)
         and not any(problem_of[layer] or layer.kept for layer in one.constrained)
-    ]
+    }
     if uncentred:
-        accepted = {name: {"bias": None} for name in uncentred}
         problems.append(
             f"{', '.join(uncentred)}: no parameter shifts its pre-activation by the same amount "
             "for every row, so that it cannot be centred; give it or its skip connection a bias, "
-            f"or accept that with layers={accepted}"
+            f"or accept that with layers={uncentred}"
         )
     if problems:
         raise ValueError("the network cannot be initialised. " + "; ".join(problems))
@@ -195,11 +194,10 @@ def _fill_(
         watching.check_complete()
         return watching
 
-    squares = _squares(found, watched)
-    chained = any(reads_layers(layer) for one in squares for layer in one.squared)
+    chained = any(reads_layers(layer) for one in found.pre_activations for layer in one.squared)
     for number in range(_PASSES):
-        if number and chained:
-            squares = _squares(found, watched)  # of what the layers before them compute now
+        if number == 0 or chained:
+            squares = _squares(found, watched)
         filling = watched(
             partial(
                 Filling, found=found, target=target, generator=generator, drawing=number == 0,
@@ -290,7 +288,7 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
     """Warnings about single layers of a network that is filled."""
     members = [layer for one in found.pre_activations for layer in one.constrained]
     messages = []
-    if gated := ", ".join(layer.name for layer in members if layer.gated):
+    if gated := ", ".join(layer.name for layer in members if layer.gated and not layer.closed):
         messages.append(
             f"what these layers read is multiplied by a gate that depends on other inputs: {gated};"
             " their moments hold on average over the rows that were given"
@@ -298,8 +296,8 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
     if closed := ", ".join(layer.name for layer in members if layer.closed):
         messages.append(
             f"what these layers read is zero in every row: {closed}; if a gate before them is shut "
-            "there, as a relu of other inputs is below zero, nothing comes through until training "
-            "opens it: give the gate a positive bias"
+            "there, as a relu of other inputs is below zero, no gradient opens it: give the gate a "
+            "positive bias"
         )
     few: dict[str, float] = {}
     used: set[int] = set()
@@ -317,7 +315,8 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
             of_mean = f"the mean {target.mean + mean * target.std:.3g} and " if one.biases else ""
             messages.append(
                 f"the pre-activation of the layer {one.name} has {of_mean}the variance "
-                f"{(1 + variance) * target.variance:.3g}, as " + _reason(one, target, bool(again))
+                f"{(1 + variance) * target.variance_of(one):.3g}, as "
+                + _reason(one, target, bool(again))
             )
         elif rows < _FEWEST_ROWS:
             few[one.name] = rows
@@ -343,7 +342,12 @@ def _reason(one: PreActivation, target: Target, again: bool) -> str:
         return "what its convex layers add stays as it is with skip='only'"
     if again:
         return "a weight or bias of it was set at its first use"
-    return "what is added to it varies more than the target, or differs from pass to pass"
+    if one.normalised:
+        return "a normalisation decides, and what is added after it"
+    return (
+        "its weights and bias cannot make up for what is added to it, or that differs from pass to "
+        "pass"
+    )
 
 
 def _meets(found: Found, reached: Mapping[PreActivation, Deviation]) -> bool:

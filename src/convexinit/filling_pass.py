@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from convexinit.assignment import is_finite
 from convexinit.calls import PassEnded, Watch
-from convexinit.found import Found, FoundLayer, PreActivation, ways_to_sums
+from convexinit.found import Found, FoundLayer, PreActivation, reads_layers, ways_to_sums
 from convexinit.init import Distribution
 from convexinit.nested import replace, tensors_in
 from convexinit.orthogonal import orthogonal_init_, raise_zeros_
@@ -23,6 +23,7 @@ from convexinit.products import Dependence, Product, as_product
 _PRECISE = 0.01  # deviation of mean or variance, in units of the target, that is left as it is
 # Share of the variance of a pre-activation that comes through the convex path at least.
 _CONVEX_SHARE = 0.5
+_SMALL_BIAS = 0.25  # change of a bias within a square that is left out, for a target of 1
 # Units in the last place by which terms of a sum are off at most that a function of a row gives, as
 # it adds them up before, and with which the sum itself is rounded.
 _ROUNDED = 10.0
@@ -52,6 +53,10 @@ class Target:
     def std(self) -> float:
         """Standard deviation of every unit over the inputs."""
         return math.sqrt(self.variance)
+
+    def variance_of(self, one: PreActivation) -> float:
+        """Variance of a pre-activation over the inputs; normalised, it has no random biases."""
+        return self.variance + (self.bias_std**2 if one.normalised else 0.0)
 
 
 class Deviation(NamedTuple):
@@ -374,15 +379,21 @@ class Filling(Pass):
         """Fill operations that read zeros in every row, and return the others.
 
         As behind a gate that is shut, and that training may open. There is nothing to measure, so
-        that their weights are those that keep the variance of independent features.
+        that what they read is taken to be independent, of variance 1.
         """
         closed = [operand for operand in operands if operand.is_zero]
-        if len(closed) == len(operands) and not free:
+        others = [operand for operand in operands if not operand.is_zero]
+        if not (others or free or one.squared):
             raise ValueError(_unfit(one, closed, 0.0))
         for operand in closed if self._drawing else []:
-            self._write_(operand.layer, self._draw(operand, len(operands)))
+            noise = torch.randn(operand.inputs.shape, generator=torch.Generator().manual_seed(0))
+            operand.inputs = noise.to(operand.inputs)
+            weight = self._draw(operand, len(operands))
+            own = _variance(self._part(one, operand, weight))
+            share = self._target.variance / len(operands)
+            self._write_(operand.layer, math.sqrt(share / own) * weight if own > 0 else weight)
             operand.layer.closed = True
-        return [operand for operand in operands if operand not in closed]
+        return others
 
     def _write_(self, layer: FoundLayer, weight: Tensor) -> None:
         """Make a weight the one that the network uses; see :func:`_write_`."""
@@ -414,9 +425,11 @@ class Filling(Pass):
         means = signal.mean(0)
         mean = float((means - one.noise).mean()) - self._target.mean
         shares = (signal - means).square().mean(1)
-        total, squares = float(shares.sum()), float(shares.dot(shares))
-        variance = total / len(shares) / self._target.variance - 1
-        rows = total / squares * total if squares > 0 else math.nan
+        total = float(shares.sum())
+        variance = total / len(shares) / self._target.variance_of(one) - 1
+        shares /= total  # the squares may be too large for their type
+        squares = float(shares.dot(shares))
+        rows = 1 / squares if squares > 0 else math.nan
         self.deviations[one] = Deviation(
             mean / self._target.std if one.biases else 0.0, variance, rows
         )
@@ -429,16 +442,12 @@ class Filling(Pass):
         if self._target.draw is None:
             return self._orthogonal(operand, weight).to(operand.weight)
         of_sum, summed = operand.sums()
-        rounding = operand.squared_gain * operand.rounding(torch.ones_like(operand.weight))
-        if operand.is_zero:
-            ones = torch.ones_like(operand.inputs)
-            of_sum = summed = float(operand.product.sum_inputs(ones, operand.weight).mean())
         if not (math.isfinite(of_sum + summed) and min(of_sum, summed) > 0):
             raise ValueError(
                 f"what the layer {operand.layer.name} reads does not vary with these inputs; use "
                 "more inputs, or others"
             )
-        if of_sum <= rounding:
+        if of_sum <= operand.squared_gain * operand.rounding(torch.ones_like(operand.weight)):
             raise ValueError(_sums_alike(operand.layer.name))
         rho, variance = self._target.rho, self._target.variance / parts
         mean, own = math.sqrt(rho * variance / of_sum), (1 - rho) * variance / summed
@@ -472,7 +481,9 @@ class Filling(Pass):
         kept = self._used | self._rescaled
         scaled = [o for o in free if o.layer.map and not {id(o.layer), id(o.layer.raw)} & kept]
         squared = one.squared
-        if not all(layer.map and id(layer.raw) not in kept for layer in squared):
+        if not all(layer.map and id(layer.raw) not in kept for layer in squared) or (
+            self._drawing and any(map(reads_layers, squared))  # as measured with other weights
+        ):
             squared = []
         linear = sum((self._part(one, o, o.weight) for o in scaled), torch.zeros_like(rest))
         scalable = linear
@@ -495,6 +506,11 @@ class Filling(Pass):
             assert layer.raw is not None
             self._write_(layer, math.sqrt(scale) * layer.map.forward(layer.raw.detach()))
         if squared:
+            root, least = math.sqrt(scale), _SMALL_BIAS * math.sqrt(self._target.std)
+            for bias in one.squared_biases:
+                if id(bias) not in kept and abs(1 - root) * float(bias.abs().max()) > least:
+                    bias.mul_(root)
+                    self._foreseen = False  # as its own square shifts the mean
             self._squares[one] *= scale
         return scale * scalable + others
 
@@ -533,8 +549,8 @@ def _unfit(one: PreActivation, operands: list[_Operand], variance: float) -> str
     if all(operand.is_zero for operand in operands):
         return (
             f"what the layer {one.name} reads is zero in every row, as behind a gate that is shut "
-            "there; give the gate a positive bias, or leave the layer as it is: "
-            f"layers={{{one.name!r}: {{'keep': True}}}}"
+            "there, or a ReLU of what has a mean far below zero; give the gate a positive bias, or "
+            f"leave the layer as it is: layers={{{one.name!r}: {{'keep': True}}}}"
         )
     vary = any(_variance(o.inputs) > o.inputs.square().mean() * 1e-6 for o in operands)
     if vary and variance < math.inf and all(is_finite(o.inputs) for o in operands):

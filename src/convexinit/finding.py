@@ -30,11 +30,10 @@ from convexinit.evaluation import (
     run,
 )
 from convexinit.found import Found, FoundLayer, Options
-from convexinit.nested import tensors_in
 from convexinit.positivity import Positivity
 from convexinit.pre_activations import WITHOUT_GRADIENTS, find_pre_activations
 from convexinit.products import Dependence
-from convexinit.tracing import MULTIPLICATIONS, Trace
+from convexinit.tracing import DIVISIONS, MULTIPLICATIONS, RESHAPES, Trace
 from convexinit.unseen import find_unseen, unseen_problems
 from convexinit.weight_maps import (
     MAPS,
@@ -51,6 +50,8 @@ _RECOMPUTED = (
     "hooks on what is saved to differentiate (torch.utils.checkpoint, save_on_cpu) cannot be "
     "followed; switch them off for this call"
 )
+# What a signal passes through between an activation and a linear operation.
+_BETWEEN = MULTIPLICATIONS | DIVISIONS | RESHAPES | {"dropout"}
 _OPTIONS = ("positivity", "gain", "bias", "keep")
 
 
@@ -271,7 +272,7 @@ def _found_layer(
         layer.role = "constrained"
         gates = _gates(trace, call)
         layer.gated, layer.shuts = bool(gates), any(bool((gate == 0).any()) for gate in gates)
-    elif layer.map is None:
+    elif layer.map is None or layer.map.name == "numerical":  # which inverts positive maps alone
         layer.map = scaled_map(call, product.weight, raw)
     if not product.weight.requires_grad:
         layer.problem = WITHOUT_GRADIENTS
@@ -343,16 +344,16 @@ def _layer_name(network: nn.Module, parameter: str) -> str:
 
 
 def _gates(trace: Trace, call: Call) -> list[Tensor]:
-    """Factors of the input that depend on other arguments, and differ between rows now."""
+    """Factors of the input that depend on other arguments, and differ between rows or are zero."""
     assert call.product is not None
+    gates: list[Tensor] = []
     maker = call.made_by.get(id(call.product.input))
-    if maker is None or maker.name not in MULTIPLICATIONS:
-        return []
-    return [
-        t
-        for t in tensors_in(maker.args)
-        if trace.dependence(t) == Dependence.CONTEXT and t.ndim > 0 and bool((t != t[:1]).any())
-    ]
+    while maker is not None and maker.name in _BETWEEN:
+        if maker.name in MULTIPLICATIONS:
+            gates += [t for t in maker.operands if trace.dependence(t) == Dependence.CONTEXT]
+        moving = [t for t in maker.operands if trace.dependence(t) > Dependence.CONTEXT]
+        maker = maker.made_by.get(id(moving[0])) if len(moving) == 1 else None
+    return [t for t in gates if t.ndim > 0 and bool((t != t[:1]).any() or (t == 0).any())]
 
 
 def _apply_options(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convexinit.assignment import is_close
 from convexinit.calls import Call, Way, leads_only_to, preceding
 from convexinit.positivity import has_slope, is_flat_at_zero
 from convexinit.products import Product
@@ -137,6 +138,7 @@ class PreActivation:
         constrained: operations in it that need non-negative weights.
         free: operations in it that read an affine function of the convex arguments.
         squared: free operations that enter it through a square.
+        squared_biases: parameters that shift these, and do nothing else.
         biases: parameters that shift it, the most suitable first.
         output: whether no constrained operation follows.
         normalised: whether a normalisation that initialises itself is in it.
@@ -150,6 +152,7 @@ class PreActivation:
     constrained: list[FoundLayer] = field(default_factory=list)
     free: list[FoundLayer] = field(default_factory=list)
     squared: list[FoundLayer] = field(default_factory=list)
+    squared_biases: list[Tensor] = field(default_factory=list)
     biases: list[BiasOption] = field(default_factory=list)
     output: bool = False
     normalised: bool = False
@@ -252,12 +255,28 @@ class Found:
             return False
         if any(map(reads_layers, one.squared)):
             return False
-        ways += [self.trace.users.get(id(option.parameter), []) for option in one.biases[:1]]
+        biases = one.squared_biases + [option.parameter for option in one.biases[:1]]
+        ways += [self.trace.users.get(id(bias), []) for bias in biases]
         return (
             not one.normalised
+            and all(map(self._acts_as_affine, biases))
             and (one.summed or all(layer.even for layer in one.constrained + one.free))
             and all(len(way) == 1 and leads_only_to(way[0], one.call) for way in ways)
         )
+
+    def _acts_as_affine(self, parameter: Tensor) -> bool:
+        """Whether calls read affine functions of a parameter, such as itself."""
+        for call in self.trace.users.get(id(parameter), []):
+            for operand in call.operands:
+                if operand is parameter or self.trace.dependence(operand):
+                    continue
+                low, middle, high = (
+                    call.recompute(operand, parameter, parameter.detach() + shift).detach()
+                    for shift in (-10.0, 0.0, 10.0)
+                )
+                if not is_close(low + high, 2 * middle):
+                    return False
+        return True
 
 
 def reads_layers(layer: FoundLayer) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, partial
 
 import torch
@@ -67,9 +67,23 @@ def find_pre_activations(
         for option in one.biases:
             users[option.name] = users.get(option.name, 0) + 1
     for one in pre_activations:
+        one.squared_biases = list(_biases_of(one.squared, found, ends, trace))
         _sort_biases(network, one, users, starting)
         _choose_bias(one, options)
     return pre_activations
+
+
+def _biases_of(
+    layers: list[FoundLayer],
+    found: Mapping[int, PreActivation],
+    ends: Mapping[int, Call],
+    trace: Trace,
+) -> Iterator[Tensor]:
+    """Parameters that shift these layers, and do nothing else."""
+    for number in dict.fromkeys(id(ends[id(layer)]) for layer in layers):
+        for option in found[number].biases:
+            if len(trace.users[id(option.parameter)]) == 1:
+                yield option.parameter
 
 
 def _end_of(trace: Trace, call: Call) -> tuple[Call, bool, tuple[int, ...]]:
@@ -225,6 +239,10 @@ class _Gradients:
         draw = torch.rand(self.value.shape, generator=self._source) + 0.5
         return draw.to(self.value)
 
+    def other_draw(self) -> Tensor:
+        """Others, a few of which outweigh the rest: half precision hides no difference of rows."""
+        return torch.rand(self.value.shape, generator=self._source).pow(8).to(self.value)
+
     def coefficients(
         self, draw: Tensor, names: Iterable[str], slopes: Iterable[Tensor | None]
     ) -> _Coefficients:
@@ -265,7 +283,7 @@ def _differentiate(
         [name for name, options in names.items() if not _is_one(next(iter(options.values())))]
         for names in found
     ]
-    others = [one.draw() for one in together]
+    others = [one.other_draw() for one in together]
     wanted = [
         [one.candidates[name] for name in names]
         for one, names in zip(together, doubtful, strict=True)

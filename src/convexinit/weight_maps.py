@@ -314,17 +314,21 @@ def scaled_map(call: Call, weight: Tensor, raw: Tensor) -> WeightMap | None:
         return call.recompute(weight, raw, values)
 
     def write(wanted: Tensor) -> None:
-        now = forward(raw.detach())
+        now = forward(raw.detach()).double()
         raw.mul_((wanted * now).sum() / now.square().sum())
 
     draws, other = _draws(raw).to(raw), _draws(raw, 2.0).roll(1).to(raw)
+    point = draws - 2 * other
     try:
-        first, second, both = map(forward, (draws, other, draws - 2 * other))
+        first, second, both = map(forward, (draws, other, point))
     except (RuntimeError, TypeError):
         return None
     linear = is_close(forward(raw.detach()), weight.detach()) and _agree(both, first - 2 * second)
-    layout = tuple(range(raw.ndim))
-    return WeightMap("scaled", 1.0, layout, forward, write) if linear and both.any() else None
+    # Of nothing but rounding errors, as of a constant without its mean, there are no multiples.
+    now, raws, images, points = (float(t.double().norm()) for t in (weight, raw, both, point))
+    if not linear or now * points <= _precision(raw, weight) ** 0.75 * images * raws:
+        return None
+    return WeightMap("scaled", 1.0, tuple(range(raw.ndim)), forward, write)
 
 
 def inverted_map(network: nn.Module, call: Call, parameter: str) -> WeightMap | None:

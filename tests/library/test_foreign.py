@@ -534,6 +534,84 @@ def test_free_weights_that_are_a_linear_function_of_a_parameter_are_scaled():
     assert torch.allclose(ratio, ratio.mean(), rtol=1e-4)
 
 
+@pytest.mark.parametrize("chain", [False, True])
+@pytest.mark.parametrize("before", [False, True])
+def test_squares_are_scaled_with_their_biases(chain, before):
+    class Squared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.mid = nn.Linear(INPUTS, 24), nn.Linear(24, 24)
+            widths = [INPUTS, 24, 24] if chain else [INPUTS, 24]
+            self.skip = nn.Sequential(*itertools.starmap(nn.Linear, itertools.pairwise(widths)))
+            self.last = nn.Linear(24, 1)
+            for parameter in self.skip.parameters():
+                nn.init.normal_(parameter, std=3.0)
+
+        def hidden(self, x):
+            z, square = self.first(x), self.skip(x).square()
+            if before:
+                return self.mid(F.softplus(z + square))
+            return self.mid(F.softplus(z)) + square
+
+        def forward(self, x):
+            return self.last(F.softplus(self.hidden(x)))
+
+    torch.manual_seed(0)
+    network = init_icnn_(Squared(), X, generator=generator())
+    for signal in (network.hidden(X), network(X)):
+        assert moments(signal) == (pytest.approx(0, abs=0.03), pytest.approx(1, abs=0.03))
+
+
+class Stretched(nn.Module):
+    """Half of the columns are doubled."""
+
+    def forward(self, weight):
+        return weight * torch.tensor([1.0, 2.0]).repeat(weight.shape[1] // 2)
+
+
+@pytest.mark.parametrize(("bends", "message"), [(Stretched(), ""), (nn.Tanh(), "variance 0.")])
+def test_free_weights_of_maps_with_negative_values_are_scaled_or_reported(bends, message):
+    torch.manual_seed(0)
+    first = nn.Linear(INPUTS, 16)
+    parametrize.register_parametrization(first, "weight", bends)
+    network = nn.Sequential(first, nn.ReLU(), nn.Linear(16, 1))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        init_icnn_(network, X, generator=generator())
+    assert [message in str(one.message) for one in caught] == [True] * bool(message)
+    assert message or float(first(X).var(0).mean()) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_free_weights_without_a_size_stay_as_they_are(value):
+    class Beside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.beside = nn.Linear(INPUTS, 16), nn.Linear(INPUTS, 16, bias=False)
+            self.last, self.raw = nn.Linear(16, 1), self.beside.weight
+            nn.init.constant_(self.raw, value)
+
+        def forward(self, x):
+            beside = F.linear(x, self.raw - self.raw.mean(1, keepdim=True))
+            return self.last(F.relu(self.first(x) + beside))
+
+    torch.manual_seed(0)
+    network = init_icnn_(Beside(), X, generator=generator())
+    assert bool((network.raw == value).all())
+    assert moments(network.first(X)) == pytest.approx((0, 1), abs=0.02)
+
+
+def test_free_weights_of_half_precision_are_scaled():
+    torch.manual_seed(0)
+    first = nn.Conv2d(1, 32, 5)
+    nn.init.normal_(first.weight, std=100.0)  # whose squares add up to more than the type holds
+    parametrize.register_parametrization(first, "weight", WithoutMean())
+    network = nn.Sequential(first, nn.ReLU(), nn.Conv2d(32, 1, 3), nn.Flatten()).half()
+    images = normal(100, 1, 8, 8, seed=0).half()
+    init_icnn_(network, images, generator=generator())
+    assert float(first(images).float().var()) == pytest.approx(1, abs=0.03)
+
+
 def test_layers_that_cannot_be_centred_are_accepted_together():
     torch.manual_seed(0)
     layers = [nn.Linear(INPUTS, 16), nn.Softplus()]
@@ -545,6 +623,54 @@ def test_layers_that_cannot_be_centred_are_accepted_together():
         init_icnn_(network, X)
     assert str(error.value).endswith(f"layers={accepted}")
     init_icnn_(network, X, layers=accepted, generator=generator())
+
+
+def test_a_layer_that_cannot_be_centred_is_named_once():
+    shared = nn.Linear(16, 16, bias=False)
+    network = nn.Sequential(
+        nn.Linear(INPUTS, 16), nn.ReLU(), shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(16, 1)
+    )
+    with pytest.raises(ValueError, match=r"initialised\. 2: no parameter shifts"):
+        init_icnn_(network, X)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_shifts_rows_differently_is_no_bias(dtype):
+    class SquaredSkip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(INPUTS, 16), nn.Linear(16, 1)
+            self.mid, self.skip = nn.Linear(16, 16, bias=False), nn.Linear(INPUTS, 16)
+            nn.init.constant_(self.skip.bias, 3.0)
+
+        def forward(self, x):
+            return self.last(F.relu(self.mid(F.relu(self.first(x))) + self.skip(x).square()))
+
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="mid: no parameter shifts"):
+        init_icnn_(SquaredSkip().to(dtype), X.to(dtype))
+
+
+def test_biases_that_a_map_bounds_are_reported():
+    class PositiveBias(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(INPUTS, 16), nn.Linear(16, 1)
+            self.weight, self.raw = nn.Parameter(torch.rand(16, 16)), nn.Parameter(torch.zeros(16))
+
+        def forward(self, x):
+            z = F.relu(self.first(x)) @ self.weight + F.softplus(self.raw)
+            return self.last(F.relu(z))
+
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match="its weights and bias cannot make up for what is added"):
+        init_icnn_(PositiveBias(), X, generator=generator())
+
+
+def test_no_variance_is_too_large_to_tell_its_rows():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_icnn_(built("softplus potential"), X, variance=1e20, generator=generator())
 
 
 def test_warnings_name_the_layer():
@@ -595,6 +721,25 @@ def test_an_einsum_of_a_gate_and_a_matrix_is_filled_like_the_two():
         assert torch.allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.parametrize("between", [nn.Dropout(0.1), nn.Flatten(), lambda z: 0.5 * z])
+def test_gates_are_seen_behind_what_follows_them(between):
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.skip = nn.Linear(INPUTS, 16), nn.Linear(INPUTS, 1)
+            self.gate, self.last = nn.Linear(2, 16), nn.Linear(16, 1)
+
+        def forward(self, context, x):
+            z = F.relu(self.first(x)) * F.relu(self.gate(context))
+            return self.last(between(z)) + self.skip(x)
+
+    torch.manual_seed(0)
+    network, inputs = Gated(), (normal(len(X), 2, seed=1), X)
+    with pytest.warns(UserWarning, match="multiplied by a gate .*: last;"):
+        init_icnn_(network, inputs, convex=1, generator=generator())
+    assert float(network.skip(X).var()) == pytest.approx(0.5, abs=0.02)
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_deep_gates_that_shut_leave_the_target_on_fresh_inputs(seed):
     name = "partially convex, relu"
@@ -610,27 +755,45 @@ def test_deep_gates_that_shut_leave_the_target_on_fresh_inputs(seed):
 class ShutGate(nn.Module):
     """A gate for all units that is shut in every row, before the last layer."""
 
-    def __init__(self, skip):
+    def __init__(self, skip, gain=1.0, power=1):
         super().__init__()
+        self.gain, self.power = gain, power
         self.first, self.last = nn.Linear(INPUTS, 32), nn.Linear(32, 1)
         self.skip = nn.Linear(INPUTS, 1) if skip else None
         self.gate = nn.Linear(2, 1)
         nn.init.constant_(self.gate.bias, -100.0)
 
     def forward(self, context, x):
-        z = self.last(F.relu(self.first(x)) * F.relu(self.gate(context)))
-        return z if self.skip is None else z + self.skip(x)
+        z = self.gain * self.last(F.relu(self.first(x)) * F.relu(self.gate(context)))
+        return z if self.skip is None else z + self.skip(x) ** self.power
 
 
 @pytest.mark.parametrize("method", ["orthogonal", "moments"])
-def test_what_is_behind_a_shut_gate_is_filled_without_moments(method):
+@pytest.mark.parametrize(
+    ("gain", "variance", "power"), [(1.0, 1.0, 1), (0.1, 0.25, 1), (1.0, 1.0, 2)]
+)
+def test_what_is_behind_a_shut_gate_is_filled_without_moments(method, gain, variance, power):
     torch.manual_seed(0)
-    network, inputs = ShutGate(skip=True), (normal(len(X), 2, seed=1), X)
+    network, inputs = ShutGate(True, gain, power), (normal(len(X), 2, seed=1), X)
     with pytest.warns(UserWarning, match="is zero in every row: last;"):
-        init_icnn_(network, inputs, convex=1, method=method, generator=generator())
-    assert bool((network.last.weight >= 0).all())
-    assert float(network.last.weight.square().sum()) == pytest.approx(1, rel=0.5)
-    assert float(network(*inputs).var(correction=0)) == pytest.approx(1, abs=0.01)
+        init_icnn_(
+            network, inputs, convex=1, method=method, variance=variance, generator=generator()
+        )
+    weight = gain * network.last.weight
+    assert bool((weight >= 0).all())
+    assert float(weight.square().sum()) == pytest.approx(variance, rel=0.2)
+    assert float(network(*inputs).var(correction=0)) == pytest.approx(variance, rel=0.01)
+
+
+def test_a_gate_that_is_shut_in_the_first_rows_is_one_that_shuts():
+    torch.manual_seed(0)
+    network, context = ShutGate(skip=True), normal(len(X), 2, seed=1)
+    context[:20, 0] = -9
+    nn.init.zeros_(network.gate.bias)
+    nn.init.ones_(network.gate.weight)
+    with pytest.warns(UserWarning, match="multiplied by a gate .*: last;"):
+        init_icnn_(network, (context, X), convex=1, generator=generator())
+    assert float(network.skip(X).var()) == pytest.approx(0.5, abs=0.02)
 
 
 def test_what_is_behind_a_shut_gate_alone_is_refused():
@@ -700,6 +863,17 @@ def test_normalisation_is_initialised_again(seen):
     assert all(int(norm.initialized) == 1 for norm in network.norm)
     for signal in pre_activations(network, FOREIGN["ActNorm after"].inputs(FRESH, 7)):
         assert moments(signal) == (pytest.approx(0, abs=0.1), pytest.approx(1, rel=0.2))
+
+
+def test_other_moments_of_a_normalisation_are_reported():
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match="as a normalisation decides"):
+        init_icnn_(Normalised(1), X, variance=0.25, generator=generator())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_icnn_(
+            Normalised(1), X, method="moments", bias_noise=0.5, rho=0.3, generator=generator()
+        )
 
 
 def test_what_is_added_after_a_normalisation_is_reported():
