@@ -268,7 +268,8 @@ class Found:
         """Whether calls read affine functions of a parameter, such as itself."""
         for call in self.trace.users.get(id(parameter), []):
             for operand in call.operands:
-                if operand is parameter or self.trace.dependence(operand):
+                leaves = [] if self.trace.dependence(operand) else call.leaves_of(operand)
+                if operand is parameter or all(leaf is not parameter for leaf in leaves):
                     continue
                 low, middle, high = (
                     call.recompute(operand, parameter, parameter.detach() + shift).detach()
