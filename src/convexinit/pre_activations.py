@@ -350,8 +350,9 @@ def _choose_biases(gradients: _Gradients, found: _Coefficients, again: _Coeffici
     """
     for name, options in found.items():
         for per, coefficient in options.items():
-            other = again.get(name, options)[per]
-            if is_close(coefficient, other) and bool((coefficient != 0).all()):
+            if name not in again or (
+                is_close(coefficient, again[name][per]) and bool((coefficient != 0).all())
+            ):
                 parameter = gradients.candidates[name]
                 gradients.one.biases.append(BiasOption(name, parameter, coefficient.detach(), per))
                 break
