@@ -213,7 +213,7 @@ CATALOGUE = (
         "training-summary",
         "Losses and accuracies at the end of all runs behind the figures of training losses.",
         training_summary.table,
-        [*(panel for figure in LOSSES for panel in figure.paper), *panels.TOO_DEEP],
+        [*(panel for figure in LOSSES for panel in figure.paper), *panels.DEEP_RANDOM_BIASES],
         [panel for figure in LOSSES for panel in figure.demo],
         markdown=training_summary.markdown,
     ),
