@@ -87,13 +87,13 @@ class Watch(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if getattr(function, "__name__", "") == "einsum" and (fewer := _of_two_operands(args)):
+        name = getattr(function, "__name__", "")
+        if name == "einsum" and (fewer := _of_two_operands(args)):
             equation, (first, second), other = fewer
             with self:
                 return torch.einsum(equation, first * second, other)
         operands = tensors_in(args, kwargs)
         level = max(map(self.dependence, operands), default=Dependence.CONSTANT)
-        name = getattr(function, "__name__", "")
         if level and name in _GRADIENTS:
             self.on_gradient(operands[0])
         output = self.run(function, args, kwargs, level)
@@ -213,26 +213,23 @@ class Call:
 
 def following(call: Call) -> Iterator[Call]:
     """Calls that a result takes part in, directly or through others, each once."""
-    seen: set[int] = set()
-    waiting = list(call.consumers)
-    while waiting:
-        one = waiting.pop()
-        if id(one) not in seen:
-            seen.add(id(one))
-            yield one
-            waiting += one.consumers
+    return _reached(call, lambda one: one.consumers)
 
 
 def preceding(call: Call) -> Iterator[Call]:
     """Calls that take part in the operands of a call, directly or through others, each once."""
+    return _reached(call, lambda one: one.made_by.values())
+
+
+def _reached(call: Call, neighbours: Callable[[Call], Iterable[Call]]) -> Iterator[Call]:
     seen: set[int] = set()
-    waiting = list(call.made_by.values())
+    waiting = list(neighbours(call))
     while waiting:
         one = waiting.pop()
         if id(one) not in seen:
             seen.add(id(one))
             yield one
-            waiting += one.made_by.values()
+            waiting += neighbours(one)
 
 
 def leads_only_to(call: Call, end: Call) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
+from convexinit.assignment import is_finite
 from convexinit.checks import check_tensor
 
 Inputs = Tensor | tuple[Tensor, ...]
@@ -316,7 +317,7 @@ def evaluated(
 def check_values(arguments: tuple[Tensor, ...], columns: Mapping[int, Any]) -> None:
     """Raise ValueError for inputs that are not finite, or whose rows are all the same."""
     for index, argument in enumerate(arguments):
-        if argument.is_floating_point() and not argument.isfinite().all():
+        if argument.is_floating_point() and not is_finite(argument):
             raise ValueError(f"inputs must be finite; argument {index} is not")
     for index, chosen in columns.items():
         values = arguments[index][..., chosen]

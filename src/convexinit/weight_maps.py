@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain, permutations
 
 import torch
@@ -86,10 +86,7 @@ def find_map(call: Call, weight: Tensor, raw: Tensor, known: list[Fit]) -> Weigh
     """
     if raw.numel() != weight.numel():
         return None
-
-    def forward(values: Tensor) -> Tensor:
-        return call.recompute(weight, raw, values)
-
+    forward = partial(call.recompute, weight, raw)
     if weight is raw:
         layout = tuple(range(raw.ndim))
         entry = MAPS["projection"]
@@ -309,9 +306,7 @@ def scaled_map(call: Call, weight: Tensor, raw: Tensor) -> WeightMap | None:
 
     It can be made a multiple of what it is, and nothing else.
     """
-
-    def forward(values: Tensor) -> Tensor:
-        return call.recompute(weight, raw, values)
+    forward = partial(call.recompute, weight, raw)
 
     def write(wanted: Tensor) -> None:
         now = forward(raw.detach()).double()
