@@ -87,7 +87,8 @@ def init_icnn_(
     through to weights of zero (all but projection, neg-exp and abs), zeros start slightly above it.
     Inputs are taken to have mean 0 and variance 1, and units of the first layer to be independent:
     of a few inputs they are alike, and an output that sums many of them varies more than planned.
-    With ``inputs`` both are measured.
+    Skip connections are not counted: they add to the variance of every layer and move its mean.
+    With ``inputs`` all of this is measured.
     Dropout in many hidden layers is warned of; without ``inputs`` a module counts as often as it is
     registered, also if ``forward`` uses it several times.
 
