@@ -1,6 +1,7 @@
 """The training loop: what it computes, and that stacked networks do not see each other."""
 
 import math
+import timeit
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from convexinit.init_network import init_icnn_
 from convexinit.networks import MLP
 from convexinit.stacking import stack_networks, unstack_network
-from convexinit_paper.training import loop
+from convexinit_paper.training import loop, machine
 from convexinit_paper.training.loop import Split, diverged_at, epoch_order, evaluate, train
 from convexinit_paper.training.objectives import CLASSIFICATION
 from convexinit_paper.training.randomness import seeded_generator
@@ -264,6 +265,25 @@ def test_bfloat16_trains_about_as_well_and_keeps_float32_weights():
     ends = [h.batch_losses[:, -10:].mean() for h in (history, exact)]
     assert float(ends[0]) == pytest.approx(float(ends[1]), abs=0.1)
     assert not torch.equal(history.batch_losses, exact.batch_losses)
+
+
+def test_slow_bfloat16_is_warned_of(monkeypatch, recwarn):
+    monkeypatch.setattr(machine, "lacks_bfloat16", lambda: True)
+    with pytest.warns(UserWarning, match="no instructions for bfloat16.*precision=float32"):
+        run([0], precision="bfloat16", epochs=1)
+    run([0], epochs=1)
+    monkeypatch.setattr(machine, "lacks_bfloat16", lambda: False)
+    run([0], precision="bfloat16", epochs=1)
+    assert not recwarn
+
+
+def test_bfloat16_is_slow_where_it_is_said_to_be():
+    def seconds(dtype):
+        a = torch.ones(256, 256, dtype=dtype)
+        return min(timeit.repeat(lambda: a @ a, number=3, repeat=5))
+
+    slow = seconds(torch.bfloat16) > 6 * seconds(torch.float32)
+    assert machine.lacks_bfloat16() == slow
 
 
 def test_other_settings_of_the_process_are_restored():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ from convexinit_paper.data.corpus import Corpus, gather
 from convexinit_paper.experiments.autoencoder.assessment import reconstruct
 from convexinit_paper.request.options import Section, above, at_least, between, one_of, option
 from convexinit_paper.store.checkpoints import Checkpoint
+from convexinit_paper.training.machine import set_precision
 from convexinit_paper.training.randomness import seeded_generator
 from convexinit_paper.training.resuming import TrainingState
 from convexinit_paper.training.settings import DEVICES, resolve_device
@@ -67,7 +68,7 @@ def train(
         total=settings.steps, initial=state.step, desc="autoencoder", unit="step", disable=None
     )
     parts = torch.get_num_threads() if device.type == "cpu" else 1
-    with _workers(parts) as workers:
+    with _workers(parts) as workers, set_precision(settings.precision, device) as autocast:
         for step, rows, spellings in _batches(corpus, settings, seed, state.step):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(step, settings)
@@ -75,7 +76,7 @@ def train(
                 len(rows), sizes.dimensions, generator=seeded_generator(seed, f"noise {step}")
             )
             loss, error = _accumulate_gradients(
-                network, corpus, settings, rows, spellings, noise, workers, parts
+                network, corpus, settings, rows, spellings, noise, workers, parts, autocast
             )
             torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
             optimiser.step()
@@ -124,6 +125,7 @@ def _accumulate_gradients(
     noise: Tensor,
     workers: ThreadPoolExecutor,
     parts: int,
+    autocast: Callable[[], contextlib.AbstractContextManager],
 ) -> tuple[float, float]:
     """Gradients of one batch; returns its loss per token and the error of the properties."""
     device = settings.torch_device()
@@ -138,7 +140,7 @@ def _accumulate_gradients(
         inputs, lengths, targets, properties, noises = (
             tensor.to(device) for tensor in (inputs, lengths, targets, properties, noise[some])
         )
-        with torch.autocast(device.type, torch.bfloat16, settings.precision == "bfloat16"):
+        with autocast():
             # The spelling that is read has no start token.
             loss, error = translation_loss(
                 network, inputs[:, 1:], lengths - 1, targets, properties, noises
