@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -37,7 +37,13 @@ from convexinit.init import (
     moments_init_,
 )
 from convexinit.layers import CONVOLUTIONS, ConvexLayer, Network, check_not_stacked
-from convexinit.networks import MLP, activation_of
+from convexinit.networks import (
+    MLP,
+    activation_of,
+    added_variance,
+    counted_variance,
+    skips_of,
+)
 from convexinit.orthogonal import orthogonal_layer_, plan_layers, raise_zeros_
 from convexinit.positivity import Positivity
 from convexinit.theory import solve_init
@@ -87,8 +93,9 @@ def init_icnn_(
     through to weights of zero (all but projection, neg-exp and abs), zeros start slightly above it.
     Inputs are taken to have mean 0 and variance 1, and units of the first layer to be independent:
     of a few inputs they are alike, and an output that sums many of them varies more than planned.
-    Skip connections are not counted: they add to the variance of every layer and move its mean.
-    With ``inputs`` all of this is measured.
+    What the skip connections of an :class:`~convexinit.MLP` or :class:`~convexinit.PICNN` bring to
+    a layer counts as part of its variance, and is scaled to half of it where it is more; of other
+    networks it is not known. With ``inputs`` all of this is measured.
     Dropout in many hidden layers is warned of; without ``inputs`` a module counts as often as it is
     registered, also if ``forward`` uses it several times.
 
@@ -240,10 +247,15 @@ def _init_orthogonal_(
             {name: layer for name, layer in part.items() if isinstance(layer, ConvexLayer)}
             for part in parts
         ]
+        skips = skips_of(model)
+        _scale_skips_(model, skips.values(), variance)
         plans = [
-            plan_layers(own, list(map(_group_size, [*convex.values()][:-1])), variance)
+            plan_layers(
+                own, list(map(_group_size, [*convex.values()][:-1])), variance,
+                [counted_variance(skips.get(layer), variance) for layer in convex.values()],
+            )
             for own, convex in zip(activations, of_parts, strict=True)
-        ]
+        ]  # fmt: skip
         for part, convex, plan in zip(parts, of_parts, plans, strict=True):
             (name, first), *_ = part.items()
             if name not in convex:
@@ -275,6 +287,16 @@ def _init_orthogonal_(
         f"the pre-activations of these layers have another mean than they should, as they have no "
         f"bias: {', '.join(uncentred)}; build them with bias=True"
     ] * bool(uncentred)
+
+
+def _scale_skips_(network: nn.Module, skips: Iterable[nn.Module], variance: float) -> None:
+    """Scale down skip connections that would add more than they are to have of the variance."""
+    names = {module: name for name, module in network.named_modules()}
+    for skip in skips:
+        counted, added = counted_variance(skip, variance), added_variance(skip)
+        if counted < added:
+            weight = math.sqrt(counted / added) * parameters_of(skip)[0]
+            assign_(skip, "weight", weight, names[skip])
 
 
 @torch.inference_mode(False)

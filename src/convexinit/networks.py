@@ -187,6 +187,26 @@ class PICNN(nn.Module):
         return _last(self._signals(inputs, context))
 
 
+def skips_of(network: nn.Module) -> dict[nn.Module, nn.Module]:
+    """Skip connections of the networks of these classes that it is or holds, by layer beside."""
+    return {
+        layer: skip
+        for module in network.modules()
+        if isinstance(module, (MLP, PICNN))
+        for layer, skip in zip(module.layers[1:], module.skips, strict=bool(module.skips))
+    }
+
+
+def added_variance(skip: nn.Module) -> float:
+    """Variance of what a skip connection makes of independent inputs of variance 1."""
+    return float(skip.get_parameter("weight").detach().double().square().sum(-1).mean())
+
+
+def counted_variance(skip: nn.Module | None, variance: float) -> float:
+    """Of a layer's ``variance``, what its skip connection is to have: at most half; 0 without."""
+    return 0.0 if skip is None else min(added_variance(skip), variance / 2)
+
+
 class CNN(nn.Module):
     """Convolutional network, input-convex if ``convex`` (appendix A.5 of the paper).
 

@@ -206,17 +206,20 @@ class LayerPlan:
     The pre-activations of the first layer are ``s = mean + std z`` with ``z`` standard normal. A
     later layer receives features ``h = phi(s)`` and computes ``scale u + bias``, where ``u`` is a
     feature, or the sum of a group of them with the mean and variance of one. The last layer, of the
-    outputs, makes their mean 0 and their variance that of the first pre-activations.
+    outputs, makes their mean 0 and their variance that of the first pre-activations. So does every
+    later layer where skip connections add to it.
 
     Attributes:
         mean: of the pre-activations of the first layer.
-        scales: of the weights of every later layer, the outputs' included.
+        skips: variance that a skip connection adds to every later layer, the outputs' included.
+        scales: of the weights of these layers.
         biases: of these layers.
         feature_means: E[phi(s)] that each of these layers receives.
         feature_variances: Var[phi(s)] that each of these layers receives.
     """
 
     mean: float
+    skips: tuple[float, ...]
     scales: tuple[float, ...]
     biases: tuple[float, ...]
     feature_means: tuple[float, ...]
@@ -231,15 +234,20 @@ class LayerPlan:
         a mean of 0.7 of these; where it is more than 1, as with features that are far from zero,
         steps are smaller by as much.
         """
-        spreads = map(math.sqrt, self.feature_variances)
+        layers = zip(
+            self.scales, self.skips, self.feature_means, self.feature_variances, strict=True
+        )
         return tuple(
-            min(1.0, scale * spread / max(abs(mean), 1e-300))
-            for scale, spread, mean in zip(self.scales, spreads, self.feature_means, strict=True)
+            min(1.0, math.sqrt(scale**2 * variance + skip) / max(abs(mean), 1e-300))
+            for scale, skip, mean, variance in layers
         )
 
 
 def plan_layers(
-    activation: Activation, group_sizes: Sequence[int], variance: float = 1.0
+    activation: Activation,
+    group_sizes: Sequence[int],
+    variance: float = 1.0,
+    skips: Sequence[float] = (),
 ) -> LayerPlan:
     """Choose scales and biases with which an activation is closest to the identity, layer by layer.
 
@@ -252,11 +260,16 @@ def plan_layers(
     have such tails, in which activations that bend for ever would grow without bound. A larger mean
     keeps more and makes the network more linear. Units of a group are taken to be independent.
 
+    With skip connections, which bring the inputs to every layer, nothing has to be kept: each layer
+    is centred, and its scale makes up what they leave of the variance.
+
     Args:
         activation: a name or an elementwise callable.
         group_sizes: for every hidden layer after the first, how many inputs each unit sums: 1 where
             layers do not narrow.
         variance: of the pre-activations of the first layer and of the outputs, greater than 0.
+        skips: variance that a skip connection adds to every layer after the first, the outputs'
+            included, at least 0 and less than ``variance``. Empty if there are none.
 
     Raises:
         ValueError: if an argument is out of range, or no mean keeps as much.
@@ -269,6 +282,12 @@ def plan_layers(
     sizes = [check_integer("group_sizes", size) for size in group_sizes]
     std = math.sqrt(check_number("variance", variance, 0.0))
     phi = checked_activation(activation)
+    added = tuple(skips) or (0.0,) * (len(sizes) + 1)
+    if len(added) != len(sizes) + 1 or not 0.0 <= min(added) <= max(added) < variance:
+        raise ValueError(
+            f"skips must be {len(sizes) + 1} variances, at least 0 and less than variance, "
+            f"{variance:g}; got {list(skips)}"
+        )
     z = std * torch.special.ndtri(_levels(_POINTS))
     few = z[_SPARSE]
     levels = _levels(_TAIL_POINTS)
@@ -276,7 +295,7 @@ def plan_layers(
     tails = -std / 2**0.5 * (levels - 0.5).sign() * (1 - (2 * levels - 1).abs()).log()
 
     def holds(mean: float) -> bool:
-        plan = _follow(phi, mean * std, few, [1] * len(sizes), std)
+        plan = _follow(phi, mean * std, few, [1] * len(sizes), variance, added)
         return (
             plan is not None
             and _kept(phi, mean * std + few, plan) >= _KEPT
@@ -284,10 +303,10 @@ def plan_layers(
         )
 
     # The larger the mean, the more is kept.
-    place = 0 if holds(0.0) else bisect_left(_MEANS, True, key=holds)
+    place = 0 if any(added) or holds(0.0) else bisect_left(_MEANS, True, key=holds)
     plan = None
     if place < len(_MEANS):
-        plan = _follow(phi, _MEANS[place] * std, z, sizes, std)
+        plan = _follow(phi, _MEANS[place] * std, z, sizes, variance, added)
     if plan is None:
         raise ValueError(
             f"activation bends so much that {len(sizes) + 1} hidden layers keep too little of "
@@ -305,7 +324,8 @@ def _follow(
     mean: float,
     deviations: Tensor,
     group_sizes: Sequence[int],
-    output_std: float,
+    variance: float,
+    skips: tuple[float, ...],
 ) -> LayerPlan | None:
     """Follow the pre-activations of a population of units from layer to layer.
 
@@ -314,23 +334,33 @@ def _follow(
         mean: of the pre-activations of the first layer.
         deviations: ``[units]``, of these pre-activations from their mean.
         group_sizes: see :func:`plan_layers`.
-        output_std: standard deviation of the outputs.
+        variance: see :func:`plan_layers`.
+        skips: see :class:`LayerPlan`.
 
     Returns:
         None where features are constant or not finite.
     """
     source = Generator().manual_seed(0)
+
+    def shuffled(values: Tensor) -> Tensor:
+        return values[torch.randperm(len(values), generator=source)]
+
+    def centred(skip: float) -> tuple[float, float]:
+        scale = math.sqrt(variance - skip) / math.sqrt(variances[-1])
+        return scale, -scale * means[-1]
+
     step, steps = (1.0, 0.0), []
     try:
         features = phi(mean + deviations)
         means, variances = [float(features.mean())], [float(features.var(correction=0))]
-        for size in group_sizes:
-            others = (
-                features[torch.randperm(len(features), generator=source)] for _ in range(size - 1)
-            )
+        for size, skip in zip(group_sizes, skips[:-1], strict=True):
+            others = (shuffled(features) for _ in range(size - 1))
             received = sum(others, features) / math.sqrt(size) - (math.sqrt(size) - 1) * means[-1]
-            step = _closest_to_identity(phi, received, *step)
-            features = phi(step[0] * received + step[1])
+            step = centred(skip) if skip else _closest_to_identity(phi, received, *step)
+            signal = step[0] * received + step[1]
+            if skip:
+                signal += math.sqrt(skip / variance) * shuffled(deviations)
+            features = phi(signal)
             steps.append(step)
             means.append(float(features.mean()))
             variances.append(float(features.var(correction=0)))
@@ -338,9 +368,8 @@ def _follow(
         return None
     if not 0.0 < min(variances) <= max(variances) < math.inf:
         return None
-    scale = output_std / math.sqrt(variances[-1])
-    scales, biases = zip(*steps, (scale, -scale * means[-1]), strict=True)
-    return LayerPlan(mean, scales, biases, tuple(means), tuple(variances))
+    scales, biases = zip(*steps, centred(skips[-1]), strict=True)
+    return LayerPlan(mean, skips, scales, biases, tuple(means), tuple(variances))
 
 
 def _kept(phi: Callable[[Tensor], Tensor], first: Tensor, plan: LayerPlan) -> float:

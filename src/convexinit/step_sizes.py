@@ -18,7 +18,7 @@ from convexinit.evaluation import Convex, Inputs, checked, evaluated
 from convexinit.finding import find_prepared, problems_of
 from convexinit.found import Found, FoundLayer, Options, PreActivation
 from convexinit.layers import ConvexLayer, check_not_stacked
-from convexinit.networks import CNN, MLP, activation_of
+from convexinit.networks import CNN, MLP, activation_of, counted_variance, skips_of
 from convexinit.orthogonal import plan_layers
 
 # Inputs of a layer from which on its steps are smaller.
@@ -161,7 +161,9 @@ def _known(network: nn.Module, activation: Activation | None, variance: float) -
             "give a batch of inputs, inputs=..., on which layers of any class are found"
         )
     own = activation_of(network) if activation is None else activation
-    plan = plan_layers(own, [1] * hidden, variance)
+    skips = skips_of(network)
+    added = [counted_variance(skips.get(layer), variance) for layer in layers]
+    plan = plan_layers(own, [1] * hidden, variance, added)
     ratios = {layer: 1 / rate for layer, rate in zip(layers, plan.rates, strict=True)}
     for layer in {*filter(_fan_in, network.modules()), *layers}:
         named = dict(layer.named_parameters())

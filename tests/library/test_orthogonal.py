@@ -12,6 +12,7 @@ from torch import nn
 from convexinit import (
     CNN,
     MLP,
+    PICNN,
     ConvexLinear,
     init_icnn_,
     orthogonal_init_,
@@ -437,11 +438,73 @@ def test_what_hidden_layers_learn_under_every_map(positivity):
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_skip_connections_stay_as_they_are():
+@pytest.mark.parametrize("skips", [[0.3] * 4, [0.1, 0.4, 0.0, 0.2]])
+@pytest.mark.parametrize("activation", ["relu", "softplus", "leaky_relu"])
+def test_skip_connections_are_counted(activation, skips):
+    """Against units drawn at random, every layer with a skip connection is centred."""
+    plan = plan_layers(activation, [1, 2, 1], skips=skips)
+    phi = resolve_activation(activation)
+    source = generator()
+
+    def drawn():
+        return torch.randn(200_000, dtype=torch.float64, generator=source)
+
+    assert plan.mean == 0.0
+    signal = drawn()
+    layers = zip([1, 2, 1, 1], plan.scales, plan.biases, plan.feature_means, skips, strict=True)
+    for size, scale, bias, mean, skip in layers:
+        features = phi(signal)
+        group = [features[torch.randperm(len(features), generator=source)] for _ in range(size)]
+        shift = bias - scale * (size**0.5 - 1) * mean
+        signal = scale * sum(group) / size**0.5 + shift + skip**0.5 * drawn()
+        if skip:
+            assert float(signal.mean()) == pytest.approx(0, abs=0.02)
+            assert float(signal.std()) == pytest.approx(1, rel=0.05)  # of 10,001 units
+
+
+@pytest.mark.parametrize("skips", [[0.3], [0.3, 1.0], [-0.1, 0.3], [math.nan, 0.3]])
+def test_skip_connections_that_leave_nothing_are_refused(skips):
+    with pytest.raises(ValueError, match="skips must be 2 variances, at least 0 and less than"):
+        plan_layers("relu", [1], skips=skips)
+
+
+@pytest.mark.parametrize(
+    ("variance", "gain", "share"), [(1, 1, 1 / 3), (0.25, 1, 0.5), (1, 3, 0.5)]
+)
+@pytest.mark.parametrize("activation", ["relu", "softplus"])
+def test_networks_with_skip_connections_start_centred(activation, variance, gain, share):
+    network = MLP([32, *[128] * 8, 2], activation, skip=True)
+    with torch.no_grad():
+        for skip in network.skips:
+            skip.weight *= gain
+    init_icnn_(network, variance=variance, generator=generator())
+    signals = network.pre_activations(torch.randn(4000, 32, generator=generator(1)))
+    for signal in signals[:-1]:
+        assert abs(float(signal.mean())) < 0.05 * variance**0.5
+        assert float(signal.var(0).mean()) == pytest.approx(variance, rel=0.1)
+    for skip in network.skips[:-1]:
+        assert float(skip.weight.square().sum(1).mean()) == pytest.approx(share * variance, rel=0.1)
+
+
+def test_skip_connections_of_zero_are_none():
+    networks = [MLP([8, 16, 16, 1], "softplus", skip=skip) for skip in (False, True)]
+    for skip in networks[1].skips:
+        nn.init.zeros_(skip.weight)
+    plain, zero = (init_icnn_(n, generator=generator()).layers.parameters() for n in networks)
+    assert all(map(torch.equal, plain, zero))
+
+
+def test_skip_connections_of_partially_convex_networks_are_counted():
+    network = init_icnn_(PICNN([32, *[128] * 6, 1], context=4), generator=generator())
+    inputs = torch.randn(4000, 32, generator=generator(1)), torch.zeros(4000, 4)
+    for signal in network.pre_activations(*inputs)[:-1]:
+        assert abs(float(signal.mean(0).mean())) < 0.1
+        assert float(signal.var(0).mean()) == pytest.approx(1, rel=0.1)
+
+
+def test_skip_connections_train():
     networks = [MLP([8, *[32] * 10, 2], skip=True) for _ in range(3)]
-    before = [skip.weight.clone() for skip in networks[0].skips]
     for seed, network in enumerate(networks):
         init_icnn_(network, method="orthogonal", generator=generator(seed))
-    assert all(map(torch.equal, before, [skip.weight for skip in networks[0].skips]))
     _, losses = train(networks, steps=100)
     assert float(losses[-1].max()) < 0.5 * math.log(2)

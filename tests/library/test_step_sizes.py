@@ -385,11 +385,9 @@ def test_the_ratio_is_measured_as_it_is_planned(activation, difference):
 )  # fmt: skip
 @settings(max_examples=20, deadline=None)
 def test_widths_and_depths_of_our_own(widths, inputs, skip):
-    x = batch(300, inputs)
-    # Skip connections are counted with inputs alone.
-    network = MLP([inputs, *widths, 1], skip=skip)
-    init_icnn_(network, inputs=x if skip else None, generator=generator())
-    assert rates_of(network, inputs=x) == pytest.approx(rates_of(network), rel=0.02)
+    network = init_icnn_(MLP([inputs, *widths, 1], skip=skip), generator=generator())
+    found = rates_of(network, inputs=batch(300, inputs))
+    assert found == pytest.approx(rates_of(network), rel=0.02)
 
 
 # Refusals
