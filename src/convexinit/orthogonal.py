@@ -238,7 +238,10 @@ class LayerPlan:
             self.scales, self.skips, self.feature_means, self.feature_variances, strict=True
         )
         return tuple(
-            min(1.0, math.sqrt(scale**2 * variance + skip) / max(abs(mean), 1e-300))
+            min(
+                1.0,
+                math.hypot(scale * math.sqrt(variance), math.sqrt(skip)) / max(abs(mean), 1e-300),
+            )
             for scale, skip, mean, variance in layers
         )
 
