@@ -150,7 +150,10 @@ def unchanged_on_error(*modules: nn.Module) -> Iterator[None]:
         yield
     except BaseException:
         for registry, entries in registries:
-            registry.update(entries)
+            now = dict(registry)
+            # Registries of scripted modules cannot be written to.
+            if any(now.get(name) is not tensor for name, tensor in entries.items()):
+                registry.update(entries)
         with torch.no_grad():
             for tensor, value in values:
                 # Not written to without need, as tensors of the inference mode refuse it.

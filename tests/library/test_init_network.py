@@ -91,7 +91,7 @@ def test_only_the_first_layer_and_convex_layers_are_touched():
     assert (network.from_input[0].bias == 0).all()
     network = MLP([5, 8, 8, 2], skip=True)
     with unchanged(network.skips):
-        init_icnn_(network)
+        init_icnn_(network, method="moments")
 
 
 @pytest.mark.parametrize(
@@ -118,6 +118,7 @@ def test_a_refused_argument_leaves_the_network_unchanged(arguments, message):
         (stack_networks([MLP([3, 5, 1])] * 2), "before they are stacked"),
         (stack_networks([CNN((1, 4, 4), [3, 3], 1)] * 2), "before they are stacked"),
         (nn.Linear(3, 3), "no convex layer"),
+        (torch.jit.script(nn.Linear(3, 3)), "no convex layer"),
     ],
 )
 def test_a_refused_network_is_left_unchanged(network, message):
