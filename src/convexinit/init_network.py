@@ -94,8 +94,9 @@ def init_icnn_(
     Inputs are taken to have mean 0 and variance 1, and units of the first layer to be independent:
     of a few inputs they are alike, and an output that sums many of them varies more than planned.
     What the skip connections of an :class:`~convexinit.MLP` or :class:`~convexinit.PICNN` bring to
-    a layer counts as part of its variance, and is scaled to half of it where it is more; of other
-    networks it is not known. With ``inputs`` all of this is measured.
+    a layer counts as part of its variance, and is scaled to half of it where it is more; what
+    those of other networks, or a context, bring is not known. With ``inputs`` all of this is
+    measured.
     Dropout in many hidden layers is warned of; without ``inputs`` a module counts as often as it is
     registered, also if ``forward`` uses it several times.
 
