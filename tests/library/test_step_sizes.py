@@ -392,7 +392,6 @@ def test_widths_and_depths_of_our_own(widths, inputs, skip):
     assert rates_of(network, inputs=x) == pytest.approx(rates_of(network), rel=0.02)
 
 
-
 # Refusals
 
 
