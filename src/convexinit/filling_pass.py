@@ -469,13 +469,14 @@ class Filling(Pass):
     ) -> Tensor:
         """Scale free weights: to the target, or where they leave too little to the convex path.
 
-        Also where that comes through gates that shut: what every layer lets through in fewer rows
-        would rest on a few of them in the end, and skip connections do not.
+        Also where that comes through gates that are uneven: what every layer lets through in fewer
+        rows, or with other factors, would rest on a few of them in the end, and skip connections
+        do not.
         """
         limit = self._target.variance * ((1 - _CONVEX_SHARE) if parts else 1.0)
         if not (free or one.squared):
             return rest
-        raised = any(layer.shuts for layer in one.constrained)
+        raised = any(layer.uneven for layer in one.constrained)
         if parts and not raised and _variance(rest) <= 1.05 * limit:
             return rest
         kept = self._used | self._rescaled

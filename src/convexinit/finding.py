@@ -46,6 +46,9 @@ from convexinit.weight_maps import (
 )
 
 _ROWS = 8  # in each half of the rows that are traced
+# Standard deviation of a gate over the rows, relative to its mean, up to which twelve layers stay
+# on target on fresh rows.
+_EVEN = 0.1
 _RECOMPUTED = (
     "hooks on what is saved to differentiate (torch.utils.checkpoint, save_on_cpu) cannot be "
     "followed; switch them off for this call"
@@ -271,7 +274,7 @@ def _found_layer(
     if id(raw) in curved_parameters or is_kept_positive(layer.map, raw):
         layer.role = "constrained"
         gates = _gates(trace, call)
-        layer.gated, layer.shuts = bool(gates), any(bool((gate == 0).any()) for gate in gates)
+        layer.gated, layer.uneven = bool(gates), any(map(_is_uneven, gates))
     elif layer.map is None or layer.map.name == "numerical":  # which inverts positive maps alone
         layer.map = scaled_map(call, product.weight, raw)
     if not product.weight.requires_grad:
@@ -354,6 +357,14 @@ def _gates(trace: Trace, call: Call) -> list[Tensor]:
         moving = [t for t in maker.operands if trace.dependence(t) > Dependence.CONTEXT]
         maker = maker.made_by.get(id(moving[0])) if len(moving) == 1 else None
     return [t for t in gates if t.ndim > 0 and bool((t != t[:1]).any() or (t == 0).any())]
+
+
+def _is_uneven(gate: Tensor) -> bool:
+    """Whether a gate is zero in some rows, or differs between them by more than a little."""
+    if (gate == 0).any():
+        return True
+    values = gate.detach().to(torch.float32)
+    return bool(values.std(0, correction=0).mean() > _EVEN * values.mean(0).abs().mean())
 
 
 def _apply_options(

@@ -57,7 +57,7 @@ class FoundLayer:
         curved: whether the input is not affine in the convex arguments, so that negative weights
             may end convexity.
         gated: whether the input is multiplied by a gate that differs with other inputs.
-        shuts: whether that gate is zero in some rows.
+        uneven: whether that gate is zero in some rows, or differs much between them.
         closed: whether the input is zero in every row, as behind a gate that is.
         order: of the dimensions of its result in the pre-activation.
         kept: whether the user says that it is to stay as it is.
@@ -75,7 +75,7 @@ class FoundLayer:
     even: bool = True
     curved: bool = False
     gated: bool = False
-    shuts: bool = False
+    uneven: bool = False
     closed: bool = False
     order: tuple[int, ...] = ()
     kept: bool = False

@@ -796,6 +796,21 @@ def test_a_gate_that_is_shut_in_the_first_rows_is_one_that_shuts():
     assert float(network.skip(X).var()) == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.parametrize(("size", "raised"), [(0.01, False), (0.1, True)])
+def test_gates_that_differ_much_from_row_to_row_leave_half_to_skips(size, raised):
+    torch.manual_seed(0)
+    network, inputs = ShutGate(skip=True), (normal(len(X), 2, seed=1), X)
+    nn.init.ones_(network.gate.bias)
+    nn.init.constant_(network.gate.weight, size)
+    assert bool((network.gate(inputs[0]) > 0).all())
+    nn.init.constant_(network.skip.weight, 0.1)
+    before = float(network.skip(X).var())
+    with pytest.warns(UserWarning, match="multiplied by a gate .*: last;"):
+        init_icnn_(network, inputs, convex=1, generator=generator())
+    expected = 0.5 if raised else before
+    assert float(network.skip(X).var()) == pytest.approx(expected, abs=0.02)
+
+
 def test_what_is_behind_a_shut_gate_alone_is_refused():
     with pytest.raises(ValueError, match="reads is zero in every row, as behind a gate that is"):
         init_icnn_(ShutGate(skip=False), (normal(len(X), 2, seed=1), X), convex=1)
