@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -39,6 +39,7 @@ from convexinit.init import (
 from convexinit.layers import CONVOLUTIONS, ConvexLayer, Network, check_not_stacked
 from convexinit.networks import (
     MLP,
+    PICNN,
     activation_of,
     added_variance,
     counted_variance,
@@ -284,10 +285,37 @@ def _init_orthogonal_(
                 if layer.bias is None and bias.abs().max() > 0.1 * scale * math.sqrt(spread):
                     uncentred.append(name)
                 assign_parameters_(layer, weight, None if layer.bias is None else bias, name)
+    messages = []
+    if uncentred:
+        messages.append(
+            "the pre-activations of these layers have another mean than they should, as they have "
+            f"no bias: {', '.join(uncentred)}; build them with bias=True"
+        )
+    filled = {layer for part in parts for layer in part.values()}
+    if others := _other_layers(model, filled):
+        messages.append(
+            f"these layers stay as they are: {', '.join(others)}. What they add to others, as skip "
+            "connections do, is not counted; give a batch of inputs, init_icnn_(network, inputs), "
+            "on which it is"
+        )
+    return messages
+
+
+def _other_layers(network: nn.Module, filled: Collection[nn.Module]) -> list[str]:
+    """Names of affine layers that are neither filled nor in networks of which all is known."""
+    known = {
+        module
+        for part in network.modules()
+        if isinstance(part, (MLP, PICNN))
+        for module in part.modules()
+    }
     return [
-        f"the pre-activations of these layers have another mean than they should, as they have no "
-        f"bias: {', '.join(uncentred)}; build them with bias=True"
-    ] * bool(uncentred)
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, (nn.Linear, *CONVOLUTIONS))
+        and module not in filled
+        and module not in known
+    ]
 
 
 def _scale_skips_(network: nn.Module, skips: Iterable[nn.Module], variance: float) -> None:

@@ -341,6 +341,7 @@ def lazy_networks():
     ]
 
 
+@pytest.mark.filterwarnings("ignore:these layers stay as they are")
 @pytest.mark.parametrize("initialise", [init_icnn_, lambda model: lsuv_init_(model, batch())])
 def test_lazy_layers_are_refused_until_they_have_seen_a_batch(initialise):
     for index, model in lazy_networks():
