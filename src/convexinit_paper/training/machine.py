@@ -66,10 +66,11 @@ def prepare_process() -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """Name of the processor, and the number of threads that torch uses on a CPU."""
+    """Name of the processor; of a CPU also its instructions and the number of torch's threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads()} threads"
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return f"{_processor()} ({instructions}), {torch.get_num_threads()} threads"
 
 
 def _processor() -> str:
