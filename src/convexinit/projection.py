@@ -205,7 +205,8 @@ def _turned_by(
     for leaf in layer.call.leaves_of(product.weight):
         if id(leaf) not in names or id(leaf) in known or (layer.is_raw and leaf is layer.raw):
             continue
-        draws = 3 * torch.randn(leaf.shape, generator=torch.Generator().manual_seed(6)).to(leaf)
+        source = torch.Generator().manual_seed(6)
+        draws = 3 * torch.randn(leaf.shape, generator=source, device="cpu").to(leaf)
         if layer.is_raw:
             draws = draws.abs()
         try:

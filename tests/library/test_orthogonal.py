@@ -508,3 +508,9 @@ def test_skip_connections_train():
         init_icnn_(network, method="orthogonal", generator=generator(seed))
     _, losses = train(networks, steps=100)
     assert float(losses[-1].max()) < 0.5 * math.log(2)
+
+
+def test_plans_do_not_depend_on_the_default_device_of_torch():
+    expected = plan_layers("softplus", [2, 1], skips=[0.1, 0.2, 0.3])
+    with torch.device("meta"):
+        assert plan_layers("softplus", [2, 1], skips=[0.1, 0.2, 0.3]) == expected
