@@ -287,3 +287,16 @@ class Doubled(nn.Module):
 
     def forward(self, raw):
         return raw + raw.abs() * raw
+
+
+def test_data_in_place_of_weights_is_refused_and_stays():
+    network, inputs = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1)), batch(8, 2)
+    optimiser, before = torch.optim.SGD(network.parameters()), inputs.clone()
+    for weights in (inputs, (inputs, inputs)):
+        with pytest.raises(ValueError, match=r"give a .*batch of data with inputs="):
+            keep_convex(optimiser, network, weights)
+    assert torch.equal(inputs, before)
+    keep_convex(optimiser, network, weights=[network[2].weight.detach()[0]])
+    assert network[2].weight.min() == 0
+    with pytest.raises(ValueError, match=r"must be a torch\.optim\.Optimizer, got StepLR"):
+        keep_convex(torch.optim.lr_scheduler.StepLR(optimiser, 1), network, inputs=inputs)
