@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from convexinit.checks import check_integer
+from convexinit.checks import check_generator, check_integer
 from convexinit.curvature import curvature_of
 from convexinit.evaluation import Convex, Inputs
 from convexinit.finding import find
@@ -169,6 +169,7 @@ def is_convex(
         False
     """
     check_integer("pairs", pairs)
+    check_generator(generator)
     generator = Generator().manual_seed(0) if generator is None else generator
     weights, unknown, differentiates = None, "", False
     if isinstance(network, nn.Module):

@@ -83,6 +83,8 @@ def lsuv_init_(
     """
     check_module("model", model, takes_call=False)
     check_floating("inputs", inputs)
+    if not inputs.numel():
+        raise ValueError(f"inputs must have rows, got the shape {list(inputs.shape)}")
     variance, mean = check_number("variance", variance, 0.0), check_number("mean", mean)
     with unchanged_on_error(model):
         _scale_and_centre_(model, inputs, variance, mean, per_unit)
