@@ -43,8 +43,11 @@ def keep_convex(
     With several optimisers, call it once for each. A copy of an optimiser, or one that was
     unpickled, projects nothing, and parameters that replace others (``load_state_dict(...,
     assign=True)``) are not known: call it again. Loading states into the same optimiser and network
-    needs nothing. LBFGS evaluates the network within a step, where
-    it need not be convex.
+    needs nothing.
+
+    LBFGS evaluates the network within a step, where it need not be convex, and starts anew where a
+    step was projected, without the curvature that it has learnt: give weights a map instead
+    (:class:`convexinit.positivity.NonNegative`), with which it is far better.
 
     Args:
         optimizer: any, of all parameters of the network or of some.
@@ -104,10 +107,16 @@ def keep_convex(
             "the optimizer has no parameter of the network; give the one that trains it"
         )
 
+    remembers = isinstance(optimizer, torch.optim.LBFGS)
+
     def project(*_: Any) -> None:
+        before = [parameter.detach().clone() for parameter in trained if remembers]
         project_layers_(network)
         clamp_negative_([weight.detach() for weight in others])
         _project_written_(written)
+        # With the curvature between points that it did not choose, LBFGS diverges.
+        if remembers and not all(map(torch.equal, before, trained)):
+            optimizer.state.clear()
 
     with unchanged_on_error(network):
         project()
