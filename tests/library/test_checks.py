@@ -218,3 +218,15 @@ def test_parameters_that_are_spread_over_processes_are_refused():
         for function in (*of_inputs(network, X), lambda network=network: init_icnn_(network)):
             with pytest.raises(ValueError, match=r"spread over processes .* do this before"):
                 function()
+
+
+@pytest.mark.parametrize("inputs", [torch.randn(8, 4), X.double()[:, :2]])
+@pytest.mark.parametrize("function", [is_convex, lsuv_init_, check_signal])
+def test_inputs_that_do_not_fit_are_named(function, inputs):
+    with pytest.raises(ValueError, match="cannot be called with these inputs: "):
+        function(MLP([3, 4, 1]), inputs)
+
+
+def test_moments_of_inputs_are_no_tuples():
+    with pytest.raises(ValueError, match=r"must be a convexinit\.theory\.SignalMoments, got tuple"):
+        solve_init(10, inputs=(0.0, 1.0, 0.5))

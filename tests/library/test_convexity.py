@@ -396,3 +396,8 @@ def test_the_default_device_of_torch_is_for_the_network_alone():
     with torch.device("meta"):
         found = is_convex(network, inputs)
     assert (found.gap, found.curvature) == (expected.gap, expected.curvature)
+
+
+@pytest.mark.parametrize(("sign", "convex"), [(1, True), (-1, False)])
+def test_functions_of_numbers(sign, convex):
+    assert bool(is_convex(lambda x: sign * x.square(), torch.randn(50))) == convex
