@@ -11,7 +11,8 @@ from functools import cache
 from numbers import Real
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+from torch.utils.data import DataLoader
 
 T = TypeVar("T")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -91,10 +92,12 @@ makes one of an array or a list of numbers
     """
     if isinstance(value, Tensor):
         return value
-    raise ValueError(
-        f"{name} must be a tensor, got {type(value).__name__}; torch.as_tensor(..., "
-        "dtype=torch.float32) makes one of an array or a list of numbers"
-    )
+    remedy = "torch.as_tensor(..., dtype=torch.float32) makes one of an array or a list of numbers"
+    if isinstance(value, Mapping):
+        remedy = "give its tensors in a tuple, and with call= a function that puts them together"
+    elif isinstance(value, DataLoader):
+        remedy = "give what the network takes of one batch, next(iter(...))"
+    raise ValueError(f"{name} must be a tensor, got {type(value).__name__}; {remedy}")
 
 
 def check_module(name: str, value: object, takes_call: bool = True) -> None:
@@ -126,6 +129,15 @@ def check_floating(name: str, value: Tensor) -> Tensor:
         remedy = "" if value.is_complex() else f"; give {name}.float()"
         raise ValueError(f"{name} must be floating point, got {value.dtype}{remedy}")
     return value
+
+
+def check_generator(generator: Generator | None) -> None:
+    """Raise ValueError unless it is a source of randomness or None; a seed is none."""
+    if generator is not None and not isinstance(generator, Generator):
+        raise ValueError(
+            f"generator must be a torch.Generator, got {generator!r}; of a seed "
+            "torch.Generator().manual_seed(...) makes one"
+        )
 
 
 def check_unchanged(function: Callable[..., Any], arguments: dict[str, Any], reason: str) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from convexinit.checks import check_integer
+from convexinit.checks import check_generator, check_integer
 from convexinit.curvature import curvature_of
-from convexinit.evaluation import Convex, Inputs
+from convexinit.evaluation import Convex, Inputs, not_callable
 from convexinit.finding import find
 from convexinit.found import Found
 from convexinit.layers import check_not_stacked
@@ -156,8 +156,8 @@ def is_convex(
 
     Raises:
         ValueError: if an argument is out of range, the inputs have fewer than two different rows,
-            the network is a stack, or the function does not return finite values ``[rows]`` or
-            ``[rows, ...]`` (or these first in a tuple).
+            the network is a stack or cannot be called with them, or the function does not return
+            finite values ``[rows]`` or ``[rows, ...]`` (or these first in a tuple).
 
     Example:
         >>> from convexinit import MLP
@@ -169,6 +169,7 @@ def is_convex(
         False
     """
     check_integer("pairs", pairs)
+    check_generator(generator)
     generator = Generator().manual_seed(0) if generator is None else generator
     weights, unknown, differentiates = None, "", False
     if isinstance(network, nn.Module):
@@ -181,10 +182,15 @@ def is_convex(
             )
     with in_evaluation_mode(network), torch.enable_grad():
         function = Rows(network, call, inputs, convex)
-        curvature = curvature_of(function, generator)
-        first, second, rows = draw_pairs(function, curvature, pairs, generator)
-        gaps, scales = gaps_between(function, first, second, rows)
-        tolerances = rounding(function, first, second, rows, generator) * scales
+        try:
+            curvature = curvature_of(function, generator)
+            first, second, rows = draw_pairs(function, curvature, pairs, generator)
+            gaps, scales = gaps_between(function, first, second, rows)
+            tolerances = rounding(function, first, second, rows, generator) * scales
+        except (RuntimeError, TypeError, IndexError) as error:
+            if not isinstance(network, nn.Module):
+                raise
+            raise not_callable(network, function.inputs, error) from error
     # A gap of 0 beside a tolerance of 0 (of a function that is 0 everywhere) is none.
     excess = (gaps - tolerances) / scales.clamp_min(torch.finfo(torch.float64).tiny)
     worst, output = divmod(int(excess.argmax()), excess.shape[1])

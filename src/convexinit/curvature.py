@@ -43,7 +43,7 @@ def curvature_of(
         exact: dimensions up to which Hessians are computed.
         steps: dimensions of the spaces beyond that.
     """
-    rows = torch.randperm(len(function.points), generator=generator)[:count]
+    rows = torch.randperm(len(function.points), generator=generator, device="cpu")[:count]
     size = function.points.shape[1]
     # As many copies of a point as its Hessian has columns, which come at once then.
     copies = size if size <= exact else 1
@@ -51,9 +51,9 @@ def curvature_of(
     points = function.points[repeated].detach().requires_grad_()
     try:
         values = function(points, repeated)
-        outputs = torch.randint(values.shape[1], (len(rows),), generator=generator)
+        outputs = torch.randint(values.shape[1], (len(rows),), generator=generator, device="cpu")
         outputs = outputs.repeat_interleave(copies)
-        chosen = values[torch.arange(len(repeated)), outputs].sum()
+        chosen = values[torch.arange(len(repeated), device="cpu"), outputs].sum()
         (slope,) = torch.autograd.grad(chosen, points, create_graph=True)
         product = _hessian_product(slope, points)
         if copies == size:
@@ -84,7 +84,7 @@ def _krylov_space(
     images: list[Tensor] = []
     vector = torch.zeros_like(points, dtype=torch.float64)
     for _ in range(steps):
-        noise = torch.randn(points.shape, generator=generator, dtype=torch.float64)
+        noise = torch.randn(points.shape, generator=generator, dtype=torch.float64, device="cpu")
         noise, vector = _orthogonal_to(basis, torch.stack([noise.to(points.device), vector]))
         # In an invariant space there is nothing left; go on somewhere else.
         lost = vector.norm(dim=1) <= 1e-6

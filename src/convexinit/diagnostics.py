@@ -316,7 +316,7 @@ def _differentiated(
     if not _is_differentiable(output):
         return {}, {}
     source = torch.Generator().manual_seed(0)
-    signs = torch.randint(2, output.shape, generator=source) * 2.0 - 1.0
+    signs = torch.randint(2, output.shape, generator=source, device="cpu") * 2.0 - 1.0
     raws = {id(layer): layer.raw for layer in found.layers if layer.raw is not None}
     gradients = torch.autograd.grad(
         output,

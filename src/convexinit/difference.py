@@ -37,10 +37,17 @@ class ConvexDifference(nn.Module):
         self.minuend = minuend
         self.subtrahend = subtrahend
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Difference of what both networks make of ``inputs``, in the shape of their outputs."""
-        # Copies, because either network may begin with a layer that works in place.
-        return self.minuend(inputs.clone()) - self.subtrahend(inputs.clone())
+    def forward(self, inputs: Tensor, *context: Tensor) -> Tensor:
+        """Difference of what both networks make of ``inputs``, in the shape of their outputs.
+
+        Partially convex ones (:class:`~convexinit.PICNN`) take ``context`` too.
+        """
+        minuend, subtrahend = (
+            # Copies, because either network may begin with a layer that works in place.
+            part(*(argument.clone() for argument in (inputs, *context)))
+            for part in (self.minuend, self.subtrahend)
+        )
+        return minuend - subtrahend
 
 
 def parts_of(model: nn.Module) -> list[nn.Module]:

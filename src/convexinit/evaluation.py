@@ -34,6 +34,12 @@ def as_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
             check_tensor(f"inputs[{index}]", argument)
     else:
         arguments = (check_tensor("inputs", inputs),)
+    for argument in arguments:
+        if argument.is_meta or argument.layout is not torch.strided:
+            raise ValueError(
+                "inputs must be dense tensors with values, not sparse or on the device meta; "
+                "to_dense() makes one of a sparse tensor"
+            )
     if not arguments:
         raise ValueError("inputs must be a tensor or a tuple of tensors, as the network takes them")
     if min(argument.ndim for argument in arguments) == 0:
@@ -50,6 +56,8 @@ def convex_columns(convex: Convex, arguments: tuple[Tensor, ...]) -> dict[int, A
     """The columns in which a network is convex, by argument; ``...`` for all of them."""
     if isinstance(convex, int):
         convex = (convex,)
+    if not isinstance(convex, (Mapping, Sequence)):
+        raise ValueError(f"convex must be an index, several, or a dictionary; got {convex!r}")
     columns = dict(convex) if isinstance(convex, Mapping) else dict.fromkeys(convex, ...)
     for index in columns:
         if index not in range(len(arguments)):
@@ -62,6 +70,15 @@ def convex_columns(convex: Convex, arguments: tuple[Tensor, ...]) -> dict[int, A
             raise ValueError(
                 f"{name} must be floating point, got {arguments[index].dtype}, as the network is "
                 f"to be convex in it: give {name}.float(), or name another argument with convex="
+            )
+        try:
+            size = arguments[index][..., columns[index]].numel()
+        except (IndexError, TypeError):
+            size = 0
+        if not size:
+            raise ValueError(
+                f"convex names no columns of argument {index}, which has the shape "
+                f"{list(arguments[index].shape)}; got {columns[index]!r}"
             )
     if not columns:
         raise ValueError("convex must name at least one argument")
@@ -115,6 +132,9 @@ def not_callable(network: nn.Module, arguments: Sequence[Tensor], problem: Excep
     if len(known) == 1 and (others := given - known):
         hint = f" (its parameters are {known.pop()}, the inputs {others.pop()}: convert either)"
     if isinstance(problem, TypeError) and "argument" in str(problem):
+        if len(arguments) > 1:
+            hint += f" (inputs are {len(arguments)} tensors: give those that it takes alone, of a "
+            hint += "batch of data without its targets)"
         hint += " (arguments that are no tensors, or have names, are given with call=, as in "
         hint += "call=lambda network, x: network(x, scale=2.0))"
     return ValueError(f"the network cannot be called with these inputs: {problem}{hint}")
@@ -165,7 +185,7 @@ class Snapshot:
             module._buffers.clear()
             module._buffers.update(buffers)
         for tensor, value, requires_grad in self._tensors:
-            if tensor.is_leaf:
+            if tensor.is_leaf and tensor.requires_grad != requires_grad:
                 tensor.requires_grad_(requires_grad)
             if id(tensor) not in numbers and not torch.equal(tensor, value):
                 tensor.copy_(value)

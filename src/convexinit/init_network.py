@@ -18,6 +18,7 @@ from convexinit.assignment import assign_, is_close, unchanged_on_error
 from convexinit.checks import (
     check_choice,
     check_function,
+    check_generator,
     check_module,
     check_number,
     check_unchanged,
@@ -148,6 +149,7 @@ def init_icnn_(
     """
     # Whatever is wrong raises here, before anything is filled.
     check_module("model", model)
+    check_generator(generator)
     check_choice("method", method, dict.fromkeys(("moments", "orthogonal")))
     if inputs is not None:
         check_not_stacked(model, _BEFORE)

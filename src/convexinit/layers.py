@@ -349,6 +349,21 @@ def is_stacked(layer: nn.Module) -> bool:
 
 
 def check_not_stacked(network: nn.Module, remedy: str) -> None:
-    """Raise ValueError for a stack of networks, with what to do instead."""
+    """Raise ValueError for a stack of networks, with what to do instead, or for parts of one."""
+    if any(map(_is_sharded, network.modules())):
+        raise ValueError(
+            "the parameters of the network are spread over processes (FSDP, tensor parallelism), "
+            "and no process has all of them; do this before that. keep_convex(optimizer, network) "
+            "without inputs, or with weights=[...], works afterwards too"
+        )
     if any(map(is_stacked, network.modules())):
         raise ValueError(f"layers cannot be found in a stack of networks; {remedy}")
+
+
+def _is_sharded(module: nn.Module) -> bool:
+    """Whether a process has a part of the parameters of a module: distributed, or flat, tensors."""
+    if any(hasattr(parameter, "to_local") for parameter in module.parameters(recurse=False)):
+        return True
+    if not isinstance(module, (nn.Linear, *CONVOLUTIONS)) or is_lazy(module.weight):
+        return False
+    return module.weight.ndim == 1

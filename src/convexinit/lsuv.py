@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from convexinit.assignment import unchanged_on_error
-from convexinit.checks import check_floating, check_module, check_number
+from convexinit.checks import check_floating, check_module, check_number, check_tensor
+from convexinit.evaluation import Inputs, not_callable
 from convexinit.init_network import (
     CONVOLUTIONS,
     assign_parameters_,
@@ -21,7 +23,7 @@ from convexinit.layers import ConvexLayer, Network
 @torch.no_grad()
 def lsuv_init_(
     model: Network,
-    inputs: Tensor,
+    inputs: Inputs,
     variance: float = 1.0,
     mean: float = 0.0,
     per_unit: bool = False,
@@ -60,7 +62,8 @@ def lsuv_init_(
     Args:
         model: network with non-negative weights in its convex layers; not a stack of networks. It
             is run in its mode: call ``model.eval()`` before if dropout is not to count.
-        inputs: batch that ``model`` can be called with; its first dimension is the samples.
+        inputs: batch that ``model`` can be called with, a tensor or a tuple of tensors; its first
+            dimension is the samples.
         variance: target variance of the pre-activations, greater than 0.
         mean: target mean of the pre-activations. A layer without bias is scaled alone.
         per_unit: whether every unit (channel of a convolution) gets a shift of its own.
@@ -71,8 +74,8 @@ def lsuv_init_(
     Raises:
         ValueError: if an argument is out of range or of another type, the network has no convex
             layer or stacked or negative weights, or ones that are computed or do not exist yet, or
-            the pre-activations of a layer do not vary or are not finite; the network is unchanged
-            then.
+            the pre-activations of a layer do not vary or are not finite, or the network cannot be
+            called with ``inputs``; it is unchanged then.
 
     Example:
         >>> from convexinit import MLP
@@ -82,15 +85,18 @@ def lsuv_init_(
         1.0
     """
     check_module("model", model, takes_call=False)
-    check_floating("inputs", inputs)
+    arguments = inputs if isinstance(inputs, tuple) else (check_floating("inputs", inputs),)
+    for index, argument in enumerate(arguments):
+        if not check_tensor(f"inputs[{index}]", argument).numel():
+            raise ValueError(f"inputs must have rows, got the shape {list(argument.shape)}")
     variance, mean = check_number("variance", variance, 0.0), check_number("mean", mean)
     with unchanged_on_error(model):
-        _scale_and_centre_(model, inputs, variance, mean, per_unit)
+        _scale_and_centre_(model, arguments, variance, mean, per_unit)
     return model
 
 
 def _scale_and_centre_(
-    model: nn.Module, inputs: Tensor, variance: float, mean: float, per_unit: bool
+    model: nn.Module, inputs: Sequence[Tensor], variance: float, mean: float, per_unit: bool
 ) -> None:
     """:func:`lsuv_init_`, which may leave a part of the network changed when it raises."""
     layers = initialised_layers(model)
@@ -113,7 +119,9 @@ def _scale_and_centre_(
 
     handles = [layer.register_forward_hook(correct) for layer in layers.values()]
     try:
-        model(inputs.clone())  # a clone, because it may work in place
+        model(*(argument.clone() for argument in inputs))  # clones, as it may work in place
+    except RuntimeError as error:
+        raise not_callable(model, inputs, error) from error
     finally:
         for handle in handles:
             handle.remove()

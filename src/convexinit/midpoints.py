@@ -21,14 +21,14 @@ Pairs = tuple[Tensor, Tensor, Tensor]  # both ends [pairs, dimensions], and rows
 
 def _far_pairs(function: Rows, count: int, generator: Generator) -> Pairs:
     """Two rows, with the other arguments of the first."""
-    rows = torch.randint(len(function.points), (2, count), generator=generator)
+    rows = torch.randint(len(function.points), (2, count), generator=generator, device="cpu")
     return function.points[rows[0]], function.points[rows[1]], rows[0]
 
 
 def _close_pairs(function: Rows, count: int, generator: Generator) -> Pairs:
     """Points on either side of a row."""
-    rows = torch.randint(len(function.points), (count,), generator=generator)
-    exponents = torch.rand(count, 1, generator=generator, dtype=torch.float64)
+    rows = torch.randint(len(function.points), (count,), generator=generator, device="cpu")
+    exponents = torch.rand(count, 1, generator=generator, dtype=torch.float64, device="cpu")
     step = 0.5 * 0.002**exponents * _gaussian(function, count, generator)
     return *_either_side(function.points[rows], step), rows
 
@@ -75,7 +75,7 @@ def on_lines(
     """
     distances = ((function.points - function.points.mean(0)) / function.spread).norm(dim=1)
     rows = distances.topk(min(_LINES, len(distances))).indices.cpu()
-    others = torch.randint(len(distances), rows.shape, generator=generator)
+    others = torch.randint(len(distances), rows.shape, generator=generator, device="cpu")
     shares = torch.linspace(0, 1, _POINTS_ON_LINE, dtype=torch.float64, device=distances.device)
     first, second = function.points[rows], function.points[others]
     lines = first + shares[:, None, None] * (second - first)
@@ -106,7 +106,7 @@ def _triples(lines: int, pairs: int) -> Tensor:
 def _gaussian(function: Rows, count: int, generator: Generator) -> Tensor:
     """``[count, dimensions]`` steps with the spread of the inputs."""
     size = (count, function.points.shape[1])
-    noise = torch.randn(size, generator=generator, dtype=torch.float64)
+    noise = torch.randn(size, generator=generator, dtype=torch.float64, device="cpu")
     return noise.to(function.spread.device) * function.spread
 
 
@@ -149,11 +149,12 @@ def rounding(
     shows, around the points that the pairs are made of.
     """
     centres = torch.stack([first, second, (first + second) / 2])
-    choice = torch.randint(3, (len(rows),), generator=generator)
-    centres = centres[choice, torch.arange(len(rows))]
+    choice = torch.randint(3, (len(rows),), generator=generator, device="cpu")
+    centres = centres[choice, torch.arange(len(rows), device="cpu")]
     precision = torch.finfo(centres.dtype).eps
     # From the last digit on, to where a curvature of 1 moves values by less than the last digit.
-    exponents = 1 - torch.rand(len(rows), 1, generator=generator, dtype=torch.float64) / 3
+    drawn = torch.rand(len(rows), 1, generator=generator, dtype=torch.float64, device="cpu")
+    exponents = 1 - drawn / 3
     step = precision ** exponents.to(centres.device) * (
         _gaussian(function, len(rows), generator) + centres.abs()
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from convexinit.activations import Activation, check_convex_activation, resolve_activation
 from convexinit.dropout import Dropout
-from convexinit.layers import Conv2d, ConvexConv2d, ConvexLinear, Linear
+from convexinit.layers import Conv2d, ConvexConv2d, ConvexLayer, ConvexLinear, Linear
 from convexinit.positivity import Positivity
 
 
@@ -188,18 +188,39 @@ class PICNN(nn.Module):
 
 
 def skips_of(network: nn.Module) -> dict[nn.Module, nn.Module]:
-    """Skip connections of the networks of these classes that it is or holds, by layer beside."""
+    """Skip connections of the networks of these classes that it is or holds, by layer beside.
+
+    Only linear ones: of what else took their place nothing is known. Layers that a subclass added
+    have none.
+    """
     return {
         layer: skip
         for module in network.modules()
         if isinstance(module, (MLP, PICNN))
-        for layer, skip in zip(module.layers[1:], module.skips, strict=bool(module.skips))
+        for layer, skip in zip(module.layers[1:], module.skips, strict=False)
+        if isinstance(skip, nn.Linear)
     }
 
 
 def added_variance(skip: nn.Module) -> float:
-    """Variance of what a skip connection makes of independent inputs of variance 1."""
-    return float(skip.get_parameter("weight").detach().double().square().sum(-1).mean())
+    """Variance of what a skip connection makes of independent inputs of variance 1.
+
+    Raises:
+        ValueError: if it has no weights yet, or some that are not finite.
+    """
+    weight = cast("Tensor", skip.weight)  # a parametrization may compute it
+    if weight.is_meta:
+        raise ValueError(
+            "a skip connection has no weights yet; move the network from the device meta, and "
+            "give it weights, before"
+        )
+    variance = float(weight.detach().double().square().sum(-1).mean())
+    if not math.isfinite(variance):
+        raise ValueError(
+            "a skip connection has weights that are not finite; give it others, as "
+            "reset_parameters() of each of the modules in its network's skips does"
+        )
+    return variance
 
 
 def counted_variance(skip: nn.Module | None, variance: float) -> float:
@@ -317,6 +338,10 @@ def _last(signals: Iterator[Tensor]) -> Tensor:
 
 
 def activation_of(network: nn.Module) -> Activation:
-    """That of the first network of this module that a network is or holds, ReLU without one."""
-    own = (part.activation for part in network.modules() if isinstance(part, (MLP, CNN, PICNN)))
-    return next(own, "relu")
+    """That of the first network of this module that a network is or holds, ReLU without one.
+
+    Convex ones come first: what is not convex may have another, as a network before them.
+    """
+    own = [part for part in network.modules() if isinstance(part, (MLP, CNN, PICNN))]
+    convex = [part for part in own if any(isinstance(m, ConvexLayer) for m in part.modules())]
+    return next((part.activation for part in [*convex, *own]), "relu")

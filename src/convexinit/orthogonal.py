@@ -346,7 +346,7 @@ def _follow(
     source = Generator().manual_seed(0)
 
     def shuffled(values: Tensor) -> Tensor:
-        return values[torch.randperm(len(values), generator=source)]
+        return values[torch.randperm(len(values), generator=source, device="cpu")]
 
     def centred(skip: float) -> tuple[float, float]:
         scale = math.sqrt(variance - skip) / math.sqrt(variances[-1])

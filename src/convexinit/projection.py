@@ -40,8 +40,14 @@ def keep_convex(
     forward pass, as in softplus(w), need nothing and stay as they are. Those of a parametrization
     with a ``right_inverse``, such as ``weight_norm``, are projected through it.
 
-    With several optimisers, call it once for each. LBFGS evaluates the network within a step, where
-    it need not be convex.
+    With several optimisers, call it once for each. A copy of an optimiser, or one that was
+    unpickled, projects nothing, and parameters that replace others (``load_state_dict(...,
+    assign=True)``) are not known: call it again. Loading states into the same optimiser and network
+    needs nothing.
+
+    LBFGS evaluates the network within a step, where it need not be convex, and starts anew where a
+    step was projected, without the curvature that it has learnt: give weights a map instead
+    (:class:`convexinit.positivity.NonNegative`), with which it is far better.
 
     Args:
         optimizer: any, of all parameters of the network or of some.
@@ -59,9 +65,9 @@ def keep_convex(
 
     Raises:
         ValueError: if there is nothing to keep convex, or the optimiser has no parameter of the
-            network; if one of ``weights`` is computed, or a weight that was found is computed and
-            can be negative; if a parameter acts on the convex path in a way that cannot be
-            followed; if ``inputs`` do not fit; or as :func:`~convexinit.project_`.
+            network; if one of ``weights`` is computed or no parameter, or a weight that was found
+            is computed and can be negative; if a parameter acts on the convex path in a way that
+            cannot be followed; if ``inputs`` do not fit; or as :func:`~convexinit.project_`.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 1))
@@ -73,10 +79,13 @@ def keep_convex(
         True
     """
     check_module("network", network)
-    others = list(weights)
+    if not hasattr(optimizer, "register_step_post_hook"):
+        raise ValueError(
+            f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}"
+        )
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    others = _named_weights(weights, [*network.parameters(), *trained])
     written: dict[str, WeightMap] = {}
-    for index, weight in enumerate(others):
-        check_fillable(f"weights[{index}]", weight)
     of_library = {
         id(parameter): parameter
         for module in network.modules()
@@ -93,16 +102,21 @@ def keep_convex(
             "weights are found, or name the parameters that must not be negative: weights=[...]"
         )
 
-    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    if trained.isdisjoint(map(id, [*network.parameters(), *others])):
+    if set(map(id, trained)).isdisjoint(map(id, [*network.parameters(), *others])):
         raise ValueError(
             "the optimizer has no parameter of the network; give the one that trains it"
         )
 
+    remembers = isinstance(optimizer, torch.optim.LBFGS)
+
     def project(*_: Any) -> None:
+        before = [parameter.detach().clone() for parameter in trained if remembers]
         project_layers_(network)
         clamp_negative_([weight.detach() for weight in others])
         _project_written_(written)
+        # With the curvature between points that it did not choose, LBFGS diverges.
+        if remembers and not all(map(torch.equal, before, trained)):
+            optimizer.state.clear()
 
     with unchanged_on_error(network):
         project()
@@ -119,6 +133,31 @@ def keep_convex(
         for message in messages:
             warnings.warn(message, stacklevel=2)
     return handle
+
+
+def _named_weights(weights: Iterable[Tensor], parameters: Iterable[Tensor]) -> list[Tensor]:
+    """The argument ``weights`` of :func:`keep_convex`, in which negative numbers are lost.
+
+    Raises:
+        ValueError: if one of them is no parameter, nor a part of one of these, as a batch of data.
+    """
+    if isinstance(weights, Tensor):
+        raise ValueError(
+            "weights must be a list of parameters, got a tensor; give a parameter with "
+            "weights=[...], and a batch of data with inputs="
+        )
+    named = list(weights)
+    for index, weight in enumerate(named):
+        check_fillable(f"weights[{index}]", weight)
+        if isinstance(weight, nn.Parameter) or weight.requires_grad:
+            continue
+        places = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+        if weight.untyped_storage().data_ptr() not in places:
+            raise ValueError(
+                f"weights[{index}] is no parameter of the network or the optimizer; give a batch "
+                "of data with inputs="
+            )
+    return named
 
 
 def _raw_weights(
@@ -205,7 +244,8 @@ def _turned_by(
     for leaf in layer.call.leaves_of(product.weight):
         if id(leaf) not in names or id(leaf) in known or (layer.is_raw and leaf is layer.raw):
             continue
-        draws = 3 * torch.randn(leaf.shape, generator=torch.Generator().manual_seed(6)).to(leaf)
+        source = torch.Generator().manual_seed(6)
+        draws = 3 * torch.randn(leaf.shape, generator=source, device="cpu").to(leaf)
         if layer.is_raw:
             draws = draws.abs()
         try:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from convexinit.layers import Network
+from convexinit.layers import Network, is_stacked
 
 
 def stack_networks(networks: Sequence[Network]) -> Network:
@@ -30,7 +30,8 @@ def stack_networks(networks: Sequence[Network]) -> Network:
     Raises:
         ValueError: for an empty sequence; for networks that differ in structure, options (map of
             the weights, activation, mode, ...), buffers or data type, with the first difference;
-            for weights that are computed (``torch.nn.utils.parametrize``) or do not exist yet.
+            for weights that are computed (``torch.nn.utils.parametrize``) or do not exist yet; for
+            layers of torch with parameters.
 
     Example:
         >>> from convexinit import MLP
@@ -52,7 +53,13 @@ def stack_networks(networks: Sequence[Network]) -> Network:
 
 
 def unstack_network(stacked: Network, index: int) -> Network:
-    """Copy of network ``index`` out of a stack made by :func:`stack_networks`."""
+    """Copy of network ``index`` out of a stack made by :func:`stack_networks`.
+
+    Raises:
+        ValueError: for a network that is no stack.
+    """
+    if not any(map(is_stacked, stacked.modules())):
+        raise ValueError("the network is no stack; make one with stack_networks")
     return _with_parameters(stacked, lambda name: stacked.get_parameter(name)[index].clone())
 
 
@@ -87,6 +94,12 @@ def _check_parameters(network: nn.Module) -> None:
         if any(is_lazy(parameter) for parameter in module.parameters(recurse=False)):
             raise ValueError(
                 f"the weights of {where} do not exist yet; run a batch through the network first"
+            )
+        # Whatever users wrote may compute many networks at once.
+        if module._parameters and type(module).__module__.startswith("torch.nn."):
+            raise ValueError(
+                f"{where} is a layer of torch, which computes one network alone; take those of "
+                "convexinit: layers.Linear, layers.Conv2d, ConvexLinear, ConvexConv2d"
             )
 
 

@@ -194,6 +194,10 @@ def solve_init(
     if inputs is None:
         phi = activation_moments(activation, mean=mean, variance=variance, correlation=rho)
     else:
+        if not isinstance(inputs, SignalMoments):
+            raise ValueError(
+                f"inputs must be a convexinit.theory.SignalMoments, got {type(inputs).__name__}"
+            )
         check_number("variance of the inputs", inputs.variance, 0.0)
         phi = activation_moments(
             activation,

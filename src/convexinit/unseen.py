@@ -113,9 +113,9 @@ def _unseen(trace: Trace, call: Call, operand: Tensor, leaf: Tensor, name: str) 
         return None
     curved = [t for t in moving if trace.dependence(t) == Dependence.CURVED]
     source = torch.Generator().manual_seed(4)
-    draws = (torch.rand(leaf.shape, generator=source) / 2 + 0.25).to(leaf)
+    draws = (torch.rand(leaf.shape, generator=source, device="cpu") / 2 + 0.25).to(leaf)
     draws /= max(1, leaf[:1].numel() if leaf.ndim > 1 else 1) ** 0.5
-    signs = torch.randint(2, leaf.shape, generator=source).to(leaf) * 2 - 1
+    signs = torch.randint(2, leaf.shape, generator=source, device="cpu").to(leaf) * 2 - 1
     try:
         operands = [call.recompute(operand, leaf, draws * sign) for sign in (1, -1, signs)]
     except (RuntimeError, TypeError):
@@ -161,8 +161,8 @@ def _sums(result: Callable[[Tensor], Tensor | None], values: Tensor) -> bool:
     """Whether an entry of a result depends on several entries of an operand."""
     if values.numel() == 1:
         return False
-    chosen = torch.rand(values.shape, generator=torch.Generator().manual_seed(5)) < 0.5
-    chosen = chosen.to(values.device)
+    source = torch.Generator().manual_seed(5)
+    chosen = (torch.rand(values.shape, generator=source, device="cpu") < 0.5).to(values.device)
     before = result(values)
     ones, others = result(values + chosen.to(values)), result(values + (~chosen).to(values))
     if before is None or ones is None or others is None:

@@ -19,6 +19,7 @@ from convexinit import (
     keep_convex,
     lognormal_init_,
     lsuv_init_,
+    parameter_groups,
     solve_init,
 )
 from convexinit.checks import check_choice, check_function, check_integer, check_number
@@ -146,3 +147,86 @@ def test_inputs_of_another_precision_than_the_network_are_named():
         ValueError, match=r"parameters are torch\.float32, the inputs torch\.float64"
     ):
         init_icnn_(MLP([3, 4, 1]), torch.randn(8, 3, dtype=torch.float64))
+
+
+def of_inputs(network, inputs, **options):
+    """Every function that takes inputs in the same way."""
+    yield lambda: init_icnn_(network, inputs, **options)
+    yield lambda: check_signal(network, inputs, **options)
+    yield lambda: is_convex(network, inputs, **options)
+    yield lambda: parameter_groups(network, 1e-3, inputs, **options)
+    optimiser = torch.optim.SGD(network.parameters())
+    yield lambda: keep_convex(optimiser, network, inputs=inputs, **options)
+
+
+X = torch.randn(8, 3)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"x": X}, "got dict; give its tensors in a tuple"),
+        (torch.utils.data.DataLoader(X), "got DataLoader; give .* of one batch"),
+        (X.to("meta"), "dense tensors with values"),
+        (X.to_sparse(), "dense tensors with values"),
+    ],
+)
+def test_what_holds_no_batch_is_refused(inputs, message):
+    for function in of_inputs(MLP([3, 4, 1]), inputs):
+        with pytest.raises(ValueError, match=message):
+            function()
+
+
+@pytest.mark.parametrize("columns", [[9], [], slice(9, None), "x"])
+def test_columns_that_are_none_are_refused(columns):
+    for function in of_inputs(MLP([3, 4, 1]), X, convex={0: columns}):
+        with pytest.raises(ValueError, match="convex names no columns of argument 0"):
+            function()
+
+
+def test_batches_with_targets_are_named():
+    with pytest.raises(ValueError, match=r"inputs are 2 tensors: .*without its targets"):
+        init_icnn_(MLP([3, 4, 1]), [X, X])
+    with pytest.raises(ValueError, match="convex must be an index"):
+        init_icnn_(MLP([3, 4, 1]), X, convex=0.0)
+
+
+def test_seeds_are_no_generators():
+    for options in ({"inputs": X}, {}, {"method": "moments"}):
+        with pytest.raises(ValueError, match=r"generator must be .* got 0; .*manual_seed"):
+            init_icnn_(MLP([3, 4, 1]), generator=0, **options)
+    with pytest.raises(ValueError, match="generator must be"):
+        is_convex(MLP([3, 4, 1]), X, generator=0)
+
+
+def test_inputs_without_rows_are_refused():
+    with pytest.raises(ValueError, match="inputs must have rows"):
+        lsuv_init_(MLP([3, 4, 1]), X[:0])
+
+
+def test_networks_of_the_inference_mode_are_tested():
+    with torch.inference_mode():
+        network = MLP([3, 4, 1])
+    assert is_convex(network, X)
+
+
+def test_parameters_that_are_spread_over_processes_are_refused():
+    distributed, flat = MLP([3, 4, 1]), MLP([3, 4, 1])
+    distributed.layers[1].weight.to_local = lambda: None  # what a DTensor has
+    flat.layers[1].weight = nn.Parameter(torch.ones(2))
+    for network in (distributed, flat):
+        for function in (*of_inputs(network, X), lambda network=network: init_icnn_(network)):
+            with pytest.raises(ValueError, match=r"spread over processes .* do this before"):
+                function()
+
+
+@pytest.mark.parametrize("inputs", [torch.randn(8, 4), X.double()[:, :2]])
+@pytest.mark.parametrize("function", [is_convex, lsuv_init_, check_signal])
+def test_inputs_that_do_not_fit_are_named(function, inputs):
+    with pytest.raises(ValueError, match="cannot be called with these inputs: "):
+        function(MLP([3, 4, 1]), inputs)
+
+
+def test_moments_of_inputs_are_no_tuples():
+    with pytest.raises(ValueError, match=r"must be a convexinit\.theory\.SignalMoments, got tuple"):
+        solve_init(10, inputs=(0.0, 1.0, 0.5))

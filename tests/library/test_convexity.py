@@ -388,3 +388,16 @@ def test_a_network_that_returns_a_gradient_is_told_what_to_name():
     report = is_convex(network, x, call=lambda network, x: network.potential(x))
     assert report
     assert "call=" not in str(report)
+
+
+def test_the_default_device_of_torch_is_for_the_network_alone():
+    network, inputs = MLP([3, 30, 1], "softplus"), torch.randn(40, 3, generator=generator())
+    expected = is_convex(network, inputs)
+    with torch.device("meta"):
+        found = is_convex(network, inputs)
+    assert (found.gap, found.curvature) == (expected.gap, expected.curvature)
+
+
+@pytest.mark.parametrize(("sign", "convex"), [(1, True), (-1, False)])
+def test_functions_of_numbers(sign, convex):
+    assert bool(is_convex(lambda x: sign * x.square(), torch.randn(50))) == convex

@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from convexinit import MLP, ConvexDifference, init_icnn_, project_
+from convexinit import (
+    MLP,
+    PICNN,
+    ConvexDifference,
+    check_signal,
+    init_icnn_,
+    parameter_groups,
+    project_,
+)
 from support.networks import convexity_gap, generator, unchanged
 
 
@@ -72,3 +80,13 @@ def test_a_part_without_convex_layers_is_refused_before_anything_changes():
     network = ConvexDifference(MLP([3, 4, 1]), nn.Linear(3, 1))
     with unchanged(network), pytest.raises(ValueError, match="no convex layer"):
         init_icnn_(network)
+
+
+def test_differences_of_partially_convex_networks():
+    network = ConvexDifference(*(PICNN([3, 8, 8, 8, 1], context=2) for _ in range(2)))
+    inputs = torch.randn(64, 3, generator=generator()), torch.randn(64, 2, generator=generator(1))
+    init_icnn_(network, inputs)
+    difference = network.minuend(*inputs) - network.subtrahend(*inputs)
+    assert torch.equal(network(*inputs), difference)
+    assert check_signal(network, inputs).healthy
+    assert len(parameter_groups(network, 1e-3, inputs)) > 1

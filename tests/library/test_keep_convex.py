@@ -9,7 +9,15 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
-from convexinit import CNN, MLP, ConvexDifference, ConvexLinear, keep_convex, project_
+from convexinit import (
+    CNN,
+    MLP,
+    ConvexDifference,
+    ConvexLinear,
+    init_icnn_,
+    keep_convex,
+    project_,
+)
 from convexinit.stacking import stack_networks
 from support.foreign_networks import FOREIGN
 from support.networks import convex_weights, generator, randomised, unchanged
@@ -287,3 +295,39 @@ class Doubled(nn.Module):
 
     def forward(self, raw):
         return raw + raw.abs() * raw
+
+
+def test_data_in_place_of_weights_is_refused_and_stays():
+    network, inputs = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1)), batch(8, 2)
+    optimiser, before = torch.optim.SGD(network.parameters()), inputs.clone()
+    for weights in (inputs, (inputs, inputs)):
+        with pytest.raises(ValueError, match=r"give a .*batch of data with inputs="):
+            keep_convex(optimiser, network, weights)
+    assert torch.equal(inputs, before)
+    keep_convex(optimiser, network, weights=[network[2].weight.detach()[0]])
+    assert network[2].weight.min() == 0
+    with pytest.raises(ValueError, match=r"must be a torch\.optim\.Optimizer, got StepLR"):
+        keep_convex(torch.optim.lr_scheduler.StepLR(optimiser, 1), network, inputs=inputs)
+
+
+def test_lbfgs_does_not_diverge():
+    torch.manual_seed(0)
+    inputs = batch(128, 6)
+    network = init_icnn_(MLP([6, 32, 32, 32, 1], skip=True), inputs)
+    optimiser = torch.optim.LBFGS(network.parameters(), lr=0.1)
+    keep_convex(optimiser, network)
+
+    def loss():
+        optimiser.zero_grad()
+        value = (network(inputs) - inputs.abs().sum(1, keepdim=True)).square().mean()
+        value.backward()
+        return value
+
+    losses = [float(optimiser.step(loss).detach()) for _ in range(20)]
+    assert max(losses[10:]) < 0.1 * losses[0]
+    with torch.no_grad():
+        for weight in convex_weights(network):
+            weight.fill_(1.0)
+    optimiser.param_groups[0]["lr"] = 0.0
+    optimiser.step(loss)
+    assert optimiser.state  # which stays where nothing was projected

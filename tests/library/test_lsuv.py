@@ -12,6 +12,7 @@ from torch import nn
 from convexinit import (
     CNN,
     MLP,
+    PICNN,
     ConvexDifference,
     ConvexLinear,
     init_icnn_,
@@ -254,3 +255,12 @@ def test_refused_networks():
     nn.init.normal_(network.layers[1].weight)
     with pytest.raises(ValueError, match=r"layers\.1 has negative weights; call .*project_"):
         lsuv_init_(network, inputs)
+
+
+def test_networks_of_several_inputs():
+    network = PICNN([6, 16, 16, 1], context=3)
+    for layer in (*network.skips, *network.context_shifts):
+        nn.init.zeros_(layer.weight)
+    inputs = torch.randn(256, 6, generator=generator()), torch.randn(256, 3)
+    outputs = lsuv_init_(network, inputs)(*inputs)
+    assert float(outputs.var(correction=0)) == pytest.approx(1.0, rel=1e-3)

@@ -418,6 +418,14 @@ def test_computed_and_lazy_weights_are_not_stacked():
         stack_networks([lazy, lazy])
 
 
+def test_layers_of_torch_are_not_stacked_and_one_network_is_no_stack():
+    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), ConvexLinear(4, 1))
+    with pytest.raises(ValueError, match=r"0 \(Linear\) is a layer of torch, .*layers\.Linear"):
+        stack_networks([network, network])
+    with pytest.raises(ValueError, match="is no stack"):
+        unstack_network(network, 0)
+
+
 @pytest.mark.parametrize("widths", [[3], [], [3, 0, 1], [3, -1]])
 def test_impossible_widths_are_refused(widths):
     with pytest.raises(ValueError, match="widths"):

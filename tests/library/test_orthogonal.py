@@ -1,5 +1,6 @@
 """Non-negative orthogonal weights, and networks of any depth that start with them."""
 
+import copy
 import math
 
 import pytest
@@ -508,3 +509,47 @@ def test_skip_connections_train():
         init_icnn_(network, method="orthogonal", generator=generator(seed))
     _, losses = train(networks, steps=100)
     assert float(losses[-1].max()) < 0.5 * math.log(2)
+
+
+def test_plans_do_not_depend_on_the_default_device_of_torch():
+    expected = plan_layers("softplus", [2, 1], skips=[0.1, 0.2, 0.3])
+    with torch.device("meta"):
+        assert plan_layers("softplus", [2, 1], skips=[0.1, 0.2, 0.3]) == expected
+
+
+def test_skip_connections_that_compute_their_weights_are_scaled_through_them():
+    network = MLP([8, 32, 32, 1], skip=True)
+    nn.utils.parametrizations.weight_norm(network.skips[0])
+    nn.init.constant_(network.skips[0].parametrizations.weight.original0, 5.0)
+    init_icnn_(network, generator=generator())
+    assert float(network.skips[0].weight.square().sum(1).mean()) == pytest.approx(0.5)
+    assert parameter_groups(network, lr=1e-3)
+
+
+def test_what_took_the_place_of_a_skip_connection_is_not_counted():
+    networks = [MLP([8, 8, 8, 8], "softplus", skip=True) for _ in range(2)]
+    networks[0].skips[0] = nn.Identity()
+    nn.init.zeros_(networks[1].skips[0].weight)
+    del networks[0].skips[1], networks[1].skips[1]
+    plain, zero = (init_icnn_(n, generator=generator()).layers.parameters() for n in networks)
+    assert all(map(torch.equal, plain, zero))
+    assert parameter_groups(networks[0], lr=1e-3)
+
+
+def test_skip_connections_without_finite_weights_are_refused():
+    network = MLP([8, 32, 1], skip=True)
+    nn.init.constant_(network.skips[0].weight, math.nan)
+    for function in (init_icnn_, lambda network: parameter_groups(network, lr=1e-3)):
+        with pytest.raises(ValueError, match="not finite; give it others"):
+            function(network)
+        with pytest.raises(ValueError, match=r"not exist yet|no weights yet"):
+            function(MLP([8, 32, 1], skip=True).to("meta"))
+
+
+def test_the_activation_is_that_of_the_convex_network():
+    before = MLP([8, 32, 32], torch.tanh, convex=False)
+    network = nn.Sequential(before, MLP([32, 32, 32, 1], "softplus"))
+    first, second = copy.deepcopy(network), copy.deepcopy(network)
+    init_icnn_(first, generator=generator())
+    init_icnn_(second, activation="softplus", generator=generator())
+    assert all(map(torch.equal, first.parameters(), second.parameters()))
