@@ -63,7 +63,7 @@ def fill_network_(
     random_state = torch.get_rng_state()
     state = None if generator is None else generator.get_state()
     if generator is None:
-        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, (), device="cpu")))
     try:
         with evaluated(network, arguments, call, again=True) as evaluation:
             messages = []

@@ -386,7 +386,9 @@ class Filling(Pass):
         if not (others or free or one.squared):
             raise ValueError(_unfit(one, closed, 0.0))
         for operand in closed if self._drawing else []:
-            noise = torch.randn(operand.inputs.shape, generator=torch.Generator().manual_seed(0))
+            noise = torch.randn(
+                operand.inputs.shape, generator=torch.Generator().manual_seed(0), device="cpu"
+            )
             operand.inputs = noise.to(operand.inputs)
             weight = self._draw(operand, len(operands))
             own = _variance(self._part(one, operand, weight))
@@ -415,7 +417,9 @@ class Filling(Pass):
         if not self._drawing:
             return 0.0  # as it was more when the weight was drawn
         if one.summed:
-            noise = torch.randn(operand.shape, generator=torch.Generator().manual_seed(0))
+            noise = torch.randn(
+                operand.shape, generator=torch.Generator().manual_seed(0), device="cpu"
+            )
             added = self._ways[id(operand.layer)].linear(noise.to(weight.device, operand.dtype))
             return operand.rounding(weight) * _variance(added.to(weight.dtype))
         return operand.rounding(weight) * operand.squared_gain

@@ -236,12 +236,14 @@ class _Gradients:
 
     def draw(self) -> Tensor:
         """Random weights of the entries."""
-        draw = torch.rand(self.value.shape, generator=self._source) + 0.5
+        draw = torch.rand(self.value.shape, generator=self._source, device="cpu") + 0.5
         return draw.to(self.value)
 
     def other_draw(self) -> Tensor:
         """Others, a few of which outweigh the rest: half precision hides no difference of rows."""
-        return torch.rand(self.value.shape, generator=self._source).pow(8).to(self.value)
+        return (
+            torch.rand(self.value.shape, generator=self._source, device="cpu").pow(8).to(self.value)
+        )
 
     def coefficients(
         self, draw: Tensor, names: Iterable[str], slopes: Iterable[Tensor | None]

@@ -306,7 +306,7 @@ class Trace(Watch):
             and call.value.shape == operand.shape
         ):
             return True
-        chosen = torch.rand(operand.shape, generator=self._draws) < 0.5
+        chosen = torch.rand(operand.shape, generator=self._draws, device="cpu") < 0.5
         changed = self._changed_with(call, operand, chosen)
         return changed is not None and _lie_within(changed, chosen.flatten())
 
@@ -320,7 +320,7 @@ class Trace(Watch):
             or not len(value) == rows == len(operand)
         ):
             return False
-        chosen = torch.arange(rows) % 2 == 1
+        chosen = torch.arange(rows, device="cpu") % 2 == 1
         changed = self._changed_with(call, operand, chosen.reshape(rows, *[1] * (operand.ndim - 1)))
         return changed is not None and _lie_within(changed.reshape(rows, -1).any(1), chosen)
 
@@ -410,7 +410,9 @@ class Trace(Watch):
         Odd multiples of 1/32 below 8: midpoints are multiples of 1/32 and have no more than the
         eight digits of bfloat16. A midpoint that is rounded is not the middle in float64.
         """
-        steps = (16 * torch.randn(shape, generator=self._draws)).floor().clamp(-128, 127)
+        steps = (
+            (16 * torch.randn(shape, generator=self._draws, device="cpu")).floor().clamp(-128, 127)
+        )
         return (2 * steps + 1) / 32
 
 

@@ -58,7 +58,7 @@ Fit = tuple[Positivity, float, tuple[int, ...]]  # a map with gain and layout, a
 def _draws(like: Tensor, scale: float = 1.0) -> Tensor:
     """The same random numbers every time, in the shape of a parameter, in float32 at least."""
     source = torch.Generator().manual_seed(1)
-    draws = torch.randn(like.shape, generator=source, dtype=torch.float32) * scale
+    draws = torch.randn(like.shape, generator=source, dtype=torch.float32, device="cpu") * scale
     return draws.to(like.device, torch.promote_types(like.dtype, torch.float32))
 
 
@@ -228,7 +228,7 @@ def _is_elementwise(
     """Whether every weight depends on one raw value and grows with it."""
     result = forward(draws)
     source = torch.Generator().manual_seed(2)
-    chosen = (torch.rand(draws.shape, generator=source) < 0.5).to(draws.device)
+    chosen = (torch.rand(draws.shape, generator=source, device="cpu") < 0.5).to(draws.device)
     change = forward(draws + chosen) - result
     chosen = chosen.permute(layout).reshape(result.shape)
     grows = forward(draws + 20.0) - result

@@ -96,6 +96,19 @@ def test_every_kind_starts_at_the_target_on_fresh_inputs(name, method):
         assert variance == pytest.approx(1.0, rel=0.2)
 
 
+@pytest.mark.parametrize("name", FOREIGN)
+def test_the_default_device_of_torch_changes_nothing(name):
+    """All draws are of the processor; the network, its inputs and results have devices already."""
+    kind, inputs = FOREIGN[name], FOREIGN[name].inputs(ROWS, 0)
+    expected, network = initialised(name), built(name)
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        init_icnn_(network, inputs, generator=generator(0), **kind.options)
+        check_signal(network, inputs, convex_arguments(name))
+        parameter_groups(network, 1e-3, inputs, convex=convex_arguments(name))
+    assert all(map(torch.equal, network.parameters(), expected.parameters()))
+
+
 def test_deep_variances_on_fresh_inputs_are_off_because_rows_are_few_and_not_with_more():
     kind, off, expected = FOREIGN["softplus property"], {}, {}
     for rows, seed in itertools.product((512, 8192), range(4)):
