@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import disable_saved_tensors_hooks
 
 from convexinit.calls import Call, PassEnded
-from convexinit.checks import check_choice
+from convexinit.checks import check_choice, check_number
 from convexinit.evaluation import (
     NOT_CALLABLE,
     Convex,
@@ -113,6 +113,7 @@ def find_prepared(
     starting: Mapping[str, nn.Module],
 ) -> Found:
     """:func:`find` in a network in evaluation mode, which is not restored."""
+    _check_options(options)
     parameters = dict(network.named_parameters())
     for parameter in parameters.values():
         if parameter.is_leaf and parameter.is_floating_point():
@@ -367,6 +368,19 @@ def _is_uneven(gate: Tensor) -> bool:
     return bool(values.std(0, correction=0).mean() > _EVEN * values.mean(0).abs().mean())
 
 
+def _check_options(options: Options) -> None:
+    if not isinstance(options, Mapping):
+        raise ValueError(f"layers must be a dictionary by names of layers, got {options!r}")
+    for name, said in options.items():
+        if not isinstance(said, Mapping):
+            raise ValueError(
+                f"layers[{name!r}] must be a dictionary with some of {', '.join(_OPTIONS)}, got "
+                f"{said!r}"
+            )
+        for option in said:
+            check_choice(f"an option of layers[{name!r}]", option, dict.fromkeys(_OPTIONS))
+
+
 def _apply_options(
     layers: list[FoundLayer], options: Options, parameters: Mapping[str, Tensor]
 ) -> None:
@@ -376,18 +390,16 @@ def _apply_options(
         if not chosen:
             known = ", ".join(dict.fromkeys(layer.name for layer in layers))
             raise ValueError(f"layers names {name!r}, which is none of {known}")
-        for option in said:
-            check_choice(f"an option of layers[{name!r}]", option, dict.fromkeys(_OPTIONS))
         if said.get("bias") is not None:
             check_choice(f"the bias of layers[{name!r}]", said["bias"], dict(parameters))
         if "positivity" in said or "gain" in said:
+            gain = check_number(f"gain of layers[{name!r}]", said.get("gain", 1.0), 0.0)
             entry = said.get("positivity", "projection")
             if not isinstance(entry, Positivity):
                 entry = check_choice(f"positivity of layers[{name!r}]", entry, MAPS)
             for layer in chosen:
                 product, raw = layer.call.product, layer.raw
                 if product and raw is not None and raw.numel() == product.weight.numel():
-                    gain = float(said.get("gain", 1.0))
                     layer.map = said_map(product.weight, raw, entry, gain)
                     layer.role, layer.problem = "constrained", ""
         keep = said.get("keep", False)

@@ -1197,6 +1197,26 @@ def test_a_kept_skip_connection_counts():
         init_icnn_(network, inputs, layers={"wx.1": {"keep": "yes"}})
 
 
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (["wz.0"], "layers must be a dictionary by names of layers"),
+        (
+            {"wz.0": True},
+            "must be a dictionary with some of positivity, gain, bias, keep, got True",
+        ),
+        ({"wz.0": None}, "must be a dictionary with some of"),
+        ({"wz.0": {"gain": "x"}}, r"gain of layers\['wz.0'\] must be a number"),
+        ({"wz.0": {"gain": -1.0}}, r"gain of layers\['wz.0'\] must be a number in \(0, inf\)"),
+        ({"wz.0": {"gain": 0}}, r"must be a number in \(0, inf\)"),
+    ],
+)
+def test_what_is_said_of_layers_has_the_right_types(layers, message):
+    network = TransportPotential(2)
+    with unchanged(network), pytest.raises(ValueError, match=message):
+        init_icnn_(network, X, layers=layers)
+
+
 @pytest.mark.parametrize("fixed", [0.0, 0.1, 0.7])
 @pytest.mark.parametrize("scale", [0.05, 0.3, 3.0])
 @pytest.mark.parametrize("hidden", [False, True])
