@@ -276,6 +276,8 @@ class Trace(Watch):
             isinstance(v, (int, float)) and 1 <= v <= 20 for v in numbers
         ):
             return False
+        if not all(t.is_floating_point() or t.is_complex() for t in moving):
+            return False  # truth values and whole numbers jump
         size = _size_of(moving)
         return self._keeps_midpoints(call, moving, 1.0) and (
             # What is as good as a line near zero may bend where the network uses it.

@@ -752,6 +752,34 @@ def test_deep_gates_that_shut_leave_the_target_on_fresh_inputs(seed):
         assert moments(signal) == (pytest.approx(0, abs=0.1), pytest.approx(1, rel=0.2))
 
 
+class Chosen(nn.Sequential):
+    """Its output is multiplied by, or chosen with, what is no floating-point number."""
+
+    def __init__(self, choose):
+        super().__init__(nn.Linear(4, 16), nn.Softplus(), nn.Linear(16, 2))
+        self.choose = choose
+
+    def forward(self, x, number):
+        return self.choose(super().forward(x), number[:, None])
+
+
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda z, number: z * (number > 1),
+        lambda z, number: number * z,
+        lambda z, _: torch.where(z > 0, z, 0.1 * z),
+        lambda z, _: z.masked_fill(z < 0, 0.0),
+    ],
+)
+def test_outputs_that_truth_values_or_whole_numbers_act_on_are_filled(choose):
+    network = Chosen(choose)
+    inputs = torch.randn(ROWS, 4), torch.randint(1, 4, (ROWS,))
+    init_icnn_(network, inputs, generator=generator())
+    output = nn.Sequential.forward(network, inputs[0])
+    assert moments(output) == pytest.approx((0.0, 1.0), abs=1e-3)
+
+
 class ShutGate(nn.Module):
     """A gate for all units that is shut in every row, before the last layer."""
 

@@ -389,6 +389,7 @@ def test_widths_and_depths_of_our_own(widths, inputs, skip):
     found = rates_of(network, inputs=batch(300, inputs))
     assert found == pytest.approx(rates_of(network), rel=0.02)
 
+
 # Refusals
 
 
