@@ -780,6 +780,58 @@ def test_outputs_that_truth_values_or_whole_numbers_act_on_are_filled(choose):
     assert moments(output) == pytest.approx((0.0, 1.0), abs=1e-3)
 
 
+def of_both(z):
+    """The sum of a stack that is used once more."""
+    return z.sum(0) + 0 * z.std(0)
+
+
+def changed(parts):
+    """The sum of what was stacked before a part of it was changed."""
+    z = torch.stack(parts)
+    parts[0].zero_()
+    return z.sum(0)
+
+
+class Stacking(nn.Module):
+    """Adds the convex path and the skip connection up by a function of both."""
+
+    def __init__(self, add):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 32), MappedLinear(32, 1, F.softplus)
+        self.convex = nn.ModuleList(MappedLinear(32, 32, F.softplus) for _ in range(3))
+        self.skips = nn.ModuleList(nn.Linear(4, 32) for _ in range(3))
+        self.add, self.sums = add, []
+
+    def forward(self, x):
+        z, self.sums = F.softplus(self.first(x)), []
+        for convex, skip in zip(self.convex, self.skips, strict=True):
+            self.sums.append(self.add([convex(z), skip(x)]))
+            z = F.softplus(self.sums[-1])
+        return self.last(z)
+
+
+@pytest.mark.parametrize(
+    ("add", "followed"),
+    [
+        (lambda parts: torch.stack(parts).sum(0), True),
+        (lambda parts: torch.sum(torch.stack(parts, dim=0), dim=0), True),
+        (lambda parts: torch.stack(parts, 0).mean(axis=0), True),
+        (lambda parts: of_both(torch.stack(parts)), False),
+        (changed, False),
+    ],
+)
+def test_sums_of_a_stack_are_sums_of_what_was_stacked(add, followed):
+    torch.manual_seed(0)
+    network, x = Stacking(add), torch.randn(ROWS, 4)
+    expected = network(x)
+    init_icnn_(network, x, generator=generator())
+    assert not torch.equal(network(x), expected)
+    found = [moments(signal) for signal in network.sums]
+    assert all((mean, variance) == pytest.approx((0, 1), abs=0.02) for mean, variance in found) == (
+        followed
+    )
+
+
 class ShutGate(nn.Module):
     """A gate for all units that is shut in every row, before the last layer."""
 
