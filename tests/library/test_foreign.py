@@ -1071,6 +1071,22 @@ def test_a_difference_of_which_a_part_cannot_be_filled_stays_as_it_is(second, op
     assert torch.equal(draws.get_state(), generator().get_state())
 
 
+def test_layers_that_are_used_again_are_named_once():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.enter, self.hidden = nn.Linear(INPUTS, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            z = F.softplus(self.enter(x))
+            for _ in range(3):
+                z = F.softplus(F.linear(z, self.hidden.weight.softmax(1), self.hidden.bias))
+            return z
+
+    with pytest.raises(ValueError, match=r"initialised\. hidden: its weight"):
+        init_icnn_(Tied(), normal(ROWS, INPUTS, seed=0))
+
+
 def test_layers_that_are_used_again_are_filled_at_their_first_use():
     """Weight, bias and skip are the same in all hidden layers."""
 
