@@ -832,6 +832,36 @@ def test_sums_of_a_stack_are_sums_of_what_was_stacked(add, followed):
     )
 
 
+class Mixed(nn.Module):
+    """A fixed matrix mixes the nodes of a graph, between weights and bias of every layer."""
+
+    def __init__(self, depth=3):
+        super().__init__()
+        self.register_buffer("adjacency", torch.full((5, 5), 0.2) + 0.3 * torch.eye(5))
+        sizes = [4] + [16] * depth
+        pairs = list(itertools.pairwise(sizes))
+        self.weights = nn.ParameterList(torch.randn(pair) for pair in pairs)
+        self.biases = nn.ParameterList(torch.zeros(outputs) for _, outputs in pairs)
+        self.last, self.sums = MappedLinear(16, 1, F.softplus), []
+
+    def forward(self, x):
+        self.sums = []
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            positive = weight if x.shape[-1] == 4 else F.softplus(weight)
+            self.sums.append(self.adjacency @ (x @ positive) + bias)
+            x = F.softplus(self.sums[-1])
+        return self.last(x).sum(1)
+
+
+def test_what_a_fixed_matrix_mixes_before_the_bias_is_at_the_target():
+    torch.manual_seed(0)
+    network, x = Mixed(), torch.randn(ROWS, 5, 4)
+    init_icnn_(network, x, generator=generator())
+    network(x)
+    for signal in network.sums:
+        assert moments(signal) == pytest.approx((0, 1), abs=0.05)
+
+
 class ShutGate(nn.Module):
     """A gate for all units that is shut in every row, before the last layer."""
 
