@@ -60,7 +60,7 @@ class Rows:
         network, self.inputs = _in_float64(network, call, self.inputs)
         self.function = network if call is None else partial(call, network)
         flat = [
-            self.inputs[index].detach()[..., columns].flatten(1)
+            self.inputs[index].detach()[..., columns].unsqueeze(-1).flatten(1)
             for index, columns in self.convex.items()
         ]
         self.sizes = [part.shape[1] for part in flat]

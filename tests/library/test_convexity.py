@@ -388,3 +388,10 @@ def test_a_network_that_returns_a_gradient_is_told_what_to_name():
     report = is_convex(network, x, call=lambda network, x: network.potential(x))
     assert report
     assert "call=" not in str(report)
+
+
+def test_arguments_of_one_number_for_every_row():
+    x, y = torch.randn(64, generator=generator(0)), torch.rand(64, generator=generator(1))
+    assert is_convex(lambda x, y: y * x.square(), (x, y))
+    assert not is_convex(lambda x, y: y * x.sin(), (x, y))
+    assert not is_convex(lambda x, y: x * y, (x, y), convex=(0, 1))
