@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from typing import Any
 
 import torch
@@ -54,6 +54,36 @@ def _of_two_operands(args: tuple[Any, ...]) -> tuple[str, tuple[Tensor, Tensor],
     return None
 
 
+def _along_first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call has the first dimension as its only argument beside its tensors."""
+    return kwargs.keys() <= {"dim", "axis"} and [*args[1:], *kwargs.values()] == [0]
+
+
+class _Stack:
+    """Tensors that are stacked in a new first dimension, to be added up later perhaps."""
+
+    def __init__(self, parts: list[Tensor], stack: Tensor) -> None:
+        self.parts, self.stack = parts, stack
+        self._versions = self._current()
+
+    def _current(self) -> list[int]:
+        tensors = [self.stack, *self.parts]
+        return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+
+    def is_added_up(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a call sums the stack along that dimension, as it was when it was made."""
+        unchanged = self._versions == self._current()
+        return name in {"sum", "mean"} and _along_first(args, kwargs) and unchanged
+
+
+def _stacked(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """What a call stacks in a new first dimension, none for other calls."""
+    if name != "stack" or not (len(args) + len(kwargs) == 1 or _along_first(args, kwargs)):
+        return []
+    parts = tensors_in(args)
+    return parts if len(parts) > 1 and all(t.is_floating_point() for t in parts) else []
+
+
 class Watch(TorchFunctionMode):
     """Numbers the calls whose result depends on the inputs, in the order in which they are made.
 
@@ -69,6 +99,7 @@ class Watch(TorchFunctionMode):
         self._constants = constants
         # Tensors are kept, as numbers (``id``) of those that are gone are used again.
         self._levels = {id(tensor): (tensor, level) for tensor, level in inputs}
+        self._stacks: dict[int, _Stack] = {}
         self.count = 0
 
     def dependence(self, value: Any) -> Dependence:
@@ -92,6 +123,12 @@ class Watch(TorchFunctionMode):
             equation, (first, second), other = fewer
             with self:
                 return torch.einsum(equation, first * second, other)
+        stack = self._stacks.get(id(args[0])) if args else None
+        if stack is not None and stack.is_added_up(name, args, kwargs):
+            self.on_parts(stack.stack)
+            with self:
+                total = reduce(torch.add, stack.parts)
+                return total / len(stack.parts) if name == "mean" else total
         operands = tensors_in(args, kwargs)
         level = max(map(self.dependence, operands), default=Dependence.CONSTANT)
         if level and name in _GRADIENTS:
@@ -107,10 +144,15 @@ class Watch(TorchFunctionMode):
         levels = [self.level_of(tensor, function, args, kwargs, level) for tensor in results]
         for tensor, new in zip(results, levels, strict=True):
             self._levels[id(tensor)] = tensor, new
+        if parts := _stacked(name, args, kwargs):
+            self._stacks[id(output)] = _Stack(parts, output)
         if results:
             self.on_call(self.count, function, args, kwargs, output)
             self.count += 1
         return output
+
+    def on_parts(self, stack: Tensor) -> None:
+        """A stack is added up along its first dimension: what was stacked is added up instead."""
 
     def on_gradient(self, differentiated: Tensor) -> None:
         """Differentiation inside of the network: what follows are no layers."""

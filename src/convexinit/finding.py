@@ -165,11 +165,10 @@ def problems_of(found: Found, problem_of: Mapping[FoundLayer, str], purpose: str
     Raises:
         ValueError: if there is no problem, but no convex layer either.
     """
-    problems = [
-        f"{', '.join(layer.name for layer in problem_of if problem_of[layer] == one)}: {one}"
-        for one in dict.fromkeys(problem_of.values())
-        if one
-    ]
+    names_of: dict[str, dict[str, None]] = {}  # each once, however often a layer is used
+    for layer, problem in problem_of.items():
+        names_of.setdefault(problem, {})[layer.name] = None
+    problems = [f"{', '.join(names)}: {one}" for one, names in names_of.items() if one]
     problems += unseen_problems(found.unseen)
     if not problems and not any(one.constrained for one in found.pre_activations):
         raise no_convex_layer(purpose)

@@ -96,6 +96,7 @@ def _end_of(trace: Trace, call: Call) -> tuple[Call, bool, tuple[int, ...]]:
     assert call.value is not None
     end, current, same, summed = call, call, True, False
     most = size = call.value.numel()
+    alone, mixed = len(call.operands) <= 2, False  # no bias beside input and weight
     order, shape = tuple(range(call.value.ndim)), call.value.shape
     while len(current.consumers) == 1:
         (user,) = current.consumers
@@ -114,6 +115,7 @@ def _end_of(trace: Trace, call: Call) -> tuple[Call, bool, tuple[int, ...]]:
         # A part of a tensor that is written to does not go on alone, nor does what it was before.
         if operand is not current.output or _is_written_to(user):
             break
+        alone = alone and not any(t.requires_grad or trace.dependence(t) for t in others)
         numbers = user.value.numel()
         same = same and numbers == size
         if same and not trace.is_elementwise(user, operand):
@@ -128,7 +130,10 @@ def _end_of(trace: Trace, call: Call) -> tuple[Call, bool, tuple[int, ...]]:
         current, most = user, max(most, numbers)
         if same:
             end = user
-        elif numbers < most and numbers <= size and len(user.value) == 2 * trace.rows:
+        # A fixed matrix may give as many as it reads. What was shifted before is left to that.
+        mixed = mixed or (not same and alone and user.product is not None)
+        fewer = numbers < most or (mixed and numbers == size)
+        if not same and fewer and numbers <= size and len(user.value) == 2 * trace.rows:
             end, summed = user, True
     return end, summed, order
 

@@ -69,6 +69,7 @@ class Trace(Watch):
         self.lost = ""
         self.reads = False
         self._lost: set[int] = set()
+        self._passed: set[int] = set()  # stacks that are summed, and used in no other way
         self._makers: dict[int, Call] = {}
         self._kept: list[Any] = []
         self._draws = torch.Generator().manual_seed(0)
@@ -78,6 +79,14 @@ class Trace(Watch):
         """See :meth:`Watch.on_gradient`."""
         self.returns_gradient = True
         raise PassEnded
+
+    def on_parts(self, stack: Tensor) -> None:
+        """What was stacked goes on to the sum, and to the stack only where that has other uses."""
+        call = self._makers[id(stack)]
+        if not call.consumers:
+            for maker in _each(call.made_by.values()):
+                maker.consumers = [user for user in maker.consumers if user is not call]
+            self._passed.add(id(call))
 
     def run(self, function: Callable[..., Any], args: Any, kwargs: Any, level: Dependence) -> Any:
         """Make the call and record it."""
@@ -114,7 +123,11 @@ class Trace(Watch):
         for tensor in made:
             self._makers[id(tensor)] = call
         self._lost |= {id(tensor) for tensor in made if lost}
-        for maker in {id(m): m for m in makers.values()}.values():
+        for maker in _each(makers.values()):
+            if id(maker) in self._passed:
+                self._passed.remove(id(maker))
+                for one in _each(maker.made_by.values()):
+                    one.consumers.append(maker)
             maker.consumers.append(call)
         call.output = output
         if product and product.expanded is not None:
@@ -276,6 +289,8 @@ class Trace(Watch):
             isinstance(v, (int, float)) and 1 <= v <= 20 for v in numbers
         ):
             return False
+        if not all(t.is_floating_point() or t.is_complex() for t in moving):
+            return False  # truth values and whole numbers jump
         size = _size_of(moving)
         return self._keeps_midpoints(call, moving, 1.0) and (
             # What is as good as a line near zero may bend where the network uses it.
@@ -414,6 +429,11 @@ class Trace(Watch):
             (16 * torch.randn(shape, generator=self._draws, device="cpu")).floor().clamp(-128, 127)
         )
         return (2 * steps + 1) / 32
+
+
+def _each(calls: Iterable[Call]) -> Iterable[Call]:
+    """Calls without repetition."""
+    return {id(call): call for call in calls}.values()
 
 
 def at_first(a: Tensor, _: Tensor) -> Tensor:

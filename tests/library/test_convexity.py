@@ -401,3 +401,10 @@ def test_the_default_device_of_torch_is_for_the_network_alone():
 @pytest.mark.parametrize(("sign", "convex"), [(1, True), (-1, False)])
 def test_functions_of_numbers(sign, convex):
     assert bool(is_convex(lambda x: sign * x.square(), torch.randn(50))) == convex
+
+
+def test_arguments_of_one_number_for_every_row():
+    x, y = torch.randn(64, generator=generator(0)), torch.rand(64, generator=generator(1))
+    assert is_convex(lambda x, y: y * x.square(), (x, y))
+    assert not is_convex(lambda x, y: y * x.sin(), (x, y))
+    assert not is_convex(lambda x, y: x * y, (x, y), convex=(0, 1))

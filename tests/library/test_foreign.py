@@ -765,6 +765,116 @@ def test_deep_gates_that_shut_leave_the_target_on_fresh_inputs(seed):
         assert moments(signal) == (pytest.approx(0, abs=0.1), pytest.approx(1, rel=0.2))
 
 
+class Chosen(nn.Sequential):
+    """Its output is multiplied by, or chosen with, what is no floating-point number."""
+
+    def __init__(self, choose):
+        super().__init__(nn.Linear(4, 16), nn.Softplus(), nn.Linear(16, 2))
+        self.choose = choose
+
+    def forward(self, x, number):
+        return self.choose(super().forward(x), number[:, None])
+
+
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda z, number: z * (number > 1),
+        lambda z, number: number * z,
+        lambda z, _: torch.where(z > 0, z, 0.1 * z),
+        lambda z, _: z.masked_fill(z < 0, 0.0),
+    ],
+)
+def test_outputs_that_truth_values_or_whole_numbers_act_on_are_filled(choose):
+    network = Chosen(choose)
+    inputs = torch.randn(ROWS, 4), torch.randint(1, 4, (ROWS,))
+    init_icnn_(network, inputs, generator=generator())
+    output = nn.Sequential.forward(network, inputs[0])
+    assert moments(output) == pytest.approx((0.0, 1.0), abs=1e-3)
+
+
+def of_both(z):
+    """The sum of a stack that is used once more."""
+    return z.sum(0) + 0 * z.std(0)
+
+
+def changed(parts):
+    """The sum of what was stacked before a part of it was changed."""
+    z = torch.stack(parts)
+    parts[0].zero_()
+    return z.sum(0)
+
+
+class Stacking(nn.Module):
+    """Adds the convex path and the skip connection up by a function of both."""
+
+    def __init__(self, add):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 32), MappedLinear(32, 1, F.softplus)
+        self.convex = nn.ModuleList(MappedLinear(32, 32, F.softplus) for _ in range(3))
+        self.skips = nn.ModuleList(nn.Linear(4, 32) for _ in range(3))
+        self.add, self.sums = add, []
+
+    def forward(self, x):
+        z, self.sums = F.softplus(self.first(x)), []
+        for convex, skip in zip(self.convex, self.skips, strict=True):
+            self.sums.append(self.add([convex(z), skip(x)]))
+            z = F.softplus(self.sums[-1])
+        return self.last(z)
+
+
+@pytest.mark.parametrize(
+    ("add", "followed"),
+    [
+        (lambda parts: torch.stack(parts).sum(0), True),
+        (lambda parts: torch.sum(torch.stack(parts, dim=0), dim=0), True),
+        (lambda parts: torch.stack(parts, 0).mean(axis=0), True),
+        (lambda parts: of_both(torch.stack(parts)), False),
+        (changed, False),
+    ],
+)
+def test_sums_of_a_stack_are_sums_of_what_was_stacked(add, followed):
+    torch.manual_seed(0)
+    network, x = Stacking(add), torch.randn(ROWS, 4)
+    expected = network(x)
+    init_icnn_(network, x, generator=generator())
+    assert not torch.equal(network(x), expected)
+    found = [moments(signal) for signal in network.sums]
+    assert all((mean, variance) == pytest.approx((0, 1), abs=0.02) for mean, variance in found) == (
+        followed
+    )
+
+
+class Mixed(nn.Module):
+    """A fixed matrix mixes the nodes of a graph, between weights and bias of every layer."""
+
+    def __init__(self, depth=3):
+        super().__init__()
+        self.register_buffer("adjacency", torch.full((5, 5), 0.2) + 0.3 * torch.eye(5))
+        sizes = [4] + [16] * depth
+        pairs = list(itertools.pairwise(sizes))
+        self.weights = nn.ParameterList(torch.randn(pair) for pair in pairs)
+        self.biases = nn.ParameterList(torch.zeros(outputs) for _, outputs in pairs)
+        self.last, self.sums = MappedLinear(16, 1, F.softplus), []
+
+    def forward(self, x):
+        self.sums = []
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            positive = weight if x.shape[-1] == 4 else F.softplus(weight)
+            self.sums.append(self.adjacency @ (x @ positive) + bias)
+            x = F.softplus(self.sums[-1])
+        return self.last(x).sum(1)
+
+
+def test_what_a_fixed_matrix_mixes_before_the_bias_is_at_the_target():
+    torch.manual_seed(0)
+    network, x = Mixed(), torch.randn(ROWS, 5, 4)
+    init_icnn_(network, x, generator=generator())
+    network(x)
+    for signal in network.sums:
+        assert moments(signal) == pytest.approx((0, 1), abs=0.05)
+
+
 class ShutGate(nn.Module):
     """A gate for all units that is shut in every row, before the last layer."""
 
@@ -1002,6 +1112,22 @@ def test_a_difference_of_which_a_part_cannot_be_filled_stays_as_it_is(second, op
         init_icnn_(network, X, generator=draws, **options)
     assert same(before, state_of(network))
     assert torch.equal(draws.get_state(), generator().get_state())
+
+
+def test_layers_that_are_used_again_are_named_once():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.enter, self.hidden = nn.Linear(INPUTS, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            z = F.softplus(self.enter(x))
+            for _ in range(3):
+                z = F.softplus(F.linear(z, self.hidden.weight.softmax(1), self.hidden.bias))
+            return z
+
+    with pytest.raises(ValueError, match=r"initialised\. hidden: its weight"):
+        init_icnn_(Tied(), normal(ROWS, INPUTS, seed=0))
 
 
 def test_layers_that_are_used_again_are_filled_at_their_first_use():

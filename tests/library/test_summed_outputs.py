@@ -270,7 +270,7 @@ def test_a_layer_that_is_kept_off_the_target_is_not_taken_for_a_function():
 
         def forward(self, x):
             z = F.softplus(self.first(x))
-            return torch.stack([self.one(z), self.other(z)]).sum(0)
+            return torch.stack([self.one(z), self.other(z)]).sum((0,))
 
     torch.manual_seed(0)
     network = Heads()
