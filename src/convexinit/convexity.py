@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 
 from convexinit.checks import check_generator, check_integer
 from convexinit.curvature import curvature_of
-from convexinit.evaluation import Convex, Inputs, not_callable
+from convexinit.evaluation import MISFITS, Convex, Inputs, not_callable
 from convexinit.finding import find
 from convexinit.found import Found
 from convexinit.layers import check_not_stacked
@@ -187,7 +187,7 @@ def is_convex(
             first, second, rows = draw_pairs(function, curvature, pairs, generator)
             gaps, scales = gaps_between(function, first, second, rows)
             tolerances = rounding(function, first, second, rows, generator) * scales
-        except (RuntimeError, TypeError, IndexError) as error:
+        except MISFITS as error:
             if not isinstance(network, nn.Module):
                 raise
             raise not_callable(network, function.inputs, error) from error

@@ -18,7 +18,10 @@ Inputs = Tensor | tuple[Tensor, ...]
 Convex = int | Sequence[int] | Mapping[int, Any]
 
 # What networks raise that do not fit their inputs.
-NOT_CALLABLE = (RuntimeError, TypeError, ValueError, IndexError, AttributeError)
+# What networks raise if they are called with inputs that do not fit, where our own errors, of type
+# ValueError, pass; and where all comes from the network.
+MISFITS = (RuntimeError, TypeError, IndexError)
+NOT_CALLABLE = (*MISFITS, ValueError, AttributeError)
 
 
 def as_tuple(inputs: Inputs) -> tuple[Tensor, ...]:

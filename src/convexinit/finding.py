@@ -368,6 +368,7 @@ def _is_uneven(gate: Tensor) -> bool:
 
 
 def _check_options(options: Options) -> None:
+    """Raise ValueError for what is no dictionary of options, or an option that there is not."""
     if not isinstance(options, Mapping):
         raise ValueError(f"layers must be a dictionary by names of layers, got {options!r}")
     for name, said in options.items():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from convexinit.assignment import unchanged_on_error
 from convexinit.checks import check_floating, check_module, check_number, check_tensor
-from convexinit.evaluation import Inputs, not_callable
+from convexinit.evaluation import MISFITS, Inputs, not_callable
 from convexinit.init_network import (
     CONVOLUTIONS,
     assign_parameters_,
@@ -120,7 +120,7 @@ def _scale_and_centre_(
     handles = [layer.register_forward_hook(correct) for layer in layers.values()]
     try:
         model(*(argument.clone() for argument in inputs))  # clones, as it may work in place
-    except RuntimeError as error:
+    except MISFITS as error:
         raise not_callable(model, inputs, error) from error
     finally:
         for handle in handles:

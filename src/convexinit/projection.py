@@ -107,15 +107,15 @@ def keep_convex(
             "the optimizer has no parameter of the network; give the one that trains it"
         )
 
-    remembers = isinstance(optimizer, torch.optim.LBFGS)
+    # With the curvature between points that it did not choose, LBFGS diverges.
+    remembered = trained if isinstance(optimizer, torch.optim.LBFGS) else []
 
     def project(*_: Any) -> None:
-        before = [parameter.detach().clone() for parameter in trained if remembers]
+        before = [parameter.detach().clone() for parameter in remembered]
         project_layers_(network)
         clamp_negative_([weight.detach() for weight in others])
         _project_written_(written)
-        # With the curvature between points that it did not choose, LBFGS diverges.
-        if remembers and not all(map(torch.equal, before, trained)):
+        if not all(map(torch.equal, before, remembered)):
             optimizer.state.clear()
 
     with unchanged_on_error(network):

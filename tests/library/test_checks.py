@@ -220,7 +220,7 @@ def test_parameters_that_are_spread_over_processes_are_refused():
                 function()
 
 
-@pytest.mark.parametrize("inputs", [torch.randn(8, 4), X.double()[:, :2]])
+@pytest.mark.parametrize("inputs", [torch.randn(8, 4), X.double()[:, :2], (X, X)])
 @pytest.mark.parametrize("function", [is_convex, lsuv_init_, check_signal])
 def test_inputs_that_do_not_fit_are_named(function, inputs):
     with pytest.raises(ValueError, match="cannot be called with these inputs: "):
