@@ -109,6 +109,33 @@ def test_the_default_device_of_torch_changes_nothing(name):
     assert all(map(torch.equal, network.parameters(), expected.parameters()))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", FOREIGN)
+def test_on_a_gpu_every_kind_starts_as_on_the_processor(name):
+    kind, convex = FOREIGN[name], convex_arguments(name)
+    inputs = tuple(one.cuda() for one in kind.inputs(ROWS, 0))
+    expected, network = initialised(name), built(name).cuda()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        init_icnn_(network, inputs, generator=generator(0), **kind.options)
+        optimizer = torch.optim.Adam(parameter_groups(network, 1e-3, inputs, convex=convex))
+        keep_convex(optimizer, network, inputs=inputs, convex=convex)
+    for there, here in zip(network.parameters(), expected.parameters(), strict=True):
+        assert there.is_cuda
+        torch.testing.assert_close(there.cpu(), here, rtol=1e-3, atol=1e-4)
+    seen, known = (
+        check_signal(one, rows, convex).rows
+        for one, rows in ((network, inputs), (expected, kind.inputs(ROWS, 0)))
+    )
+    for one, other in zip(seen, known, strict=True):
+        assert one.std == pytest.approx(other.std, rel=1e-2, abs=1e-3)
+    output = network(*inputs)
+    (output[0] if isinstance(output, tuple) else output).sum().backward()
+    optimizer.step()
+    if name != "gradient":
+        assert is_convex(network, inputs, convex)
+
+
 def test_deep_variances_on_fresh_inputs_are_off_because_rows_are_few_and_not_with_more():
     kind, off, expected = FOREIGN["softplus property"], {}, {}
     for rows, seed in itertools.product((512, 8192), range(4)):
