@@ -29,7 +29,8 @@ def _close_pairs(function: Rows, count: int, generator: Generator) -> Pairs:
     """Points on either side of a row."""
     rows = torch.randint(len(function.points), (count,), generator=generator, device="cpu")
     exponents = torch.rand(count, 1, generator=generator, dtype=torch.float64, device="cpu")
-    step = 0.5 * 0.002**exponents * _gaussian(function, count, generator)
+    lengths = 0.5 * 0.002 ** exponents.to(function.spread.device)
+    step = lengths * _gaussian(function, count, generator)
     return *_either_side(function.points[rows], step), rows
 
 
