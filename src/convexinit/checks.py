@@ -6,7 +6,8 @@ import difflib
 import inspect
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from numbers import Real
 from typing import Any, TypeVar
@@ -45,6 +46,21 @@ def check_integer(name: str, value: int, least: int = 1) -> int:
     if number < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
     return number
+
+
+def check_sizes(name: str, values: Iterable[int], fewest: int) -> list[int]:
+    """Return values as a list, or raise ValueError unless they are positive integers, and enough.
+
+    Example:
+        >>> check_sizes("widths", (8, 64, 1), fewest=2)
+        [8, 64, 1]
+    """
+    given = list(values) if isinstance(values, Iterable) else []
+    with suppress(ValueError):
+        sizes = [check_integer(name, value) for value in given]
+        if len(sizes) >= fewest:
+            return sizes
+    raise ValueError(f"{name} must be positive integers, {fewest} or more; got {values!r}")
 
 
 def check_choice(name: str, value: str, table: Mapping[str, T], other: str = "") -> T:

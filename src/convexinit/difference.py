@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from convexinit.checks import check_module
 from convexinit.found import Options
 
 
@@ -34,6 +35,8 @@ class ConvexDifference(nn.Module):
 
     def __init__(self, minuend: nn.Module, subtrahend: nn.Module) -> None:
         super().__init__()
+        check_module("minuend", minuend, takes_call=False)
+        check_module("subtrahend", subtrahend, takes_call=False)
         self.minuend = minuend
         self.subtrahend = subtrahend
 

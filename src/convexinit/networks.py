@@ -10,6 +10,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from convexinit.activations import Activation, check_convex_activation, resolve_activation
+from convexinit.checks import check_integer, check_sizes
 from convexinit.dropout import Dropout
 from convexinit.layers import Conv2d, ConvexConv2d, ConvexLayer, ConvexLinear, Linear
 from convexinit.positivity import Positivity
@@ -54,8 +55,7 @@ class MLP(nn.Module):
         hidden_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if len(widths) < 2 or min(widths) < 1:
-            raise ValueError(f"widths must be at least two positive integers; got {list(widths)}")
+        widths = check_sizes("widths", widths, 2)
         self.activation = resolve_activation(activation)
         if convex:
             check_convex_activation(activation)
@@ -139,14 +139,10 @@ class PICNN(nn.Module):
         positivity: str | Positivity = "projection",
     ) -> None:
         super().__init__()
-        if len(widths) < 2 or min(*widths, context) < 1:
-            raise ValueError(
-                "widths must be at least two positive integers, and context one; got "
-                f"{list(widths)} and {context}"
-            )
+        inputs, *outputs = check_sizes("widths", widths, 2)
+        context = check_integer("context", context)
         self.activation = resolve_activation(activation)
         check_convex_activation(activation)
-        inputs, *outputs = widths
         known = [context, *outputs[:-1]]  # what the context has become before each layer
         later = [*zip(known[1:], *zip(*pairwise(outputs), strict=True), strict=True)]
         self.layers = nn.ModuleList(
@@ -267,18 +263,16 @@ class CNN(nn.Module):
         positivity: str | Positivity = "projection",
     ) -> None:
         super().__init__()
-        if len(image_shape) != 3 or not channels or min(*image_shape, *channels, outputs) < 1:
-            raise ValueError(
-                "image_shape must be (channels, height, width), and channels at least one number; "
-                f"all positive: got {image_shape}, {list(channels)} and outputs={outputs}"
-            )
-        self.image_shape = tuple(image_shape)
+        channels, outputs = check_sizes("channels", channels, 1), check_integer("outputs", outputs)
+        self.image_shape = tuple(check_sizes("image_shape", image_shape, 1))
+        if len(self.image_shape) != 3:
+            raise ValueError(f"image_shape must be (channels, height, width); got {image_shape}")
         self.activation = resolve_activation(activation)
         if convex:
             check_convex_activation(activation)
         layers: list[nn.Module] = []
-        height, width = image_shape[1:]
-        for index, size in enumerate(pairwise([image_shape[0], *channels])):
+        first, height, width = self.image_shape
+        for index, size in enumerate(pairwise([first, *channels])):
             stride = 2 if index % 2 == 0 else 1
             # 3 x 3 pixels with a border of one
             height, width = (math.ceil(side / stride) for side in (height, width))

@@ -82,6 +82,11 @@ def test_a_part_without_convex_layers_is_refused_before_anything_changes():
         init_icnn_(network)
 
 
+def test_parts_that_are_no_modules_are_refused():
+    with pytest.raises(ValueError, match=r"subtrahend must be a torch\.nn\.Module, got function"):
+        ConvexDifference(MLP([3, 4, 1]), lambda x: x)
+
+
 def test_differences_of_partially_convex_networks():
     network = ConvexDifference(*(PICNN([3, 8, 8, 8, 1], context=2) for _ in range(2)))
     inputs = torch.randn(64, 3, generator=generator()), torch.randn(64, 2, generator=generator(1))

@@ -426,19 +426,19 @@ def test_layers_of_torch_are_not_stacked_and_one_network_is_no_stack():
         unstack_network(network, 0)
 
 
-@pytest.mark.parametrize("widths", [[3], [], [3, 0, 1], [3, -1]])
+@pytest.mark.parametrize("widths", [[3], [], [3, 0, 1], [3, -1], 3, "31", [3, 4.0, 1], [3, True]])
 def test_impossible_widths_are_refused(widths):
-    with pytest.raises(ValueError, match="widths"):
+    with pytest.raises(ValueError, match="widths must be positive integers"):
         MLP(widths)
 
 
 @pytest.mark.parametrize(
     "arguments",
     [((1, 4), [3], 1), ((1, 0, 4), [3], 1), ((1, 4, 4), [], 1), ((1, 4, 4), [3, 0], 1),
-     ((1, 4, 4), [3], 0)],
+     ((1, 4, 4), [3], 0), (4, [3], 1), ((1, 4, 4), 3, 1), ((1, 4, 4), [3], "1")],
 )  # fmt: skip
 def test_impossible_sizes_of_images_are_refused(arguments):
-    with pytest.raises(ValueError, match="positive"):
+    with pytest.raises(ValueError, match=r"(image_shape|channels|outputs) must be"):
         CNN(*arguments)
 
 

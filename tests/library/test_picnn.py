@@ -134,9 +134,11 @@ def test_a_stack_computes_each_network_alone():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([3], 2), "widths must be at least two"),
+        (([3], 2), "widths must be positive integers, 2 or more"),
         (([3, 0, 1], 2), "widths must be"),
-        (([3, 4, 1], 0), "context one; got"),
+        (([3, 4, 1], 0), "context must be an integer of at least 1"),
+        (([3, 4, 1], "2"), "context must be an integer"),
+        ((3, 2), "widths must be positive integers"),
         (([3, 4, 1], 2, torch.tanh), "is not convex"),
         (([3, 4, 1], 2, "relu", "magic"), "positivity must be one of"),
     ],
