@@ -51,8 +51,9 @@ class Dropout(nn.Module):
         """
         if self.dropped_bytes == 0:
             return input
-        # torch.func and torch.compile follow torch's own draws alone.
-        transformed = torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling()
+        # torch.compile and torch.func follow torch's own draws alone; that of torch 2.4 does not
+        # follow the second question either, which it need not come to.
+        transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
         if not self.training or (transformed and not self.generators):
             # Through a function of torch, so that whoever watches calls sees it.
             return nn.functional.dropout(input, self.probability, self.training)
