@@ -218,7 +218,8 @@ class Measuring(Watch):
     def __init__(self, inputs: list[tuple[Tensor, Dependence]], found: Found) -> None:
         super().__init__(inputs, found.constants)
         self._ends = {one.call.index for one in found.pre_activations}
-        self._names = {layer.call.index: layer.call.name for layer in found.layers}
+        self._layers = {layer.call.index: layer for layer in found.layers}
+        self._names = {index: layer.call.name for index, layer in self._layers.items()}
         self._names |= {one.call.index: one.call.name for one in found.pre_activations}
         self._constrained = {m.call.index for one in found.pre_activations for m in one.constrained}
         self._ways = ways_to_sums(found)
@@ -262,8 +263,8 @@ class Measuring(Watch):
         # Calls that give no tensor, such as that of a shape, are not counted.
         if not level or index not in self._names or not isinstance(output, Tensor):
             return output
-        name = getattr(function, "__name__", "")
-        if name != self._names[index]:
+        name, layer = getattr(function, "__name__", ""), self._layers.get(index)
+        if name != self._names[index] or (layer and not layer.is_called_with(args, kwargs)):
             raise ValueError(
                 "the network did other things with all inputs than with a few of them, so that its "
                 "layers cannot be told apart; give inputs that take one way through it"
@@ -303,7 +304,9 @@ def measured(
     watch, output = Measuring(levels, found), None
     with torch.enable_grad(), suppress(PassEnded), watch:
         output = run(network, inputs, call)
-    if not watch.results.keys() >= {one.call.index for one in found.pre_activations}:
+    needed = {one.call.index for one in found.pre_activations}
+    needed |= {m.call.index for one in found.pre_activations for m in one.constrained + one.free}
+    if not watch.results.keys() >= needed:
         raise ValueError("the network made fewer calls with all inputs than with a few of them")
     return watch, output
 

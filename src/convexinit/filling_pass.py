@@ -281,7 +281,11 @@ class Filling(Pass):
                 kwargs = {**kwargs, "training": True, "momentum": 1.0}
             return function(*args, **kwargs)
         product = as_product(function, args, kwargs, self.dependence)
-        if product is None or product.name != layer.operation:
+        if (
+            product is None
+            or product.name != layer.operation
+            or not layer.is_called_with(args, kwargs)
+        ):
             output = function(*args, **kwargs)
             with self._here():
                 if tensors_in(output):
