@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from convexinit.assignment import is_finite
+from convexinit.assignment import give_back_, is_finite
 from convexinit.checks import check_tensor
 
 Inputs = Tensor | tuple[Tensor, ...]
@@ -190,8 +190,8 @@ class Snapshot:
         for tensor, value, requires_grad in self._tensors:
             if tensor.is_leaf and tensor.requires_grad != requires_grad:
                 tensor.requires_grad_(requires_grad)
-            if id(tensor) not in numbers and not torch.equal(tensor, value):
-                tensor.copy_(value)
+            if id(tensor) not in numbers:
+                give_back_(tensor, value)
         for module, found in flags:
             vars(module).update({k: v for k, v in found.items() if k in vars(module)})
 
