@@ -61,7 +61,12 @@ def test_they_do_as_dense_ones(layout, mix, features):
 def test_they_get_their_values_back():
     network = Mixed("coo", product, False)
     before = network.matrix.to_dense()
-    with pytest.raises(KeyError), unchanged_on_error(network):
-        network.matrix.mul_(2.0)
-        raise KeyError
+
+    def fail():
+        with unchanged_on_error(network):
+            network.matrix.mul_(2.0)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert torch.equal(network.matrix.to_dense(), before)
