@@ -17,7 +17,6 @@ from convexinit.checks import check_tensor
 Inputs = Tensor | tuple[Tensor, ...]
 Convex = int | Sequence[int] | Mapping[int, Any]
 
-# What networks raise that do not fit their inputs.
 # What networks raise if they are called with inputs that do not fit, where our own errors, of type
 # ValueError, pass; and where all comes from the network.
 MISFITS = (RuntimeError, TypeError, IndexError)
@@ -92,7 +91,15 @@ def checked(inputs: Inputs, convex: Convex) -> tuple[tuple[Tensor, ...], dict[in
     """Inputs that are finite and vary where the network is convex, and the columns of that."""
     arguments = as_tuple(inputs)
     columns = convex_columns(convex, arguments)
-    check_values(arguments, columns)
+    for index, argument in enumerate(arguments):
+        if argument.is_floating_point() and not is_finite(argument):
+            raise ValueError(f"inputs must be finite; argument {index} is not")
+    for index, chosen in columns.items():
+        values = arguments[index][..., chosen]
+        if bool((values == values[:1]).all()):
+            raise ValueError(
+                f"inputs do not vary: all rows of argument {index} are the same; give rows of data"
+            )
     return arguments, columns
 
 
@@ -335,16 +342,3 @@ def evaluated(
             snapshot.restore(kept, evaluation.starting.values())
         else:
             snapshot.restore()
-
-
-def check_values(arguments: tuple[Tensor, ...], columns: Mapping[int, Any]) -> None:
-    """Raise ValueError for inputs that are not finite, or whose rows are all the same."""
-    for index, argument in enumerate(arguments):
-        if argument.is_floating_point() and not is_finite(argument):
-            raise ValueError(f"inputs must be finite; argument {index} is not")
-    for index, chosen in columns.items():
-        values = arguments[index][..., chosen]
-        if bool((values == values[:1]).all()):
-            raise ValueError(
-                f"inputs do not vary: all rows of argument {index} are the same; give rows of data"
-            )

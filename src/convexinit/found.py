@@ -48,7 +48,6 @@ class FoundLayer:
     Attributes:
         name: of the layer: the path of its parameter without ".weight".
         role: "constrained", "free" or "context".
-        operation: name of the torch function.
         call: the call that was traced.
         raw: the parameter behind the weight; None if there is none.
         parameter: its name, "" if there is none.
@@ -67,7 +66,6 @@ class FoundLayer:
 
     name: str
     role: str
-    operation: str
     call: Call
     raw: Tensor | None = None
     parameter: str = ""
@@ -239,11 +237,6 @@ class Found:
     rows: int
     unseen: list[Unseen]
     trace: Trace
-
-    @cached_property
-    def constants(self) -> set[int]:
-        """Numbers of calls whose result does not depend on the values of the inputs."""
-        return self.trace.constants()
 
     @cached_property
     def gathers(self) -> bool:
