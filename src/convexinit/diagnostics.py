@@ -176,7 +176,8 @@ def check_signal(
 
     Raises:
         ValueError: if the network is a stack, has no linear operation with a parameter that depends
-            on the inputs, does other things in every pass, or the inputs do not fit.
+            on the inputs, does other things with all inputs than with a few of them, or the inputs
+            or options do not fit.
 
     Example:
         >>> from convexinit import MLP, init_icnn_

@@ -323,7 +323,7 @@ def evaluated(
 
     Raises:
         ValueError: if a part of the network is compiled or has parameters that do not exist yet, or
-            it cannot be called.
+            that were made in inference mode, or it cannot be called to give modules a first batch.
     """
     _check_watchable(network)
     snapshot, evaluation = Snapshot(network), Evaluation(network, arguments, call)
