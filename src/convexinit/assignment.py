@@ -107,7 +107,7 @@ def _not_assigned(where: str, problem: str, attribute: str) -> ValueError:
 def is_finite(tensor: Tensor) -> bool:
     """Whether all numbers are finite."""
     # The sum is faster by far, but may be infinite where no number is.
-    return math.isfinite(float(tensor.sum())) or bool(tensor.isfinite().all())
+    return math.isfinite(float(tensor.detach().sum())) or bool(tensor.isfinite().all())
 
 
 def is_close(used: Tensor, asked: Tensor) -> bool:
@@ -117,6 +117,15 @@ def is_close(used: Tensor, asked: Tensor) -> bool:
     used, asked, precision = used.double(), asked.double(), torch.finfo(used.dtype).eps
     norm = torch.linalg.vector_norm
     return bool(norm(used - asked) <= precision**0.5 * norm(asked))
+
+
+@torch.no_grad()
+def give_back_(tensor: Tensor, value: Tensor) -> None:
+    """Give a tensor the value that it had."""
+    # Not written to without need, as tensors of the inference mode refuse it. Sparse ones cannot be
+    # compared.
+    if tensor.layout is not torch.strided or not torch.equal(tensor, value):
+        tensor.copy_(value)
 
 
 @contextmanager
@@ -154,9 +163,6 @@ def unchanged_on_error(*modules: nn.Module) -> Iterator[None]:
             # Registries of scripted modules cannot be written to.
             if any(now.get(name) is not tensor for name, tensor in entries.items()):
                 registry.update(entries)
-        with torch.no_grad():
-            for tensor, value in values:
-                # Not written to without need, as tensors of the inference mode refuse it.
-                if not torch.equal(tensor, value):
-                    tensor.copy_(value)
+        for tensor, value in values:
+            give_back_(tensor, value)
         raise

@@ -8,7 +8,6 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from functools import cache
 from numbers import Real
 from typing import Any, TypeVar
 
@@ -164,12 +163,7 @@ def check_unchanged(function: Callable[..., Any], arguments: dict[str, Any], rea
         arguments: values by name.
         reason: why they are of no use, after a name.
     """
-    parameters = _parameters(function)
+    parameters = inspect.signature(function).parameters
     for name, value in arguments.items():
         if value != parameters[name].default:
             raise ValueError(f"{name} {reason}")
-
-
-@cache
-def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(function).parameters

@@ -70,8 +70,9 @@ class ConvexityReport:
             Lanczos' method. 0 for functions that are piecewise linear; None for functions that
             cannot be differentiated twice. Not part of the verdict, as it has no tolerance; but
             pairs along its direction are.
-        direction: ``[dimensions]`` of this curvature, of length 1, over all convex arguments.
-        curved_at: the point, as arguments of the function with one row.
+        direction: ``[dimensions]`` of this curvature, of length 1, over all convex arguments; None
+            where there is none.
+        curved_at: the point, as arguments of the function with one row; None likewise.
         negative_weights: of layers that should have none, see :func:`negative_weights`; None if
             layers cannot be found, as in functions that are no networks. Not part of the verdict:
             a network may be convex in spite of them, on these inputs at least.

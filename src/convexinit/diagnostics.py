@@ -6,8 +6,7 @@ import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
-from functools import partial
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -101,7 +100,7 @@ class SignalReport:
         """The rows as a ``pandas.DataFrame``, which needs pandas."""
         names = [field.name for field in fields(LayerSignal)]
         frame = _imported("pandas", "to_frame()").DataFrame
-        return frame([[getattr(row, name) for name in names] for row in self.rows], columns=names)
+        return frame([vars(row) for row in self.rows], columns=names)
 
     def plot(self) -> Any:
         """A ``matplotlib`` figure of all layers, which needs matplotlib.
@@ -177,7 +176,8 @@ def check_signal(
 
     Raises:
         ValueError: if the network is a stack, has no linear operation with a parameter that depends
-            on the inputs, does other things in every pass, or the inputs do not fit.
+            on the inputs, does other things with all inputs than with a few of them, or the inputs
+            or options do not fit.
 
     Example:
         >>> from convexinit import MLP, init_icnn_
@@ -216,9 +216,10 @@ class Measuring(Watch):
     """
 
     def __init__(self, inputs: list[tuple[Tensor, Dependence]], found: Found) -> None:
-        super().__init__(inputs, found.constants)
+        super().__init__(inputs, found.trace.constants())
         self._ends = {one.call.index for one in found.pre_activations}
-        self._names = {layer.call.index: layer.call.name for layer in found.layers}
+        self._layers = {layer.call.index: layer for layer in found.layers}
+        self._names = {index: layer.call.name for index, layer in self._layers.items()}
         self._names |= {one.call.index: one.call.name for one in found.pre_activations}
         self._constrained = {m.call.index for one in found.pre_activations for m in one.constrained}
         self._ways = ways_to_sums(found)
@@ -262,8 +263,8 @@ class Measuring(Watch):
         # Calls that give no tensor, such as that of a shape, are not counted.
         if not level or index not in self._names or not isinstance(output, Tensor):
             return output
-        name = getattr(function, "__name__", "")
-        if name != self._names[index]:
+        name, layer = getattr(function, "__name__", ""), self._layers.get(index)
+        if name != self._names[index] or (layer and not layer.is_called_with(args, kwargs)):
             raise ValueError(
                 "the network did other things with all inputs than with a few of them, so that its "
                 "layers cannot be told apart; give inputs that take one way through it"
@@ -303,7 +304,9 @@ def measured(
     watch, output = Measuring(levels, found), None
     with torch.enable_grad(), suppress(PassEnded), watch:
         output = run(network, inputs, call)
-    if not watch.results.keys() >= {one.call.index for one in found.pre_activations}:
+    needed = {one.call.index for one in found.pre_activations}
+    needed |= {m.call.index for one in found.pre_activations for m in one.constrained + one.free}
+    if not watch.results.keys() >= needed:
         raise ValueError("the network made fewer calls with all inputs than with a few of them")
     return watch, output
 
@@ -381,7 +384,7 @@ def _rows(
     everything: list[PreActivation | FoundLayer] = [*found.pre_activations, *problems]
     for one in sorted(everything, key=lambda one: one.call.index):
         if isinstance(one, FoundLayer):
-            yield LayerSignal(one.name, one.operation, verdict=one.problem)
+            yield LayerSignal(one.name, one.call.name, verdict=one.problem)
             continue
         row = _row(one, watch, reached, gradients, before)
         before = row.std
@@ -395,8 +398,7 @@ def _row(
     gradients: dict[int, float],
     before: float,
 ) -> LayerSignal:
-    first = (one.constrained + one.free)[0]
-    by_unit, signal = partial(watch.by_unit, one), watch.signal(one)
+    first, signal = one.first, watch.signal(one)
     convex = torch.zeros_like(signal)
     for layer in one.constrained:
         convex += watch.part(one, layer)
@@ -407,7 +409,7 @@ def _row(
     gain = 1.0 if first.gains is None else float(first.gains.mean())
     row = LayerSignal(
         layer=one.name,
-        operation=first.operation,
+        operation=first.call.name,
         map=first.map.name if one.constrained and first.map else "",
         gain=gain * (first.map.gain if first.map else 1.0),
         bias=one.biases[0].name if one.biases else "",
@@ -418,18 +420,18 @@ def _row(
         skip=1 - share,
         dead=math.nan
         if gradient is None
-        else float((by_unit(gradient) == 0).all(0).double().mean()),
+        else float((watch.by_unit(one, gradient) == 0).all(0).double().mean()),
         gradient=gradients.get(id(first), math.nan),
     )
     precision = torch.finfo(watch.results[one.call.index].dtype).eps
-    problems = dict.fromkeys(m.obstacle for m in one.constrained + one.free if m.obstacle)
-    for layer in one.constrained:
-        if layer.negative and layer.call.product:
-            problems[
-                f"{layer.negative} of {layer.call.product.weight.numel()} weights negative"
-            ] = None
-    verdict = "; ".join([*problems, *_verdicts(row, before, one.output, precision)])
-    return LayerSignal(**{**vars(row), "verdict": verdict})
+    problems = [m.obstacle for m in one.constrained + one.free if m.obstacle]
+    problems += [
+        f"{layer.negative} of {layer.call.product.weight.numel()} weights negative"
+        for layer in one.constrained
+        if layer.negative and layer.call.product
+    ]
+    problems += _verdicts(row, before, one.output, precision)
+    return replace(row, verdict="; ".join(dict.fromkeys(problems)))
 
 
 def _verdicts(row: LayerSignal, before: float, output: bool, precision: float) -> Iterator[str]:

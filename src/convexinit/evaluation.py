@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from convexinit.assignment import is_finite
+from convexinit.assignment import give_back_, is_finite
 from convexinit.checks import check_tensor
 
 Inputs = Tensor | tuple[Tensor, ...]
 Convex = int | Sequence[int] | Mapping[int, Any]
 
-# What networks raise that do not fit their inputs.
 # What networks raise if they are called with inputs that do not fit, where our own errors, of type
 # ValueError, pass; and where all comes from the network.
 MISFITS = (RuntimeError, TypeError, IndexError)
@@ -92,7 +91,15 @@ def checked(inputs: Inputs, convex: Convex) -> tuple[tuple[Tensor, ...], dict[in
     """Inputs that are finite and vary where the network is convex, and the columns of that."""
     arguments = as_tuple(inputs)
     columns = convex_columns(convex, arguments)
-    check_values(arguments, columns)
+    for index, argument in enumerate(arguments):
+        if argument.is_floating_point() and not is_finite(argument):
+            raise ValueError(f"inputs must be finite; argument {index} is not")
+    for index, chosen in columns.items():
+        values = arguments[index][..., chosen]
+        if bool((values == values[:1]).all()):
+            raise ValueError(
+                f"inputs do not vary: all rows of argument {index} are the same; give rows of data"
+            )
     return arguments, columns
 
 
@@ -190,8 +197,8 @@ class Snapshot:
         for tensor, value, requires_grad in self._tensors:
             if tensor.is_leaf and tensor.requires_grad != requires_grad:
                 tensor.requires_grad_(requires_grad)
-            if id(tensor) not in numbers and not torch.equal(tensor, value):
-                tensor.copy_(value)
+            if id(tensor) not in numbers:
+                give_back_(tensor, value)
         for module, found in flags:
             vars(module).update({k: v for k, v in found.items() if k in vars(module)})
 
@@ -316,7 +323,7 @@ def evaluated(
 
     Raises:
         ValueError: if a part of the network is compiled or has parameters that do not exist yet, or
-            it cannot be called.
+            that were made in inference mode, or it cannot be called to give modules a first batch.
     """
     _check_watchable(network)
     snapshot, evaluation = Snapshot(network), Evaluation(network, arguments, call)
@@ -335,16 +342,3 @@ def evaluated(
             snapshot.restore(kept, evaluation.starting.values())
         else:
             snapshot.restore()
-
-
-def check_values(arguments: tuple[Tensor, ...], columns: Mapping[int, Any]) -> None:
-    """Raise ValueError for inputs that are not finite, or whose rows are all the same."""
-    for index, argument in enumerate(arguments):
-        if argument.is_floating_point() and not is_finite(argument):
-            raise ValueError(f"inputs must be finite; argument {index} is not")
-    for index, chosen in columns.items():
-        values = arguments[index][..., chosen]
-        if bool((values == values[:1]).all()):
-            raise ValueError(
-                f"inputs do not vary: all rows of argument {index} are the same; give rows of data"
-            )

@@ -164,7 +164,7 @@ class Pass(Watch):
     """
 
     def __init__(self, inputs: list[tuple[Tensor, Dependence]], found: Found) -> None:
-        super().__init__(inputs, found.constants)
+        super().__init__(inputs, found.trace.constants())
         self.output: Any = None
         self.error: Exception | None = None
         self._ends = {one.call.index: one for one in found.pre_activations}
@@ -281,7 +281,11 @@ class Filling(Pass):
                 kwargs = {**kwargs, "training": True, "momentum": 1.0}
             return function(*args, **kwargs)
         product = as_product(function, args, kwargs, self.dependence)
-        if product is None or product.name != layer.operation:
+        if (
+            product is None
+            or product.name != layer.call.name
+            or not layer.is_called_with(args, kwargs)
+        ):
             output = function(*args, **kwargs)
             with self._here():
                 if tensors_in(output):

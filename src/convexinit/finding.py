@@ -254,13 +254,13 @@ def _found_layer(
         leaf.requires_grad and leaf.is_leaf and id(leaf) not in names for leaf in leaves
     ):
         problem = "its weight is no parameter of the network; register it, as in nn.ParameterList"
-        return FoundLayer(_described(call), "constrained", product.name, call, problem=problem)
+        return FoundLayer(_described(call), "constrained", call, problem=problem)
     leaves = [leaf for leaf in leaves if id(leaf) in names]
     if not leaves:
         return None
     raw = max(leaves, key=lambda leaf: (leaf.numel() == product.weight.numel(), leaf.numel()))
     parameter = names[id(raw)]
-    layer = FoundLayer(_layer_name(network, parameter), "free", product.name, call, raw, parameter)
+    layer = FoundLayer(_layer_name(network, parameter), "free", call, raw, parameter)
     if level <= Dependence.CONTEXT:
         layer.role = "context"
         return layer
@@ -320,7 +320,7 @@ def _hypernetwork(call: Call, weight: Tensor) -> FoundLayer:
         f"its weights, of shape {list(weight.shape)}, are computed from the inputs by another "
         "network (a hypernetwork), so that no initialisation can be written to them"
     )
-    return FoundLayer(_described(call), "constrained", call.name, call, problem=problem)
+    return FoundLayer(_described(call), "constrained", call, problem=problem)
 
 
 def _elementwise_hypernetwork(trace: Trace, call: Call) -> FoundLayer | None:

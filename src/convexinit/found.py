@@ -12,6 +12,7 @@ from torch import Tensor
 
 from convexinit.assignment import is_close
 from convexinit.calls import Call, Way, leads_only_to, preceding
+from convexinit.nested import tensors_in
 from convexinit.positivity import has_slope, is_flat_at_zero
 from convexinit.products import Product
 from convexinit.tracing import Trace
@@ -47,7 +48,6 @@ class FoundLayer:
     Attributes:
         name: of the layer: the path of its parameter without ".weight".
         role: "constrained", "free" or "context".
-        operation: name of the torch function.
         call: the call that was traced.
         raw: the parameter behind the weight; None if there is none.
         parameter: its name, "" if there is none.
@@ -66,7 +66,6 @@ class FoundLayer:
 
     name: str
     role: str
-    operation: str
     call: Call
     raw: Tensor | None = None
     parameter: str = ""
@@ -106,6 +105,12 @@ class FoundLayer:
         """Whether the weight is a parameter as it is or scaled, which an author has to project."""
         entry = None if self.map is None else self.map.positivity
         return entry is not None and entry.projects
+
+    def is_called_with(self, args: Any, kwargs: Any) -> bool:
+        """Whether a call at its place in another pass has its parameter, if that is the weight."""
+        product = self.call.product
+        is_weight = product is not None and product.weight is self.raw
+        return not is_weight or any(t is self.raw for t in tensors_in(args, kwargs))
 
     def from_end(self, tensor: Tensor, shape: torch.Size) -> Tensor:
         """What is of the form of the pre-activation, in a shape of the operation's result."""
@@ -232,11 +237,6 @@ class Found:
     rows: int
     unseen: list[Unseen]
     trace: Trace
-
-    @cached_property
-    def constants(self) -> set[int]:
-        """Numbers of calls whose result does not depend on the values of the inputs."""
-        return self.trace.constants()
 
     @cached_property
     def gathers(self) -> bool:

@@ -73,7 +73,8 @@ def lognormal_(
         generator: source of randomness.
 
     Raises:
-        ValueError: if ``mean`` or ``variance`` is out of range.
+        ValueError: if ``mean`` or ``variance`` is out of range, or ``weight`` is computed, expanded
+            or not floating point.
     """
     mean, variance = check_number("mean", mean, 0.0), check_number("variance", variance, 0.0)
     check_fillable("weight", weight)
@@ -99,7 +100,8 @@ def gamma_(
         generator: source of randomness.
 
     Raises:
-        ValueError: if ``mean`` or ``variance`` is out of range.
+        ValueError: if ``mean`` or ``variance`` is out of range, or ``weight`` is computed, expanded
+            or not floating point.
     """
     mean, variance = check_number("mean", mean, 0.0), check_number("variance", variance, 0.0)
     check_fillable("weight", weight)
@@ -139,7 +141,7 @@ def centred_bias_(
 
     Args:
         bias: ``[out]``, filled in place.
-        weight: ``[out, in]`` or ``[out, in, *kernel]``, the non-negative weights.
+        weight: ``[out, in]`` or ``[out, in / groups, *kernel]``, the non-negative weights.
         moments: moments of the layer.
         activation_mean: E[phi(s)], mean of the layer's inputs.
         generator: source of randomness.
@@ -221,6 +223,9 @@ def lognormal_init_(
 
     :func:`moments_init_` for other distributions, rules for the bias and target means; the
     arguments are described there.
+
+    Raises:
+        ValueError: as :func:`moments_init_`.
 
     Example:
         >>> layer = torch.nn.Linear(100, 50)

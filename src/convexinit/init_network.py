@@ -107,6 +107,8 @@ def init_icnn_(
 
     Args:
         model: network whose first layer is registered first; not a stack of networks.
+        inputs: a batch of data, as the network takes it: a tensor, or a tuple of tensors. Then
+            ``activation`` and ``bias_rule`` are of no use, as what they say is measured.
         activation: the activation between the layers: a name in
             :data:`convexinit.activations.ACTIVATIONS` or any elementwise callable. None for that of
             the MLP, CNN or PICNN that the network is or holds, and for ReLU without one.
@@ -119,8 +121,6 @@ def init_icnn_(
         generator: source of randomness.
         method: "moments" or "orthogonal", which takes ``activation`` and ``variance`` alone, and
             with ``inputs`` also ``mean`` and ``bias_noise``.
-        inputs: a batch of data, as the network takes it: a tensor, or a tuple of tensors. Then
-            ``activation`` and ``bias_rule`` are of no use, as what they say is measured.
         convex: which of the inputs the network is convex in: an index, several, or a dictionary
             from indices to columns, ``{0: slice(3, None)}`` for all but the first three.
         call: ``call(network, *inputs)`` is the convex function, where ``network(*inputs)`` is not.
@@ -139,7 +139,8 @@ def init_icnn_(
     Raises:
         ValueError: if the network has no convex layer, has stacked weights, or weights that are
             computed so that they cannot be set, or that do not exist yet (lazy layers), or an
-            argument is out of range or not used by the method; the network is unchanged then.
+            argument is out of range or not used by the method; with ``inputs`` also if they do not
+            fit, or a layer cannot be followed or filled. The network is unchanged then.
 
     Example:
         >>> from convexinit import MLP, ConvexLinear

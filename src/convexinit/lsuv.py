@@ -11,13 +11,8 @@ from torch import Tensor, nn
 from convexinit.assignment import unchanged_on_error
 from convexinit.checks import check_floating, check_module, check_number, check_tensor
 from convexinit.evaluation import MISFITS, Inputs, not_callable
-from convexinit.init_network import (
-    CONVOLUTIONS,
-    assign_parameters_,
-    initialised_layers,
-    parameters_of,
-)
-from convexinit.layers import ConvexLayer, Network
+from convexinit.init_network import assign_parameters_, initialised_layers, parameters_of
+from convexinit.layers import CONVOLUTIONS, ConvexLayer, Network
 
 
 @torch.no_grad()

@@ -58,9 +58,9 @@ def orthogonal_init_(
         ``weight``.
 
     Raises:
-        ValueError: if ``weight`` has fewer than two dimensions, is computed, expanded or not
-            floating point, ``gain`` is out of range, or ``groups`` does not divide the number of
-            outputs.
+        ValueError: if ``weight`` has fewer than two dimensions or no entries, is computed, expanded
+            or not floating point, ``gain`` is out of range, or ``groups`` does not divide the
+            number of outputs.
 
     Example:
         >>> weight = orthogonal_init_(torch.empty(2, 4))

@@ -253,6 +253,7 @@ def _turned_by(
                 layer.call.recompute(product.weight, leaf, values) for values in (draws, -draws)
             )
         except (RuntimeError, TypeError):
+            turning.append(names[id(leaf)])  # for all that is known
             continue
         if layer.is_raw:  # which may be negative now, until it is projected
             if is_close(first, -second):

@@ -67,11 +67,11 @@ def is_kept_positive(weight_map: WeightMap | None, raw: Tensor) -> bool:
     """Whether weights cannot be negative, or look as if they were not meant to be."""
     if weight_map is None or weight_map.name == "right_inverse":
         return False
-    if weight_map.name in {name for name, entry in MAPS.items() if entry.projects}:
+    if weight_map.positivity is None:
+        return bool((weight_map.forward(_draws(raw, 3.0)) >= 0).all())
+    if weight_map.positivity.projects:
         return raw.numel() >= 8 and bool((raw >= 0).all() and (raw > 0).any())
-    if weight_map.name in MAPS and weight_map.gain > 0:
-        return True
-    return bool((weight_map.forward(_draws(raw, 3.0)) >= 0).all())
+    return True
 
 
 @torch.no_grad()
@@ -90,7 +90,9 @@ def find_map(call: Call, weight: Tensor, raw: Tensor, known: list[Fit]) -> Weigh
     if weight is raw:
         layout = tuple(range(raw.ndim))
         entry = MAPS["projection"]
-        return WeightMap(entry.name, 1.0, layout, forward, _writer(_same, layout, raw), entry)
+        return WeightMap(
+            entry.name, 1.0, layout, forward, _writer(entry.inverse, layout, raw), entry
+        )
     draws = _draws(raw, 1.5)
     try:
         if not is_close(forward(raw.detach()), weight.detach()):
@@ -198,10 +200,6 @@ def _as_softplus(forward: Callable[[Tensor], Tensor], like: Tensor) -> list[Posi
 
 def _divided(entry: Positivity, gain: float) -> Callable[[Tensor], Tensor]:
     return lambda weight: entry.inverse(weight / gain)
-
-
-def _same(weight: Tensor) -> Tensor:
-    return weight
 
 
 def _in_shape_of(raw: Tensor, weight: Tensor, layout: tuple[int, ...]) -> Tensor:

@@ -244,6 +244,25 @@ def test_projection_refuses_negative_weights_that_it_cannot_change(name):
     project_(network(NOT_INVERTIBLE[name], "softplus"))
 
 
+class AlmostDoubled(Doubled):
+    """Its inverse is exact but for a little, by which zeros become negative."""
+
+    def forward(self, raw):
+        return 2 * raw - 1e-9
+
+
+def test_projection_refuses_weights_that_stay_negative():
+    model = nn.Sequential(ConvexLinear(2, 2))
+    parametrize.register_parametrization(model[0], "weight", AlmostDoubled())
+    with torch.no_grad():
+        model[0].weight = torch.tensor([[1.0, -1.0], [2.0, 3.0]])
+    with (
+        unchanged(model),
+        pytest.raises(ValueError, match="layer 0 is computed and stays negative"),
+    ):
+        project_(model)
+
+
 def test_weights_that_are_properties_are_refused():
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), Computed(16, 2))
     for function in (init_icnn_, project_):

@@ -198,6 +198,14 @@ def test_weights_that_make_no_network_are_named(network, tmp_path, name, array, 
         load_codec("autoencoder", weights=path)
 
 
+def test_an_array_that_is_missing_is_named(network, tmp_path):
+    arrays = to_arrays(network.float(), VOCABULARY)
+    del arrays["sizes.context"]
+    np.savez(path := tmp_path / "weights.npz", **arrays)
+    with pytest.raises(WeightsError, match=r"fault: it lacks sizes\.context"):
+        load_codec("autoencoder", weights=path)
+
+
 def test_a_single_array_is_no_file_of_weights(tmp_path):
     np.save(tmp_path / "weights.npy", np.zeros(3))
     with pytest.raises(WeightsError, match="cannot be used"):

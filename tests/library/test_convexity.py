@@ -403,6 +403,11 @@ def test_functions_of_numbers(sign, convex):
     assert bool(is_convex(lambda x: sign * x.square(), torch.randn(50))) == convex
 
 
+def test_errors_of_functions_that_are_no_networks_stay_their_own():
+    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
+        is_convex(lambda x: x @ torch.zeros(3, 1), torch.randn(50, 2))
+
+
 def test_arguments_of_one_number_for_every_row():
     x, y = torch.randn(64, generator=generator(0)), torch.rand(64, generator=generator(1))
     assert is_convex(lambda x, y: y * x.square(), (x, y))

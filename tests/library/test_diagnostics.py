@@ -320,6 +320,14 @@ def test_a_frame_and_a_figure_have_all_layers():
     importlib.import_module("matplotlib.pyplot").close(figure)
 
 
+def test_a_figure_without_gradients_has_no_logarithms_of_them():
+    report = check_signal(MLP([4, 8, 1]), batch(), call=lambda network, x: network(x).detach())
+    importlib.import_module("matplotlib").use("agg")
+    figure = report.plot()
+    assert figure.axes[2].get_yscale() == "linear"
+    importlib.import_module("matplotlib.pyplot").close(figure)
+
+
 @pytest.mark.parametrize(("method", "package"), [("to_frame", "pandas"), ("plot", "matplotlib")])
 def test_a_missing_package_is_named(method, package, monkeypatch):
     def missing(name):
@@ -338,6 +346,10 @@ def test_a_missing_package_is_named(method, package, monkeypatch):
         (nn.ReLU(), batch(), "no linear operation with a parameter depends on the inputs"),
         (MLP([4, 3, 1]), batch(rows=1), "at least two"),
         (MLP([4, 3, 1]), batch(5), "cannot be called with these inputs"),
+        (MLP([4, 3, 1]), (), "must be a tensor or a tuple of tensors"),
+        (MLP([4, 3, 1]), torch.tensor(1.0), "must have rows"),
+        (MLP([4, 3, 1]), batch().to_sparse(), "must be dense tensors with values"),
+        (MLP([4, 3, 1]), batch().to("meta"), "must be dense tensors with values"),
     ],
 )
 def test_what_cannot_be_checked_is_refused(network, inputs, message):

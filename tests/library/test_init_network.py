@@ -71,6 +71,12 @@ def test_options_of_the_other_method_are_refused(inputs, options):
         init_icnn_(MLP([3, 5, 1]), inputs, **options)
 
 
+def test_a_first_layer_needs_no_bias():
+    network = nn.Sequential(nn.Linear(3, 50, bias=False), nn.ReLU(), ConvexLinear(50, 1))
+    init_icnn_(network, method="moments", variance=4.0, generator=generator())
+    assert float(network[0].weight.var()) == pytest.approx(4 / 3, rel=0.3)
+
+
 def test_same_generator_state_gives_the_same_network():
     first = init_icnn_(MLP([3, 10, 10, 1]), generator=generator(5))
     second = init_icnn_(MLP([3, 10, 10, 1]), generator=generator(5))

@@ -8,8 +8,9 @@ from torch import nn
 
 from convexinit import MLP, ConvexConv2d, ConvexLinear, init_icnn_, project_, solve_init
 from convexinit.init import DISTRIBUTIONS
-from convexinit.layers import affine
+from convexinit.layers import Linear, affine, projected_weights
 from convexinit.positivity import POSITIVITY
+from convexinit.stacking import stack_networks
 from support.networks import generator
 
 
@@ -45,6 +46,27 @@ def test_stacked_gradients_agree_with_finite_differences_and_keep_the_layout():
     assert torch.autograd.gradgradcheck(affine, (inputs, weight, bias), check_fwd_over_rev=True)
     affine(inputs, weight, bias).sum().backward()
     assert weight.grad.is_contiguous()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_autocast_reaches_stacked_layers(bias):
+    layers = [Linear(4, 3, bias=bias) for _ in range(2)]
+    stack, inputs = stack_networks(layers), torch.randn(2, 5, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = stack(inputs)
+        expected = [layer(x) for layer, x in zip(layers, inputs, strict=True)]
+    assert outputs.dtype == torch.bfloat16
+    assert torch.allclose(outputs, torch.stack(expected), atol=0.02)
+    (outputs.float().sum() + torch.stack(expected).float().sum()).backward()
+    gradients = torch.stack([layer.weight.grad for layer in layers])
+    assert torch.allclose(stack.weight.grad, gradients, atol=0.02)
+
+
+def test_weights_to_be_projected_are_those_of_that_map():
+    network = nn.Sequential(Linear(2, 3), ConvexLinear(3, 3, positivity="exp"), ConvexLinear(3, 1))
+    (weight,) = projected_weights(network)
+    assert weight.data_ptr() == network[2].weight.data_ptr()
+    assert not weight.requires_grad
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)

@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -262,6 +263,12 @@ def test_a_state_is_loaded_into_networks_of_its_own_map_alone(build, source, tmp
             assert torch.equal(weight, kept)
 
 
+def test_a_state_may_be_written_to_a_plain_dictionary():
+    network = MLP([3, 4, 1])
+    state = network.state_dict(destination={})
+    assert state.keys() == network.state_dict().keys()
+
+
 def test_states_keep_the_keys_and_tensors_of_torch():
     ours, torchs = MLP([3, 4, 1]), nn.ModuleList([nn.Linear(3, 4), nn.Linear(4, 1)])
     assert list(ours.layers.state_dict()) == list(torchs.state_dict())
@@ -378,6 +385,50 @@ def test_networks_that_differ_in_more_than_their_weights_are_not_stacked(first, 
         stack_networks([first, other])
     assert "\n" not in str(caught.value)
     stack_networks([other, other])
+
+
+class Holding(ConvexLinear):
+    """A layer that holds something."""
+
+    def __init__(self, held):
+        super().__init__(2, 2)
+        self.held = held
+
+
+class Scale:
+    def __init__(self, by):
+        self.by = by
+
+    def multiply(self, x):
+        return self.by * x
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        lambda by: {"by": by},
+        lambda by: [nn.LeakyReLU(by)],
+        Scale,
+        lambda by: partial(torch.mul, other=by),
+    ],
+)
+def test_what_networks_hold_is_compared_by_what_it_is_made_of(hold):
+    stack_networks([Holding(hold(0.1)), Holding(hold(0.1))])
+    with pytest.raises(ValueError, match="held is"):
+        stack_networks([Holding(hold(0.1)), Holding(hold(0.2))])
+
+
+def test_generators_and_what_methods_are_bound_to_belong_to_each_network():
+    for first, other in (
+        (generator(1), generator(2)),
+        (Scale(0.1).multiply, Scale(0.2).multiply),
+    ):
+        stack_networks([Holding(first), Holding(other)])
+
+
+def test_nothing_is_no_stack():
+    with pytest.raises(ValueError, match="at least one network to stack"):
+        stack_networks([])
 
 
 def test_networks_of_equal_activations_are_stacked():

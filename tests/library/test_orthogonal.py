@@ -82,6 +82,7 @@ def test_draws_differ_and_can_be_repeated():
     ("shape", "options", "message"),
     [
         ((3,), {}, "at least two dimensions"),
+        ((0, 4), {}, r"needs entries; got shape \(0, 4\)"),
         ((4, 4), {"gain": 0.0}, r"gain must be a number in \(0, inf\)"),
         ((4, 4), {"groups": 3}, "groups must divide the 4 outputs, got 3"),
     ],
@@ -142,6 +143,14 @@ def test_activations_that_outgrow_all_bounds_are_refused():
         plan_layers("exp", [1] * 5)
     plan = plan_layers("exp", [1] * 5, variance=1e-4)
     assert plan.feature_means[-1] == pytest.approx(1.0, rel=0.01)  # there exp(s) is 1 + s
+
+
+@pytest.mark.parametrize(
+    "activation", [torch.ones_like, lambda s: torch.where(s.abs() < 8, s, torch.inf)]
+)
+def test_activations_that_are_constant_or_end_where_tails_are_are_refused(activation):
+    with pytest.raises(ValueError, match="3 hidden layers keep too little"):
+        plan_layers(activation, [1, 1])
 
 
 @pytest.mark.parametrize(

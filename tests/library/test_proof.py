@@ -164,6 +164,7 @@ def test_convex_functions_are_proven(end):
         lambda network, y, z, x: y - F.leaky_relu(x, 0.9999),
         lambda network, y, z, x: torch._C._nn.elu(y, 1.0, -1.0),
         lambda network, y, z, x: y.view(torch.float16).to(y.dtype),
+        lambda network, y, z, x: torch.addmm(network.last.bias, z, network.last.weight.T, beta=2),
         branching,
         in_place_of_a_view,
         changed_while_a_view_is_kept,

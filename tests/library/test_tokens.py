@@ -43,6 +43,10 @@ def test_byte_pair_encoding_joins_a_most_frequent_pair_in_every_round():
         current = [join_naively(tokens, pair) for tokens in current]
 
 
+def test_a_vocabulary_stays_small_where_no_pair_occurs_twice():
+    assert learn_vocabulary(["CN", "CO"], 60).tokens == (*SPECIAL, *SYMBOLS)
+
+
 def test_text_is_cut_at_the_longest_token():
     vocabulary = Vocabulary([*SPECIAL, *SYMBOLS, "CC", "CCC", "c1ccccc1"])
     assert [vocabulary.tokens[n] for n in vocabulary.encode("CCCCCc1ccccc1Cl")] == [

@@ -226,6 +226,13 @@ def test_what_makes_a_weight_negative_is_named():
     keep_convex(optimiser, network, weights=[network.t], inputs=X)
 
 
+def test_a_weight_that_cannot_be_computed_from_other_values_is_refused():
+    network = Middle(lambda n, z, x: F.linear(z, torch.linalg.cholesky(n.w)), w=torch.eye(16))
+    optimiser = torch.optim.Adam(network.parameters())
+    with pytest.raises(ValueError, match=r"w: its weight .*can be negative, with w; "):
+        keep_convex(optimiser, network, inputs=X)
+
+
 def test_weights_of_weight_norm_are_projected():
     layers = [nn.Linear(6, 16), nn.Softplus()]
     layers += [parametrizations.weight_norm(nn.Linear(16, 16)), nn.Softplus()]

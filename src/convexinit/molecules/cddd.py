@@ -304,7 +304,8 @@ class CDDDNetwork(nn.Module):
             steps = logits.double().log_softmax(1).view(-1, beam, vocabulary)
             steps = torch.where((last == _END).unsqueeze(2), only_end, steps)
             totals = (scores.unsqueeze(2) + steps).flatten(1)
-            scores, order = (part[:, :beam] for part in _sorted(totals))
+            ordered = totals.sort(dim=1, descending=True, stable=True)  # equal ones as they come
+            scores, order = (part[:, :beam] for part in ordered)
             parents, tokens = order // vocabulary, order % vocabulary
             rows = torch.arange(len(parents), device=codes.device).unsqueeze(1)
             history = torch.cat([history[rows, parents], tokens.unsqueeze(2)], dim=2)
@@ -331,11 +332,6 @@ def _pack(rows: list[Tensor], device: torch.device) -> tuple[Tensor, list[int], 
     packed = pack_sequence(rows, enforce_sorted=False)
     order = cast("Tensor", packed.sorted_indices).to(device)
     return packed.data.to(device), packed.batch_sizes.tolist(), order, order.argsort()
-
-
-def _sorted(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Values of each row from high to low, equal ones in their order, and their places."""
-    return torch.sort(values, dim=1, descending=True, stable=True)
 
 
 class CDDDCodec(Codec):

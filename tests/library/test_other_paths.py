@@ -1,0 +1,79 @@
+"""Networks that make other calls with all rows than with the few that are traced."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from convexinit import check_signal, init_icnn_, parameter_groups
+from support.foreign_networks import INPUTS, normal
+from support.networks import unchanged
+
+FEW = 16  # rows that are traced
+
+
+class Branch(nn.Module):
+    """Adds a layer and a skip connection up, or does something else with many rows."""
+
+    def __init__(self, squared, otherwise):
+        super().__init__()
+        self.power, self.otherwise = 2 if squared else 1, otherwise
+        self.first, self.skip = nn.Linear(INPUTS, 12), nn.Linear(INPUTS, 12)
+        self.middle, self.other = nn.Linear(12, 12), nn.Linear(12, 12)
+        self.last = nn.Linear(12, 1)
+
+    def forward(self, x):
+        z = F.relu(self.first(x))
+        zeros = torch.zeros_like(z)
+        skipped = self.skip(x) ** self.power
+        if len(x) > FEW:
+            return self.otherwise(self, z, skipped, zeros)
+        return self.last(F.relu(self.middle(z) + skipped))
+
+
+def ends(network, z, skipped, zeros):
+    return z
+
+
+def has_no_layer(network, z, skipped, zeros):
+    return network.last(F.relu(z.sin() + skipped))
+
+
+def has_a_constant_for_a_layer(network, z, skipped, zeros):
+    return network.last(F.relu((zeros + 0) + skipped))
+
+
+def has_another_layer(network, z, skipped, zeros):
+    return network.last(F.relu(network.other(z) + skipped))
+
+
+def has_another_sum(network, z, skipped, zeros):
+    return network.last(F.relu(network.middle(z).sub(skipped)))
+
+
+def has_no_sum(network, z, skipped, zeros):
+    return network.middle(z).max(1)[0]
+
+
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize(
+    "otherwise",
+    [
+        ends, has_no_layer, has_a_constant_for_a_layer, has_another_layer, has_another_sum,
+        has_no_sum,
+    ],
+)  # fmt: skip
+def test_they_are_refused_and_stay(otherwise, squared):
+    network, inputs = Branch(squared, otherwise), normal(64, INPUTS, seed=1)
+    with unchanged(network):
+        with pytest.raises(ValueError, match="makes other calls from one pass to the next"):
+            init_icnn_(network, inputs)
+        for measure in (check_signal, lambda *of: parameter_groups(of[0], 1e-3, of[1])):
+            with pytest.raises(ValueError, match="with all inputs than with a few of them"):
+                measure(network, inputs)
+
+
+def test_few_rows_take_one_path():
+    inputs = normal(FEW, INPUTS, seed=1)
+    network = Branch(False, ends)
+    assert [row.layer for row in check_signal(network, inputs).rows] == ["first", "middle", "last"]

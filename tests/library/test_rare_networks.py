@@ -1,0 +1,273 @@
+"""What few networks do: weights that are computed in rare ways, calls that are seldom made."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrize
+
+from convexinit import check_signal, init_icnn_, keep_convex
+from convexinit.finding import find, find_layers
+from convexinit.positivity import softplus
+from support.foreign_networks import INPUTS, ActNorm, MappedLinear, normal
+from support.networks import generator, unchanged
+
+X = normal(256, INPUTS, seed=1)
+CONTEXT = normal(256, 3, seed=2)
+
+
+class Hidden(nn.Module):
+    """``forward(self, *inputs)`` of a first and a last layer, and of what else is given."""
+
+    def __init__(self, forward, **parts):
+        super().__init__()
+        torch.manual_seed(0)
+        self.function = forward
+        self.first, self.last = nn.Linear(INPUTS, 16), nn.Linear(16, 1)
+        for name, part in parts.items():
+            setattr(self, name, nn.Parameter(part) if isinstance(part, torch.Tensor) else part)
+
+    def forward(self, *inputs):
+        return self.function(self, *inputs)
+
+
+def middle(layer, **parts):
+    """A hidden layer between both, ``layer(network, features)``, with a bias."""
+    return Hidden(
+        lambda n, x: n.last(F.relu(layer(n, F.relu(n.first(x))) + n.bias)),
+        **parts, bias=torch.zeros(16),
+    )  # fmt: skip
+
+
+def matrix(*size):
+    return torch.randn(size or (16, 16), generator=generator())
+
+
+def roles(network, inputs=X, convex=0):
+    return {layer.name: layer.role for layer in find_layers(network, inputs, convex)}
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda n, z: n.w.__rmatmul__(z),
+        lambda n, z: torch.einsum("io,bi->bo", n.w, z),
+        lambda n, z: F.linear(z, n.w.exp().split(16)[0]),
+    ],
+)
+def test_layers_are_filled_however_they_are_called(layer):
+    network = init_icnn_(middle(layer, w=matrix().abs()), X, generator=generator())
+    assert check_signal(network, X).rows[1].std == pytest.approx(1, rel=0.01)
+
+
+def test_a_vector_for_every_position_is_filled():
+    def forward(network, x):
+        return (F.relu(network.third(x.view(-1, 2, 3))) @ network.w).sum(1) + network.shift
+
+    network = Hidden(forward, third=nn.Linear(3, 16), w=matrix(16).abs(), shift=torch.zeros(1))
+    init_icnn_(network, X, generator=generator())
+    assert float(network(X).detach().var()) == pytest.approx(1, rel=0.01)
+
+
+def assigned(network):
+    weight = network.w.clone()
+    weight[:2] = 0
+    return weight
+
+
+class Softmax(nn.Module):
+    """A parametrization whose inverse is none."""
+
+    def forward(self, raw):
+        return raw.softmax(1)
+
+    def right_inverse(self, weight):
+        return weight
+
+
+def with_softmax():
+    network = middle(lambda n, z: n.linear(z), linear=nn.Linear(16, 16))
+    parametrize.register_parametrization(network.linear, "weight", Softmax())
+    return network
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        middle(lambda n, z: F.linear(z, assigned(n)), w=matrix()),
+        middle(lambda n, z: F.linear(z, torch.linalg.cholesky(n.w)), w=torch.eye(16)),
+        middle(lambda n, z: F.linear(z, n.w[(n.w < 1).all(1)]), w=matrix().clamp(max=0.9)),
+        with_softmax(),
+    ],
+)
+def test_weights_without_an_inverse_are_refused(network):
+    with unchanged(network), pytest.raises(ValueError, match="in a way that cannot be inverted"):
+        init_icnn_(network, X)
+
+
+def test_free_weights_without_an_inverse_stay():
+    def forward(network, x):
+        return network.last(F.relu(F.linear(x, torch.linalg.cholesky(network.w))))
+
+    network = Hidden(forward, w=torch.eye(INPUTS), last=nn.Linear(INPUTS, 1))
+    with pytest.warns(UserWarning, match="layer w has the variance"):
+        init_icnn_(network, X)
+    assert torch.equal(network.w, torch.eye(INPUTS))
+    assert (network.last.weight >= 0).all()
+
+
+def test_a_map_that_the_user_says_fits_a_transposed_parameter():
+    said = {"w": {"positivity": softplus(2.0), "gain": 0.5}}
+    network = Hidden(
+        lambda n, x: n.last(F.relu(F.linear(F.relu(n.first(x)), F.softplus(n.w, 2).T / 2, n.b))),
+        w=matrix(16, 12), b=torch.zeros(12), last=nn.Linear(12, 1),
+    )  # fmt: skip
+    init_icnn_(network, X, layers=said, generator=generator())
+    assert check_signal(network, X).rows[1].std == pytest.approx(1, rel=0.01)
+    copies = middle(lambda n, z: F.linear(z, F.softplus(n.w).expand(16, 16)), w=matrix(1, 16))
+    with pytest.raises(ValueError, match=r"w: its weight .* cannot be inverted"):
+        init_icnn_(copies, X, layers={"w": {"positivity": "softplus"}})
+
+
+def test_a_first_layer_of_weights_that_cannot_be_negative_is_constrained():
+    network = nn.Sequential(MappedLinear(INPUTS, 16, F.softplus), nn.ReLU(), nn.Linear(16, 1))
+    assert set(roles(network).values()) == {"constrained"}
+
+
+def test_products_of_data_are_no_layers():
+    def forward(network, u, y):
+        rotation = network.turn(u).view(-1, INPUTS, INPUTS)
+        return network.last(F.relu(network.first(torch.bmm(rotation, y[:, :, None])[..., 0])))
+
+    network = Hidden(forward, turn=nn.Linear(3, INPUTS**2))
+    found = roles(network, (CONTEXT, X), 1)
+    assert found == {"turn": "context", "first": "free", "last": "constrained"}
+
+
+def test_parameters_of_whole_numbers_stay():
+    network = middle(lambda n, z: F.linear(z, n.w), w=matrix().abs())
+    network.register_parameter("count", nn.Parameter(torch.arange(3), requires_grad=False))
+    init_icnn_(network, X)
+    assert network.count.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        lambda n, x: torch.where(n.first(x)[:, :1] > 0, n.up, n.down),
+        lambda n, x: (F.relu(n.first(x)) * torch.linalg.cholesky(n.w).diagonal()).sum(1)[:, None],
+    ],
+)
+def test_parameters_that_cannot_be_probed_are_left_out(added):
+    network = Hidden(
+        lambda n, x: n.last(F.relu(n.first(x))) + added(n, x),
+        up=torch.ones(1), down=-torch.ones(1), w=torch.eye(16),
+    )  # fmt: skip
+    assert not find(network, X).unseen
+
+
+def test_outputs_that_something_else_is_added_to_are_no_sums_of_the_last_layers():
+    def forward(network, u, y):
+        pieces = network.pair(F.relu(network.first(y)))
+        return pieces[:, 0] + pieces[:, 1] + (network.turn(u)[:, 0] if network.reads else 0)
+
+    for reads in (False, True):
+        network = Hidden(forward, pair=nn.Linear(16, 2), turn=nn.Linear(3, 2), reads=reads)
+        assert find(network, (CONTEXT, X), 1).gathers is not reads
+
+
+def test_what_is_stacked_is_not_only_summed_if_the_stack_is_used_before():
+    def forward(network, x):
+        both = torch.stack([network.middle(F.relu(network.first(x))), network.skip(x)])
+        return network.last(F.relu(both[0]) + F.relu(both.sum(0)))
+
+    network = Hidden(forward, middle=nn.Linear(16, 16), skip=nn.Linear(INPUTS, 16))
+    init_icnn_(network, X, generator=generator())
+    alone = network.middle(F.relu(network.first(X)))
+    assert float(alone.detach().var(0).mean()) == pytest.approx(1, rel=0.01)
+
+
+def test_a_bias_of_a_square_that_is_used_again_is_not_scaled_with_it():
+    def forward(network, x):
+        skipped = (network.skip(x) + network.shift) ** 2
+        hidden = network.middle(F.relu(network.first(x))) + skipped
+        return network.last(F.relu(hidden + network.shift if network.again else hidden))
+
+    for again in (False, True):
+        network = Hidden(
+            forward, middle=nn.Linear(16, 16), skip=nn.Linear(INPUTS, 16, bias=False),
+            shift=torch.ones(16), again=again,
+        )  # fmt: skip
+        (one,) = (one for one in find(network, X).pre_activations if one.squared)
+        assert len(one.squared_biases) == (not again)
+
+
+def test_features_that_do_not_vary_are_refused():
+    network = Hidden(lambda n, x: n.last(n.first(x).clamp(min=1e3)))
+    for method in ("moments", "orthogonal"):
+        with unchanged(network), pytest.raises(ValueError, match=r"last reads .*does not vary"):
+            init_icnn_(network, X, method=method)
+
+
+class Plain(ActNorm):
+    """Says in a plain attribute whether it has seen its first batch."""
+
+    def __init__(self, features):
+        super().__init__(features)
+        del self.initialized
+        self.initialized = False
+
+    def forward(self, x):
+        if self.training and not self.initialized:
+            with torch.no_grad():
+                self.shift.copy_(-x.mean(0))
+                self.log_scale.copy_(-x.std(0).log())
+            self.initialized = True
+        return (x + self.shift) * self.log_scale.exp()
+
+
+def test_normalisations_with_a_plain_flag_get_their_first_batch_again():
+    network = Hidden(lambda n, x: n.last(F.relu(n.norm(n.first(x)))), norm=Plain(16))
+    network.train()(X)
+    nn.init.normal_(network.norm.log_scale, generator=generator())
+    init_icnn_(network, X, generator=generator())
+    assert network.norm.initialized is True
+    first = network.norm(network.first(X))
+    assert torch.allclose(first.mean(0), torch.zeros(16), atol=0.01)
+    assert torch.allclose(first.std(0), torch.ones(16), atol=0.01)
+    fresh = Hidden(lambda n, x: n.norm(n.first(x)), norm=Plain(16))
+    with pytest.raises(ValueError, match="cannot be called with these inputs: mat1 and mat2"):
+        check_signal(fresh, X[:, :3])
+
+
+def kept(network, inputs=X, convex=0):
+    """The network, kept convex, and the warnings of that."""
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        keep_convex(optimiser, network, inputs=inputs, convex=convex)
+    return [str(one.message) for one in caught]
+
+
+def test_a_factor_of_a_weight_that_would_turn_it_is_named():
+    network = middle(lambda n, z: F.linear(z, n.w * n.gain), w=matrix(), gain=torch.tensor(2.0))
+    (message,) = kept(network)
+    assert "stays convex only while these factors of its convex path are not negative: gain" in (
+        message
+    )
+    assert (network.w >= 0).all()
+
+
+def test_weights_that_the_context_gives_feature_by_feature_need_nothing():
+    def forward(network, u, y):
+        weight = F.softplus(network.turn(u)).view(-1, 16, 16)
+        return network.last(F.relu((weight * F.relu(network.first(y))[:, None]).sum(-1)))
+
+    network = Hidden(forward, turn=nn.Linear(3, 256))
+    before = copy.deepcopy(network.turn.state_dict())
+    assert not kept(network, (CONTEXT, X), 1)
+    assert all(torch.equal(value, before[key]) for key, value in network.turn.state_dict().items())
+    assert (network.last.weight >= 0).all()
