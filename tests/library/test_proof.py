@@ -232,6 +232,13 @@ def test_features_that_are_rare_are_no_context(columns):
     assert bool(is_convex(gated, inputs, {0: columns})) is holds
 
 
+def test_what_stands_beside_convex_arguments_may_be_a_gate():
+    def gated(network, y, z, x):
+        return y * F.softplus(torch.cat([x, network.gain.expand(len(x), 1)], 1)[:, 6:])
+
+    assert proven(Net(end=gated))
+
+
 class Modulated(Net):
     """A network whose gate does not depend on the inputs before it is initialised."""
 
