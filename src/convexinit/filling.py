@@ -28,7 +28,7 @@ from convexinit.evaluation import (
     run,
 )
 from convexinit.filling_pass import Deviation, Filling, Pass, Silenced, Target, normalises
-from convexinit.finding import find_prepared, problems_of
+from convexinit.finding import apart_remarks, find_prepared, problems_of
 from convexinit.found import Found, FoundLayer, Options, PreActivation, reads_layers
 from convexinit.products import Dependence
 from convexinit.proof import is_proven_convex
@@ -78,6 +78,7 @@ def fill_network_(
                     generator,
                 )  # fmt: skip
                 messages += _remarks(found, reached, target) + unseen_remarks(found.unseen)
+                messages += apart_remarks(found, "initialised")
                 if found.gathers and target.convex_path and _meets(found, reached):
                     messages += _of_output(found, output, target)
                 if target.convex_path and target.draw is None:

@@ -150,8 +150,43 @@ def find_prepared(
     pre_activations = find_pre_activations(network, parameters, trace, layers, starting, options)
     return Found(
         layers, pre_activations, trace.returns_gradient, needs_gradient, output, 2 * rows, unseen,
-        trace,
+        trace, _apart(network, trace),
     )  # fmt: skip
+
+
+def _apart(network: nn.Module, trace: Trace) -> list[str]:
+    """Parts that have none in what the network differentiates first; none if it does not."""
+    if not trace.returns_gradient:
+        return []
+    read = {
+        id(leaf)
+        for call in trace.calls
+        for operand in call.operands
+        for leaf in call.leaves_of(operand)
+    }
+    apart: list[str] = []
+    for name, module in network.named_modules():
+        weights = [p for p in module.parameters() if p.ndim > 1 and p.numel()]
+        within = any(name.startswith(f"{other}.") for other in apart)
+        if weights and not within and read.isdisjoint(map(id, module.parameters())):
+            apart.append(name)
+    return apart
+
+
+def apart_remarks(found: Found, purpose: str) -> list[str]:
+    """A warning of parts that have none in what the network differentiates first.
+
+    Args:
+        found: in the network.
+        purpose: of looking for convex layers, in the participle.
+    """
+    if not found.apart:
+        return []
+    return [
+        "the network returns a gradient, and these have no part in what it differentiates first: "
+        f"{', '.join(found.apart)}. They are not {purpose}; if one is another convex function, "
+        "name that with call=, or give that sub-network"
+    ]
 
 
 def problems_of(found: Found, problem_of: Mapping[FoundLayer, str], purpose: str) -> list[str]:

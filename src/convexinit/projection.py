@@ -16,7 +16,7 @@ from convexinit.checks import check_module
 from convexinit.convexity import not_convex
 from convexinit.difference import convex_functions
 from convexinit.evaluation import NOT_CALLABLE, Convex, Inputs, as_tuple, convex_columns, evaluated
-from convexinit.finding import find, no_convex_layer
+from convexinit.finding import apart_remarks, find, no_convex_layer
 from convexinit.found import FoundLayer
 from convexinit.layers import ConvexLayer, check_not_stacked, clamp_negative_, project_layers_
 from convexinit.unseen import UNDERSTOOD
@@ -224,6 +224,8 @@ def _raw_weights(
             "by a map such as softplus",
             stacklevel=3,
         )
+    for message in apart_remarks(found, "projected"):
+        warnings.warn(message, stacklevel=3)
     return list(raws.values()), written, found.returns_gradient
 
 
