@@ -84,13 +84,16 @@ def fill_network_(
                 if target.convex_path and target.draw is None:
                     messages += grows_noise(_hidden_dropouts(found))
                 known = {id(t) for t in (*network.parameters(), *network.buffers())}
-                if not found.returns_gradient and not is_proven_convex(
-                    found.trace, first_of(found.output), known, columns
-                ):
+                differentiates = found.returns_gradient
+                result = found.trace.differentiated if differentiates else first_of(found.output)
+                if not is_proven_convex(found.trace, result, known, columns):
                     try:
-                        messages += not_convex(network, arguments, columns, function)
+                        messages += not_convex(
+                            network, arguments, columns, function, differentiates
+                        )
                     except NOT_CALLABLE as error:
-                        messages.append(f"whether the network is convex is not known: {error}")
+                        if not differentiates:  # of steps of an optimiser, say
+                            messages.append(f"whether the network is convex is not known: {error}")
             evaluation.keeps = True
     except BaseException:
         torch.set_rng_state(random_state)

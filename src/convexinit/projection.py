@@ -121,7 +121,7 @@ def keep_convex(
     with unchanged_on_error(network):
         project()
     handle = optimizer.register_step_post_hook(project)
-    if inputs is not None and not returns_gradient:
+    if inputs is not None:
         arguments = as_tuple(inputs)
         columns = convex_columns(convex, arguments)
         messages = []
@@ -129,7 +129,7 @@ def keep_convex(
             for function in convex_functions(network, call, None):
                 # What cannot be tested, as inputs that do not vary, will do to find layers.
                 with suppress(*NOT_CALLABLE):
-                    messages += not_convex(network, arguments, columns, function)
+                    messages += not_convex(network, arguments, columns, function, returns_gradient)
         for message in messages:
             warnings.warn(message, stacklevel=2)
     return handle

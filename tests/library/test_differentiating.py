@@ -78,3 +78,28 @@ def test_what_has_no_part_in_it_is_named():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         init_icnn_(network, X, call=lambda network, x: network.energy(x), generator=generator())
+
+
+class Force(nn.Module):
+    """The gradient of a function that is convex in what it computes from its inputs."""
+
+    def __init__(self, compute):
+        super().__init__()
+        self.compute, self.net = compute, TransportPotential(2)
+
+    def forward(self, x):
+        with torch.enable_grad():
+            x = x.clone().requires_grad_()
+            return of_sum(self.net(self.compute(x)), x)
+
+
+@pytest.mark.parametrize(("compute", "warns"), [(torch.sin, True), (lambda x: 2 * x, False)])
+def test_what_is_differentiated_is_tested_for_convexity(compute, warns):
+    torch.manual_seed(0)
+    network = Force(compute)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        init_icnn_(network, X, generator=generator())
+        keep_convex(torch.optim.SGD(network.parameters(), 1.0), network, inputs=X)
+    told = [w for w in caught if "what the network differentiates is not convex" in str(w.message)]
+    assert len(told) == 2 * warns
