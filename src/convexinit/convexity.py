@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 from convexinit.calls import PassEnded, Watch
 from convexinit.checks import check_generator, check_integer
 from convexinit.curvature import curvature_of
-from convexinit.evaluation import MISFITS, Convex, Inputs, not_callable, run
+from convexinit.evaluation import MISFITS, Convex, Inputs, first_of, not_callable, run
 from convexinit.finding import find
 from convexinit.found import Found
 from convexinit.layers import check_not_stacked
@@ -359,9 +359,19 @@ def not_convex(
     if gap <= 0:
         return []
     name = "what the network differentiates" if differentiates else "the network"
+    of = f"argument {', '.join(map(str, columns))}"
+
+    def negated(network: nn.Module, *inputs: Tensor) -> Tensor:
+        return cast("Tensor", -first_of(run(network, inputs, call)))
+
+    if not differentiates and largest_gap(network, arguments, columns, negated) <= 0:
+        negative = "lambda network, *inputs: -network(*inputs)" if call is None else "its negative"
+        return [
+            f"{name} is not convex in {of} but concave; if it is meant to be, give call={negative}"
+        ]
     return [
-        f"{name} is not convex in argument {', '.join(map(str, columns))}: at the midpoint of "
-        f"two points it is up to {gap:.3g} above their mean. Look for activations that are not "
+        f"{name} is not convex in {of}: at the midpoint of two points it is up to {gap:.3g} above "
+        "their mean. Look for activations that are not "
         "convex and increasing, for normalisations of every row (LayerNorm) and for gates below "
         "zero, or say what is convex with convex= or call="
     ]
