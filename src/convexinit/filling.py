@@ -131,10 +131,12 @@ def _check_found(found: Found, target: Target) -> None:
         isinstance(output, Tensor) and output.ndim > 0 and len(output) == found.rows
     ):
         shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        turned = isinstance(output, Tensor) and output.ndim == 2 and output.shape[1] == found.rows
+        function = "*inputs: network(*inputs).T" if turned else "x: network.potential(x)"
         raise ValueError(
             f"the network must give one value or vector for each row; it gives {shape} for "
             f"{found.rows} rows. Say with call= which function is convex: "
-            "call=lambda network, x: network.potential(x)"
+            f"call=lambda network, {function}"
         )
 
 

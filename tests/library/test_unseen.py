@@ -353,6 +353,31 @@ def test_messages_name_the_next_step(network, inputs, message):
         init_icnn_(network, inputs)
 
 
+class Columns(nn.Module):
+    """Samples are columns, from the first layer to the output."""
+
+    def __init__(self):
+        super().__init__()
+        sizes = ((16, 6), (16, 16), (1, 16))
+        self.weights = nn.ParameterList(0.3 * torch.rand(size) for size in sizes)
+        self.biases = nn.ParameterList(torch.zeros(rows, 1) for rows, _ in sizes)
+
+    def forward(self, x):
+        z = x.T
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            z = torch.addmm(bias, weight, F.softplus(z) if layer else z)
+        return z
+
+
+def test_an_output_with_rows_in_its_last_dimension_is_to_be_turned():
+    torch.manual_seed(0)
+    network = Columns()
+    with pytest.raises(ValueError, match=r"call=lambda network, \*inputs: network\(\*inputs\).T$"):
+        init_icnn_(network, X)
+    init_icnn_(network, X, call=lambda network, *inputs: network(*inputs).T)
+    assert float(network(X).var()) == pytest.approx(1.0, abs=0.01)
+
+
 def test_an_output_that_is_to_have_no_bias_makes_no_warning():
     network = nn.Sequential(nn.Linear(6, 16), nn.Softplus(), nn.Linear(16, 1, bias=False))
     with warnings.catch_warnings():
