@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -273,6 +274,15 @@ def _without_autocast_cache() -> Iterator[None]:
         torch.set_autocast_cache_enabled(enabled)
 
 
+def _uncompiled() -> AbstractContextManager[Any]:
+    """In it, functions of ``torch.compile`` run as they were written, so that calls are seen."""
+    set_stance = getattr(torch.compiler, "set_stance", None)
+    # What it needs takes seconds to import, and was imported where anything is compiled.
+    if set_stance is None or "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    return cast("AbstractContextManager[Any]", set_stance("force_eager"))
+
+
 def check_exists(network: nn.Module) -> None:
     """Raise ValueError for a network with parameters or buffers that have no values yet."""
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
@@ -325,6 +335,7 @@ def evaluated(
         with (
             torch.inference_mode(False),
             _without_autocast_cache(),
+            _uncompiled(),
             torch.random.fork_rng([device] if device.type == "cuda" else []),
         ):
             evaluation.start(again)

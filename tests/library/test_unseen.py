@@ -21,6 +21,7 @@ from convexinit import (
 )
 from convexinit.finding import find
 from support.foreign_networks import normal
+from support.networks import generator
 
 X = normal(256, 6, seed=0)
 
@@ -351,6 +352,42 @@ class Bounded(nn.Linear):
 def test_messages_name_the_next_step(network, inputs, message):
     with pytest.raises(ValueError, match=message):
         init_icnn_(network, inputs)
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.compiler, "set_stance"), reason="torch cannot switch compilation off"
+)
+def test_compiled_functions_within_a_network_run_as_they_were_written():
+    """Compiled beneath the watched calls, what watches them would be compiled too."""
+    compiled = []
+
+    def backend(graph, _):
+        compiled.append(graph)
+        return graph.forward
+
+    networks = []
+    for function in (F.softplus, torch.compile(F.softplus, backend=backend)):
+        torch.manual_seed(0)
+        networks.append(init_icnn_(Activated(function), X, generator=generator()))
+    plain_one, other = networks
+    assert all(map(torch.equal, plain_one.parameters(), other.parameters()))
+    call = torch.compile(lambda network, x: network(x), backend=backend)
+    assert [row.layer for row in check_signal(other, X, call=call).rows] == [
+        "first", "hidden", "last",
+    ]  # fmt: skip
+    assert not compiled
+    other(X)
+    assert compiled
+
+
+class Activated(nn.Module):
+    def __init__(self, activation):
+        super().__init__()
+        self.activation, self.first = activation, nn.Linear(6, 16)
+        self.hidden, self.last = nn.Linear(16, 16), nn.Linear(16, 1)
+
+    def forward(self, x):
+        return self.last(self.activation(self.hidden(self.activation(self.first(x)))))
 
 
 class Columns(nn.Module):
