@@ -123,9 +123,10 @@ def find_prepared(
     trace, output, needs_gradient = _trace(network, halves, columns, call, rows)
     if trace.lost:
         raise ValueError(
-            f"a tensor that {trace.lost} uses is computed in a way that cannot be seen, as by a "
-            "torch.autograd.Function, torch.vmap or reentrant torch.utils.checkpoint; write it "
-            "with functions of torch, or say with call= which part of the network to look at"
+            f"a tensor that {trace.lost} uses is computed in a way that cannot be seen, as by "
+            "torch.jit.script, a torch.autograd.Function, torch.vmap or reentrant "
+            "torch.utils.checkpoint; write it with functions of torch, or say with call= which "
+            "part of the network to look at"
         )
     names = {id(parameter): name for name, parameter in parameters.items()}
     curved = _curved_parameters(trace, names)
@@ -185,7 +186,7 @@ def apart_remarks(found: Found, purpose: str) -> list[str]:
     return [
         "the network returns a gradient, and these have no part in what it differentiates first: "
         f"{', '.join(found.apart)}. They are not {purpose}; if one is another convex function, "
-        "name that with call=, or give that sub-network"
+        "give it as a network of its own, with what it reads as inputs"
     ]
 
 
