@@ -218,7 +218,8 @@ class Evaluation:
         starting: modules that initialise themselves on their first batch (ActNorm), by name.
         statistics: running means and variances of batch normalisations, but of those that are in
             evaluation mode in a network that is not.
-        keeps: whether parameters, statistics and what a first batch has set stay at the end.
+        keeps: whether ``kept``, and what a first batch has set, stays at the end.
+        kept: parameters and statistics.
     """
 
     def __init__(
@@ -236,6 +237,7 @@ class Evaluation:
             if tensor is not None
         ]
         self.keeps = False
+        self.kept: list[Tensor] = [*network.parameters(), *self.statistics]
         self._network, self._arguments, self._call = network, arguments, call
 
     @torch.no_grad()
@@ -260,6 +262,17 @@ class Evaluation:
             if _values(self.starting[name]) == before[name]:
                 del self.starting[name]  # what its flag says is something else
         self._network.eval()
+
+    def leave(self, parts: Iterable[str]) -> None:
+        """Modules, by name, that are to be as before at the end, with all that is in them."""
+        left: set[int] = set()
+        for part in parts:
+            module = self._network.get_submodule(part)
+            left |= {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
+            within = [n for n in self.starting if n == part or n.startswith(f"{part}.")]
+            for name in within:
+                del self.starting[name]
+        self.kept = [tensor for tensor in self.kept if id(tensor) not in left]
 
 
 @contextmanager
@@ -342,8 +355,7 @@ def evaluated(
             yield evaluation
     finally:
         if evaluation.keeps:
-            kept = (*network.parameters(), *evaluation.statistics)
-            snapshot.restore(kept, evaluation.starting.values())
+            snapshot.restore(evaluation.kept, evaluation.starting.values())
         else:
             snapshot.restore()
 

@@ -66,11 +66,12 @@ def fill_network_(
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, (), device="cpu")))
     try:
         with evaluated(network, arguments, call, again=True) as evaluation:
-            messages = []
+            messages, aparts = [], []
             for function in functions:
                 found = find_prepared(
                     network, arguments, columns, function, layers or {}, evaluation.starting
                 )
+                aparts.append(found.apart)
                 kept = _take_kept(network, found)
                 _check_found(found, target)
                 reached, output = _fill_(
@@ -78,7 +79,6 @@ def fill_network_(
                     generator,
                 )  # fmt: skip
                 messages += _remarks(found, reached, target) + unseen_remarks(found.unseen)
-                messages += apart_remarks(found, "initialised")
                 if found.gathers and target.convex_path and _meets(found, reached):
                     messages += _of_output(found, output, target)
                 if target.convex_path and target.draw is None:
@@ -94,6 +94,9 @@ def fill_network_(
                     except NOT_CALLABLE as error:
                         if not differentiates:  # of steps of an optimiser, say
                             messages.append(f"whether the network is convex is not known: {error}")
+            apart = [part for part in aparts[0] if all(part in other for other in aparts)]
+            messages += apart_remarks(apart, "initialised")
+            evaluation.leave(apart)
             evaluation.keeps = True
     except BaseException:
         torch.set_rng_state(random_state)

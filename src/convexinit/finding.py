@@ -174,18 +174,18 @@ def _apart(network: nn.Module, trace: Trace) -> list[str]:
     return apart
 
 
-def apart_remarks(found: Found, purpose: str) -> list[str]:
+def apart_remarks(apart: Collection[str], purpose: str) -> list[str]:
     """A warning of parts that have none in what the network differentiates first.
 
     Args:
-        found: in the network.
+        apart: their names.
         purpose: of looking for convex layers, in the participle.
     """
-    if not found.apart:
+    if not apart:
         return []
     return [
         "the network returns a gradient, and these have no part in what it differentiates first: "
-        f"{', '.join(found.apart)}. They are not {purpose}; if one is another convex function, "
+        f"{', '.join(apart)}. They are not {purpose}; if one is another convex function, "
         "give it as a network of its own, with what it reads as inputs"
     ]
 

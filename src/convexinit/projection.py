@@ -224,7 +224,7 @@ def _raw_weights(
             "by a map such as softplus",
             stacklevel=3,
         )
-    for message in apart_remarks(found, "projected"):
+    for message in apart_remarks(found.apart, "projected"):
         warnings.warn(message, stacklevel=3)
     return list(raws.values()), written, found.returns_gradient
 

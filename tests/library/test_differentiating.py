@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from convexinit import check_signal, init_icnn_, keep_convex, parameter_groups
-from support.foreign_networks import INPUTS, TransportPotential, normal
+from support.foreign_networks import INPUTS, ActNorm, TransportPotential, normal
 from support.networks import generator
 
 X = normal(512, INPUTS, seed=0)
@@ -36,8 +36,9 @@ class Descent(nn.Module):
         super().__init__()
         self.differentiate, self.energy = differentiate, TransportPotential(3)
         self.field = nn.Sequential(
-            nn.Linear(INPUTS, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, INPUTS)
-        )
+            nn.Linear(INPUTS, 16), nn.BatchNorm1d(16), nn.ReLU(),
+            nn.Linear(16, 16), ActNorm(16), nn.ReLU(), nn.Linear(16, INPUTS),
+        )  # fmt: skip
 
     def forward(self, x):
         x = x if x.requires_grad else x.requires_grad_()
