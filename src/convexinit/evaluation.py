@@ -141,6 +141,11 @@ def not_callable(network: nn.Module, arguments: Sequence[Tensor], problem: Excep
             hint += "batch of data without its targets)"
         hint += " (arguments that are no tensors, or have names, are given with call=, as in "
         hint += "call=lambda network, x: network(x, scale=2.0))"
+    if isinstance(problem, IndexError):
+        hint += (
+            f" (it was called with {len(arguments[0])} rows, as each is taken for a sample of its"
+        )
+        hint += " own: of one graph, give several inputs, [graphs, nodes, features])"
     return ValueError(f"the network cannot be called with these inputs: {problem}{hint}")
 
 

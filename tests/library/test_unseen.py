@@ -337,10 +337,23 @@ class Bounded(nn.Linear):
         return F.linear(z, self.weight.sigmoid(), self.bias)
 
 
+class Ring(nn.Module):
+    """Nodes hand on what they compute to the next one; they are rows, or rows hold all of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 1)
+        self.register_buffer("source", torch.arange(64).roll(1))
+
+    def forward(self, x):
+        return self.last(F.softplus(self.first(x))[..., self.source, :])
+
+
 @pytest.mark.parametrize(
     ("network", "inputs", "message"),
     [
         (Named(), X, "'scale' .*call=lambda network, x"),
+        (Ring(), X, r"16 rows, .* give several inputs, \[graphs, nodes, features\]"),
         (Named(), (X, None), r"inputs\[1\] is None; .*call="),
         (plain(Bounded(16, 16)), X, r"does not reach .* method='moments', rho=0\.9"),
         (
