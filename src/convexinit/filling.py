@@ -194,7 +194,8 @@ def _fill_(
         copies = [argument.detach().clone() for argument in arguments]
         watching = watch(list(zip(copies, levels, strict=True)))
         try:
-            with torch.no_grad(), watching, suppress(PassEnded):
+            # As in the trace, where a network asks its tensors whether they require gradients.
+            with torch.set_grad_enabled(found.returns_gradient), watching, suppress(PassEnded):
                 watching.output = run(network, copies, call)
         except NOT_CALLABLE as error:
             if error is watching.error:

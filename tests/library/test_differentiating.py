@@ -104,3 +104,23 @@ def test_what_is_differentiated_is_tested_for_convexity(compute, warns):
         keep_convex(torch.optim.SGD(network.parameters(), 1.0), network, inputs=X)
     told = [w for w in caught if "what the network differentiates is not convex" in str(w.message)]
     assert len(told) == 2 * warns
+
+
+class Scaled(nn.Module):
+    """Asks whether a tensor requires gradients, which it does where the parameter before does."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.net = nn.Parameter(torch.full((INPUTS,), 2.0)), TransportPotential(2)
+
+    def forward(self, x):
+        x = self.scale * x
+        x = x if x.requires_grad else x.clone().requires_grad_()
+        return of_sum(self.net(x), x)
+
+
+@pytest.mark.filterwarnings("ignore")  # the output cannot be centred
+def test_networks_that_ask_for_gradients_are_filled_as_they_were_traced():
+    torch.manual_seed(0)
+    network = init_icnn_(Scaled(), X, generator=generator())
+    assert float(network.net(2 * X).detach().var()) == pytest.approx(1.0, abs=0.01)
