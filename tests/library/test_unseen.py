@@ -272,6 +272,28 @@ class Mapped(nn.Module):
         return self.o(F.softplus(torch.vmap(lambda row: self.w @ row)(F.softplus(self.a(x)))))
 
 
+def scripted():
+    """A network whose activation torch.jit.script has made."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, and in use
+        network = plain(nn.Linear(16, 16))
+        network[3] = Called(torch.jit.script(bent))
+    return network
+
+
+def bent(x: torch.Tensor) -> torch.Tensor:
+    return torch.where(x > 0, x, 0.1 * x)
+
+
+class Called(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
 class Detached(nn.Linear):
     def forward(self, z):
         return F.linear(z, self.weight.abs().detach(), self.bias)
@@ -282,6 +304,7 @@ class Detached(nn.Linear):
     [
         (Recomputed(), r"torch\.utils\.checkpoint.*switch them off"),
         (Mapped(), r"that linear uses .*torch\.vmap"),
+        (scripted(), r"that linear uses .*torch\.jit\.script"),
         (nn.Sequential(nn.Linear(6, 16), nn.ReLU(), Detached(16, 1)), "2: it is computed without"),
     ],
 )
