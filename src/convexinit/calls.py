@@ -132,7 +132,7 @@ class Watch(TorchFunctionMode):
         operands = tensors_in(args, kwargs)
         level = max(map(self.dependence, operands), default=Dependence.CONSTANT)
         if level and name in _GRADIENTS:
-            self.on_gradient(operands[0])
+            self.on_gradient(tensors_in(args[:1]))
         output = self.run(function, args, kwargs, level)
         if not any(map(self.is_reached, operands)):
             return output
@@ -154,7 +154,7 @@ class Watch(TorchFunctionMode):
     def on_parts(self, stack: Tensor) -> None:
         """A stack is added up along its first dimension: what was stacked is added up instead."""
 
-    def on_gradient(self, differentiated: Tensor) -> None:
+    def on_gradient(self, differentiated: list[Tensor]) -> None:
         """Differentiation inside of the network: what follows are no layers."""
         raise PassEnded
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor, nn
 
+from convexinit.calls import PassEnded, Watch
 from convexinit.checks import check_generator, check_integer
 from convexinit.curvature import curvature_of
-from convexinit.evaluation import MISFITS, Convex, Inputs, not_callable
+from convexinit.evaluation import MISFITS, Convex, Inputs, first_of, not_callable, run
 from convexinit.finding import find
 from convexinit.found import Found
 from convexinit.layers import check_not_stacked
@@ -28,6 +29,7 @@ from convexinit.midpoints import (
     on_lines,
     rounding,
 )
+from convexinit.products import Dependence
 from convexinit.rows import Rows, in_evaluation_mode
 
 _QUICKLY_CURVED = (16, 8, 6)  # points, dimensions and steps in the quick test
@@ -292,23 +294,85 @@ def _negative_weights(found: Found) -> Iterator[NegativeWeights]:
             yield NegativeWeights(one.parameter, one.negative, weight.numel(), float(weight.min()))
 
 
+class _Differentiating(Watch):
+    """A pass that ends where a network differentiates itself.
+
+    Attributes:
+        parts: what it differentiates; where it adds rows up for that, before.
+    """
+
+    def __init__(self, inputs: list[Tensor]) -> None:
+        super().__init__([(tensor, Dependence.AFFINE) for tensor in inputs])
+        self.parts: list[Tensor] = []
+        self._summed: dict[int, tuple[Tensor, Tensor]] = {}  # with the sum, see Watch
+
+    def run(self, function: Callable[..., Any], args: Any, kwargs: Any, level: Dependence) -> Any:
+        """Make the call."""
+        output = function(*args, **kwargs)
+        sums = level and getattr(function, "__name__", "") in {"sum", "mean"}
+        if sums and args and output.ndim == 0 < args[0].ndim:
+            self._summed[id(output)] = output, args[0].reshape(len(args[0]), -1).sum(1)
+        return output
+
+    def on_gradient(self, differentiated: list[Tensor]) -> None:
+        """See :meth:`Watch.on_gradient`."""
+        self.parts = [self._summed.get(id(part), (part, part))[1] for part in differentiated]
+        raise PassEnded
+
+
+def differentiated_by(call: Callable[..., Tensor] | None) -> Callable[..., Tensor]:
+    """What a network differentiates first, as a function of the network and its arguments."""
+
+    def values(network: nn.Module, *inputs: Tensor) -> Tensor:
+        copies = [
+            t.clone().requires_grad_() if t.is_floating_point() and not t.requires_grad else t
+            for t in inputs
+        ]
+        watch = _Differentiating(copies)
+        with torch.enable_grad(), suppress(PassEnded), watch:
+            run(network, copies, call)
+        return watch.parts[0] if len(watch.parts) == 1 else torch.stack(watch.parts)
+
+    return values
+
+
 def not_convex(
     network: nn.Module,
     arguments: tuple[Tensor, ...],
     columns: Mapping[int, Any],
     call: Callable[..., Tensor] | None,
+    differentiates: bool = False,
 ) -> list[str]:
     """A warning if a network is above the mean of two points at their midpoint.
+
+    Args:
+        network: in evaluation mode.
+        arguments: of the network.
+        columns: see :func:`~convexinit.evaluation.convex_columns`.
+        call: see :func:`is_convex`.
+        differentiates: whether it returns a gradient; what it is the gradient of is tested then.
 
     Raises:
         ValueError: if that cannot be tested.
     """
-    gap = largest_gap(network, arguments, columns, call)
+    function = differentiated_by(call) if differentiates else call
+    gap = largest_gap(network, arguments, columns, function)
     if gap <= 0:
         return []
+    name = "what the network differentiates" if differentiates else "the network"
+    of = f"argument {', '.join(map(str, columns))}"
+
+    def negated(network: nn.Module, *inputs: Tensor) -> Tensor:
+        return cast("Tensor", -first_of(run(network, inputs, call)))
+
+    if not differentiates and largest_gap(network, arguments, columns, negated) <= 0:
+        negative = "lambda network, *inputs: -network(*inputs)" if call is None else "its negative"
+        return [
+            f"{name} is not convex in {of} but concave; if it is meant to be, give call={negative}"
+        ]
     return [
-        f"the network is not convex in argument {', '.join(map(str, columns))}: at the midpoint of "
-        f"two points it is up to {gap:.3g} above their mean. Look for activations that are not "
+        f"{name} is not convex in {of}: at the midpoint of two points it is up to {gap:.3g} above "
+        "their mean. Look for activations that are not "
         "convex and increasing, for normalisations of every row (LayerNorm) and for gates below "
         "zero, or say what is convex with convex= or call="
     ]

@@ -228,9 +228,11 @@ class Measuring(Watch):
         self.shifts: dict[int, Tensor] = {}
         self.differentiated: Tensor | None = None
 
-    def on_gradient(self, differentiated: Tensor) -> None:
+    def on_gradient(self, differentiated: list[Tensor]) -> None:
         """See :meth:`convexinit.calls.Watch.on_gradient`."""
-        self.differentiated = differentiated
+        first, *others = differentiated
+        parts = [part.reshape(-1) for part in differentiated]
+        self.differentiated = torch.cat(parts) if others else first
         super().on_gradient(differentiated)
 
     def by_unit(self, one: PreActivation, tensor: Tensor) -> Tensor:

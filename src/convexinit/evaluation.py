@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -147,6 +148,11 @@ def not_callable(network: nn.Module, arguments: Sequence[Tensor], problem: Excep
             hint += "batch of data without its targets)"
         hint += " (arguments that are no tensors, or have names, are given with call=, as in "
         hint += "call=lambda network, x: network(x, scale=2.0))"
+    if isinstance(problem, IndexError):
+        hint += (
+            f" (it was called with {len(arguments[0])} rows, as each is taken for a sample of its"
+        )
+        hint += " own: of one graph, give several inputs, [graphs, nodes, features])"
     return ValueError(f"the network cannot be called with these inputs: {problem}{hint}")
 
 
@@ -224,7 +230,8 @@ class Evaluation:
         starting: modules that initialise themselves on their first batch (ActNorm), by name.
         statistics: running means and variances of batch normalisations, but of those that are in
             evaluation mode in a network that is not.
-        keeps: whether parameters, statistics and what a first batch has set stay at the end.
+        keeps: whether ``kept``, and what a first batch has set, stays at the end.
+        kept: parameters and statistics.
     """
 
     def __init__(
@@ -242,6 +249,7 @@ class Evaluation:
             if tensor is not None
         ]
         self.keeps = False
+        self.kept: list[Tensor] = [*network.parameters(), *self.statistics]
         self._network, self._arguments, self._call = network, arguments, call
 
     @torch.no_grad()
@@ -267,6 +275,17 @@ class Evaluation:
                 del self.starting[name]  # what its flag says is something else
         self._network.eval()
 
+    def leave(self, parts: Iterable[str]) -> None:
+        """Modules, by name, that are to be as before at the end, with all that is in them."""
+        left: set[int] = set()
+        for part in parts:
+            module = self._network.get_submodule(part)
+            left |= {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
+            within = [n for n in self.starting if n == part or n.startswith(f"{part}.")]
+            for name in within:
+                del self.starting[name]
+        self.kept = [tensor for tensor in self.kept if id(tensor) not in left]
+
 
 @contextmanager
 def _without_autocast_cache() -> Iterator[None]:
@@ -278,6 +297,15 @@ def _without_autocast_cache() -> Iterator[None]:
     finally:
         torch.clear_autocast_cache()
         torch.set_autocast_cache_enabled(enabled)
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """In it, functions of ``torch.compile`` run as they were written, so that calls are seen."""
+    set_stance = getattr(torch.compiler, "set_stance", None)
+    # What it needs takes seconds to import, and was imported where anything is compiled.
+    if set_stance is None or "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    return cast("AbstractContextManager[Any]", set_stance("force_eager"))
 
 
 def check_exists(network: nn.Module) -> None:
@@ -332,13 +360,13 @@ def evaluated(
         with (
             torch.inference_mode(False),
             _without_autocast_cache(),
+            _uncompiled(),
             torch.random.fork_rng([device] if device.type == "cuda" else []),
         ):
             evaluation.start(again)
             yield evaluation
     finally:
         if evaluation.keeps:
-            kept = (*network.parameters(), *evaluation.statistics)
-            snapshot.restore(kept, evaluation.starting.values())
+            snapshot.restore(evaluation.kept, evaluation.starting.values())
         else:
             snapshot.restore()

@@ -28,7 +28,7 @@ from convexinit.evaluation import (
     run,
 )
 from convexinit.filling_pass import Deviation, Filling, Pass, Silenced, Target, normalises
-from convexinit.finding import find_prepared, problems_of
+from convexinit.finding import apart_remarks, find_prepared, problems_of
 from convexinit.found import Found, FoundLayer, Options, PreActivation, reads_layers
 from convexinit.products import Dependence
 from convexinit.proof import is_proven_convex
@@ -66,11 +66,12 @@ def fill_network_(
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, (), device="cpu")))
     try:
         with evaluated(network, arguments, call, again=True) as evaluation:
-            messages = []
+            messages, aparts = [], []
             for function in functions:
                 found = find_prepared(
                     network, arguments, columns, function, layers or {}, evaluation.starting
                 )
+                aparts.append(found.apart)
                 kept = _take_kept(network, found)
                 _check_found(found, target)
                 reached, output = _fill_(
@@ -83,13 +84,19 @@ def fill_network_(
                 if target.convex_path and target.draw is None:
                     messages += grows_noise(_hidden_dropouts(found))
                 known = {id(t) for t in (*network.parameters(), *network.buffers())}
-                if not found.returns_gradient and not is_proven_convex(
-                    found.trace, first_of(found.output), known, columns
-                ):
+                differentiates = found.returns_gradient
+                result = found.trace.differentiated if differentiates else first_of(found.output)
+                if not is_proven_convex(found.trace, result, known, columns):
                     try:
-                        messages += not_convex(network, arguments, columns, function)
+                        messages += not_convex(
+                            network, arguments, columns, function, differentiates
+                        )
                     except NOT_CALLABLE as error:
-                        messages.append(f"whether the network is convex is not known: {error}")
+                        if not differentiates:  # of steps of an optimiser, say
+                            messages.append(f"whether the network is convex is not known: {error}")
+            apart = [part for part in aparts[0] if all(part in other for other in aparts)]
+            messages += apart_remarks(apart, "initialised")
+            evaluation.leave(apart)
             evaluation.keeps = True
     except BaseException:
         torch.set_rng_state(random_state)
@@ -127,10 +134,12 @@ def _check_found(found: Found, target: Target) -> None:
         isinstance(output, Tensor) and output.ndim > 0 and len(output) == found.rows
     ):
         shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        turned = isinstance(output, Tensor) and output.ndim == 2 and output.shape[1] == found.rows
+        function = "*inputs: network(*inputs).T" if turned else "x: network.potential(x)"
         raise ValueError(
             f"the network must give one value or vector for each row; it gives {shape} for "
             f"{found.rows} rows. Say with call= which function is convex: "
-            "call=lambda network, x: network.potential(x)"
+            f"call=lambda network, {function}"
         )
 
 
@@ -185,7 +194,8 @@ def _fill_(
         copies = [argument.detach().clone() for argument in arguments]
         watching = watch(list(zip(copies, levels, strict=True)))
         try:
-            with torch.no_grad(), watching, suppress(PassEnded):
+            # As in the trace, where a network asks its tensors whether they require gradients.
+            with torch.set_grad_enabled(found.returns_gradient), watching, suppress(PassEnded):
                 watching.output = run(network, copies, call)
         except NOT_CALLABLE as error:
             if error is watching.error:

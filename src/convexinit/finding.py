@@ -123,9 +123,10 @@ def find_prepared(
     trace, output, needs_gradient = _trace(network, halves, columns, call, rows)
     if trace.lost:
         raise ValueError(
-            f"a tensor that {trace.lost} uses is computed in a way that cannot be seen, as by a "
-            "torch.autograd.Function, torch.vmap or reentrant torch.utils.checkpoint; write it "
-            "with functions of torch, or say with call= which part of the network to look at"
+            f"a tensor that {trace.lost} uses is computed in a way that cannot be seen, as by "
+            "torch.jit.script, a torch.autograd.Function, torch.vmap or reentrant "
+            "torch.utils.checkpoint; write it with functions of torch, or say with call= which "
+            "part of the network to look at"
         )
     names = {id(parameter): name for name, parameter in parameters.items()}
     curved = _curved_parameters(trace, names)
@@ -150,8 +151,43 @@ def find_prepared(
     pre_activations = find_pre_activations(network, parameters, trace, layers, starting, options)
     return Found(
         layers, pre_activations, trace.returns_gradient, needs_gradient, output, 2 * rows, unseen,
-        trace,
+        trace, _apart(network, trace),
     )  # fmt: skip
+
+
+def _apart(network: nn.Module, trace: Trace) -> list[str]:
+    """Parts that have none in what the network differentiates first; none if it does not."""
+    if not trace.returns_gradient:
+        return []
+    read = {
+        id(leaf)
+        for call in trace.calls
+        for operand in call.operands
+        for leaf in call.leaves_of(operand)
+    }
+    apart: list[str] = []
+    for name, module in network.named_modules():
+        weights = [p for p in module.parameters() if p.ndim > 1 and p.numel()]
+        within = any(name.startswith(f"{other}.") for other in apart)
+        if weights and not within and read.isdisjoint(map(id, module.parameters())):
+            apart.append(name)
+    return apart
+
+
+def apart_remarks(apart: Collection[str], purpose: str) -> list[str]:
+    """A warning of parts that have none in what the network differentiates first.
+
+    Args:
+        apart: their names.
+        purpose: of looking for convex layers, in the participle.
+    """
+    if not apart:
+        return []
+    return [
+        "the network returns a gradient, and these have no part in what it differentiates first: "
+        f"{', '.join(apart)}. They are not {purpose}; if one is another convex function, "
+        "give it as a network of its own, with what it reads as inputs"
+    ]
 
 
 def problems_of(found: Found, problem_of: Mapping[FoundLayer, str], purpose: str) -> list[str]:

@@ -227,6 +227,7 @@ class Found:
         rows: number of them.
         unseen: parameters that act on the convex path in calls that are no layers.
         trace: of the network.
+        apart: parts that have none in what the network differentiates first, if it does.
     """
 
     layers: list[FoundLayer]
@@ -237,6 +238,7 @@ class Found:
     rows: int
     unseen: list[Unseen]
     trace: Trace
+    apart: list[str]
 
     @cached_property
     def gathers(self) -> bool:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
 
 from convexinit.assignment import assign_, is_held, unchanged_on_error
 from convexinit.checks import check_module
@@ -342,10 +343,8 @@ def clamp_negative_(weights: list[Tensor]) -> None:
 
 def is_stacked(layer: nn.Module) -> bool:
     """Whether a layer has the weights of many networks (:mod:`convexinit.stacking`)."""
-    if not isinstance(layer, (nn.Linear, *CONVOLUTIONS)) or is_lazy(layer.weight):
-        return False
-    kernel = () if isinstance(layer, nn.Linear) else layer.kernel_size
-    return layer.weight.ndim != 2 + len(kernel)
+    kernel = layer.kernel_size if isinstance(layer, CONVOLUTIONS) else ()
+    return _dimensions(layer) not in (0, 2 + len(kernel))
 
 
 def check_not_stacked(network: nn.Module, remedy: str) -> None:
@@ -364,6 +363,19 @@ def _is_sharded(module: nn.Module) -> bool:
     """Whether a process has a part of the parameters of a module: distributed, or flat, tensors."""
     if any(hasattr(parameter, "to_local") for parameter in module.parameters(recurse=False)):
         return True
-    if not isinstance(module, (nn.Linear, *CONVOLUTIONS)) or is_lazy(module.weight):
-        return False
-    return module.weight.ndim == 1
+    return _dimensions(module) == 1
+
+
+def _dimensions(module: nn.Module) -> int:
+    """Of the weight of a linear layer or a convolution; 0 where there is none to look at.
+
+    As under a parametrization, where it is neither stacked nor sharded: to compute it changes the
+    buffers of some of them in training (``spectral_norm``).
+    """
+    if (
+        not isinstance(module, (nn.Linear, *CONVOLUTIONS))
+        or parametrize.is_parametrized(module, "weight")
+        or is_lazy(module.weight)
+    ):
+        return 0
+    return module.weight.ndim

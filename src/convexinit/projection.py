@@ -16,7 +16,7 @@ from convexinit.checks import check_module
 from convexinit.convexity import not_convex
 from convexinit.difference import convex_functions
 from convexinit.evaluation import NOT_CALLABLE, Convex, Inputs, as_tuple, convex_columns, evaluated
-from convexinit.finding import find, no_convex_layer
+from convexinit.finding import apart_remarks, find, no_convex_layer
 from convexinit.found import FoundLayer
 from convexinit.layers import ConvexLayer, check_not_stacked, clamp_negative_, project_layers_
 from convexinit.unseen import UNDERSTOOD
@@ -121,7 +121,7 @@ def keep_convex(
     with unchanged_on_error(network):
         project()
     handle = optimizer.register_step_post_hook(project)
-    if inputs is not None and not returns_gradient:
+    if inputs is not None:
         arguments = as_tuple(inputs)
         columns = convex_columns(convex, arguments)
         messages = []
@@ -129,7 +129,7 @@ def keep_convex(
             for function in convex_functions(network, call, None):
                 # What cannot be tested, as inputs that do not vary, will do to find layers.
                 with suppress(*NOT_CALLABLE):
-                    messages += not_convex(network, arguments, columns, function)
+                    messages += not_convex(network, arguments, columns, function, returns_gradient)
         for message in messages:
             warnings.warn(message, stacklevel=2)
     return handle
@@ -224,6 +224,8 @@ def _raw_weights(
             "by a map such as softplus",
             stacklevel=3,
         )
+    for message in apart_remarks(found.apart, "projected"):
+        warnings.warn(message, stacklevel=3)
     return list(raws.values()), written, found.returns_gradient
 
 

@@ -98,6 +98,8 @@ def _is_convex(trace: Trace, call: Call, columns: Mapping[int, Any]) -> bool:
         name = getattr(getattr(call.function, "__self__", None), "__name__", "")
     operands = call.operands
     moving = [t for t in operands if trace.dependence(t) >= Dependence.AFFINE]
+    if name == "requires_grad_":
+        return True
     # Also where nothing moves: what is overwritten may be a gate, or have moved before.
     if not _leaves_others(call):
         return False

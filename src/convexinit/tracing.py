@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convexinit.calls import Call, PassEnded, Watch, changes_in_place
+from convexinit.calls import Call, PassEnded, Watch, changes_in_place, preceding
 from convexinit.nested import flat, replace
 from convexinit.products import Dependence, as_product, one_matrix
 
@@ -53,7 +53,8 @@ class Trace(Watch):
     Attributes:
         inputs: of the network.
         calls: whose results were made from the inputs.
-        returns_gradient: whether the network differentiates itself.
+        differentiated: what the network differentiates first; None if it does not. Calls that do
+            not lead to it are left out then.
         lost: name of the first call in which a tensor of unknown origin meets others, "" for none.
         reads: whether numbers that depend on the inputs, or on parameters, leave the tensors, as
             for a branch.
@@ -65,7 +66,7 @@ class Trace(Watch):
         self.inputs = [tensor for tensor, _ in inputs]
         self.rows = rows
         self.calls: list[Call] = []
-        self.returns_gradient = False
+        self.differentiated: Tensor | None = None
         self.lost = ""
         self.reads = False
         self._lost: set[int] = set()
@@ -75,9 +76,19 @@ class Trace(Watch):
         self._draws = torch.Generator().manual_seed(0)
         self._pairs: dict[tuple[torch.Size, int], tuple[Tensor, Tensor]] = {}
 
-    def on_gradient(self, differentiated: Tensor) -> None:
+    @property
+    def returns_gradient(self) -> bool:
+        """Whether the network differentiates itself."""
+        return self.differentiated is not None
+
+    def on_gradient(self, differentiated: list[Tensor]) -> None:
         """See :meth:`Watch.on_gradient`."""
-        self.returns_gradient = True
+        self.differentiated = differentiated[0]
+        ends = [self._makers[id(t)] for t in differentiated if id(t) in self._makers]
+        parts = {id(call) for end in ends for call in (end, *preceding(end))}
+        self.calls = [call for call in self.calls if id(call) in parts]
+        for call in self.calls:
+            call.consumers = [user for user in call.consumers if id(user) in parts]
         raise PassEnded
 
     def on_parts(self, stack: Tensor) -> None:

@@ -1,6 +1,7 @@
 """Tests of convexity: what they find, what they must not find, and what they leave alone."""
 
 import copy
+import re
 import warnings
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from convexinit import MLP, ConvexDifference, init_icnn_, is_convex
+from convexinit import MLP, ConvexDifference, init_icnn_, is_convex, keep_convex
 from convexinit.positivity import POSITIVITY
 from convexinit.stacking import stack_networks
 from support.foreign_networks import INPUTS, Energy
@@ -377,6 +378,35 @@ def test_networks_that_are_convex_are_initialised_without_that_warning(
     # What names its data type cannot be tested in another one.
     options = {} if copied else {"call": lambda network, x: network(x.to(dtype))}
     assert not initialised(activation, width, depth, dtype, rows, method=method, **options)
+
+
+class Concave(nn.Module):
+    """A value that actions maximise: its negative is convex."""
+
+    def __init__(self):
+        super().__init__()
+        self.cost = MLP([4, 16, 16, 1], "softplus")
+
+    def forward(self, x):
+        return -self.cost(x)
+
+
+def test_a_concave_network_is_told_to_name_its_negative():
+    torch.manual_seed(0)
+    network = Concave()
+    optimizer = torch.optim.SGD(network.parameters(), 1.0)
+    said = r"but concave; if it is meant to be, give call=(lambda network, \*inputs: .*)$"
+    with pytest.warns(UserWarning, match=said) as caught:
+        init_icnn_(network, points())
+    with pytest.warns(UserWarning, match=said):
+        keep_convex(optimizer, network, inputs=points())
+    negative = eval(re.search(said, str(caught[0].message))[1])  # as pasted
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_icnn_(network, points(), call=negative)
+        keep_convex(optimizer, network, inputs=points(), call=negative)
+    with pytest.warns(UserWarning, match="give call=its negative$"):
+        init_icnn_(network, points(), call=lambda network, x: network(x))
 
 
 @pytest.mark.filterwarnings("ignore")  # the output cannot be centred

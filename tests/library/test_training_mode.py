@@ -7,9 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 
-from convexinit import MLP, ConvexLinear, init_icnn_
-from support.networks import generator
+from convexinit import MLP, ConvexLinear, check_signal, init_icnn_, is_convex
+from support.networks import generator, unchanged
 
 INPUTS = torch.randn(1021, 6, generator=generator())
 
@@ -89,6 +90,19 @@ def test_batch_normalisations_start_alike_in_training_and_in_evaluation(where, m
         assert float(signal.mean()) == pytest.approx(0, abs=0.05)
         assert float(signal.var(0).mean()) == pytest.approx(1, rel=0.15)
     assert all(int(v) == 0 for name, v in statistics.items() if name.endswith("tracked"))
+
+
+def test_what_a_parametrization_keeps_in_training_stays():
+    """Every weight that is computed in training changes the vectors of a spectral norm."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Linear(6, 16), nn.ReLU(), spectral_norm(nn.Linear(16, 16)), nn.ReLU(), nn.Linear(16, 1)
+    )  # fmt: skip
+    with unchanged(network):
+        check_signal(network, INPUTS)
+        is_convex(network, INPUTS)
+        with pytest.raises(ValueError, match="does not reach the weights needed"):
+            init_icnn_(network, INPUTS)
 
 
 def test_statistics_stay_where_a_network_is_refused_or_they_are_frozen():

@@ -21,6 +21,7 @@ from convexinit import (
 )
 from convexinit.finding import find
 from support.foreign_networks import normal
+from support.networks import generator
 
 X = normal(256, 6, seed=0)
 
@@ -278,6 +279,28 @@ class Mapped(nn.Module):
         return self.o(F.softplus(torch.vmap(lambda row: self.w @ row)(F.softplus(self.a(x)))))
 
 
+def scripted():
+    """A network whose activation torch.jit.script has made."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, and in use
+        network = plain(nn.Linear(16, 16))
+        network[3] = Called(torch.jit.script(bent))
+    return network
+
+
+def bent(x: torch.Tensor) -> torch.Tensor:
+    return torch.where(x > 0, x, 0.1 * x)
+
+
+class Called(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
 class Detached(nn.Linear):
     def forward(self, z):
         return F.linear(z, self.weight.abs().detach(), self.bias)
@@ -288,6 +311,7 @@ class Detached(nn.Linear):
     [
         (Recomputed(), r"torch\.utils\.checkpoint.*switch them off"),
         (Mapped(), r"that linear uses .*torch\.vmap"),
+        (scripted(), r"that linear uses .*torch\.jit\.script"),
         (nn.Sequential(nn.Linear(6, 16), nn.ReLU(), Detached(16, 1)), "2: it is computed without"),
     ],
 )
@@ -343,10 +367,23 @@ class Bounded(nn.Linear):
         return F.linear(z, self.weight.sigmoid(), self.bias)
 
 
+class Ring(nn.Module):
+    """Nodes hand on what they compute to the next one; they are rows, or rows hold all of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 1)
+        self.register_buffer("source", torch.arange(64).roll(1))
+
+    def forward(self, x):
+        return self.last(F.softplus(self.first(x))[..., self.source, :])
+
+
 @pytest.mark.parametrize(
     ("network", "inputs", "message"),
     [
         (Named(), X, "'scale' .*call=lambda network, x"),
+        (Ring(), X, r"16 rows, .* give several inputs, \[graphs, nodes, features\]"),
         (Named(), (X, None), r"inputs\[1\] is None; .*call="),
         (plain(Bounded(16, 16)), X, r"does not reach .* method='moments', rho=0\.9"),
         (
@@ -358,6 +395,67 @@ class Bounded(nn.Linear):
 def test_messages_name_the_next_step(network, inputs, message):
     with pytest.raises(ValueError, match=message):
         init_icnn_(network, inputs)
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.compiler, "set_stance"), reason="torch cannot switch compilation off"
+)
+def test_compiled_functions_within_a_network_run_as_they_were_written():
+    """Compiled beneath the watched calls, what watches them would be compiled too."""
+    compiled = []
+
+    def backend(graph, _):
+        compiled.append(graph)
+        return graph.forward
+
+    networks = []
+    for function in (F.softplus, torch.compile(F.softplus, backend=backend)):
+        torch.manual_seed(0)
+        networks.append(init_icnn_(Activated(function), X, generator=generator()))
+    plain_one, other = networks
+    assert all(map(torch.equal, plain_one.parameters(), other.parameters()))
+    call = torch.compile(lambda network, x: network(x), backend=backend)
+    assert [row.layer for row in check_signal(other, X, call=call).rows] == [
+        "first", "hidden", "last",
+    ]  # fmt: skip
+    assert not compiled
+    other(X)
+    assert compiled
+
+
+class Activated(nn.Module):
+    def __init__(self, activation):
+        super().__init__()
+        self.activation, self.first = activation, nn.Linear(6, 16)
+        self.hidden, self.last = nn.Linear(16, 16), nn.Linear(16, 1)
+
+    def forward(self, x):
+        return self.last(self.activation(self.hidden(self.activation(self.first(x)))))
+
+
+class Columns(nn.Module):
+    """Samples are columns, from the first layer to the output."""
+
+    def __init__(self):
+        super().__init__()
+        sizes = ((16, 6), (16, 16), (1, 16))
+        self.weights = nn.ParameterList(0.3 * torch.rand(size) for size in sizes)
+        self.biases = nn.ParameterList(torch.zeros(rows, 1) for rows, _ in sizes)
+
+    def forward(self, x):
+        z = x.T
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            z = torch.addmm(bias, weight, F.softplus(z) if layer else z)
+        return z
+
+
+def test_an_output_with_rows_in_its_last_dimension_is_to_be_turned():
+    torch.manual_seed(0)
+    network = Columns()
+    with pytest.raises(ValueError, match=r"call=lambda network, \*inputs: network\(\*inputs\).T$"):
+        init_icnn_(network, X)
+    init_icnn_(network, X, call=lambda network, *inputs: network(*inputs).T)
+    assert float(network(X).var()) == pytest.approx(1.0, abs=0.01)
 
 
 def test_an_output_that_is_to_have_no_bias_makes_no_warning():

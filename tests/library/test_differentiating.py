@@ -1,0 +1,126 @@
+"""Networks whose forward pass differentiates a convex function that is a part of them."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from convexinit import check_signal, init_icnn_, keep_convex, parameter_groups
+from support.foreign_networks import INPUTS, ActNorm, TransportPotential, normal
+from support.networks import generator
+
+X = normal(512, INPUTS, seed=0)
+APART = "no part in what it differentiates first: "
+
+
+def of_sum(value, x):
+    return torch.autograd.grad(value.sum(), x, create_graph=True)[0]
+
+
+def of_rows(value, x):
+    return torch.autograd.grad([*value], [x], create_graph=True)[0]
+
+
+def backward(value, x):
+    x.retain_grad()
+    value.backward(torch.ones_like(value), create_graph=True)
+    return x.grad
+
+
+class Descent(nn.Module):
+    """Dynamics along which a convex energy falls."""
+
+    def __init__(self, differentiate):
+        super().__init__()
+        self.differentiate, self.energy = differentiate, TransportPotential(3)
+        self.field = nn.Sequential(
+            nn.Linear(INPUTS, 16), nn.BatchNorm1d(16), nn.ReLU(),
+            nn.Linear(16, 16), ActNorm(16), nn.ReLU(), nn.Linear(16, INPUTS),
+        )  # fmt: skip
+
+    def forward(self, x):
+        x = x if x.requires_grad else x.requires_grad_()
+        step = self.field(x)
+        slope = self.differentiate(self.energy(x), x)
+        uphill = (slope * step).sum(1, keepdim=True).relu()
+        return step - slope * uphill / slope.square().sum(1, keepdim=True)
+
+
+def built(differentiate=of_sum):
+    torch.manual_seed(0)
+    return Descent(differentiate)
+
+
+@pytest.mark.filterwarnings("ignore")  # which another test is about
+@pytest.mark.parametrize("differentiate", [of_sum, of_rows, backward])
+def test_what_is_differentiated_alone_is_initialised_projected_and_measured(differentiate):
+    network = built(differentiate)
+    alone, field = copy.deepcopy(network.energy), copy.deepcopy(network.field.state_dict())
+    init_icnn_(alone, X, generator=generator())
+    init_icnn_(network, X, generator=generator())
+    assert all(map(torch.equal, network.energy.parameters(), alone.parameters()))
+    keep_convex(torch.optim.SGD(network.parameters(), 1.0), network, inputs=X)
+    assert all(map(torch.equal, network.field.state_dict().values(), field.values()))
+    rates = {group["lr"] for group in parameter_groups(network, 1.0, X)}
+    assert rates == {group["lr"] for group in parameter_groups(alone, 1.0, X)}
+    rows, expected = check_signal(network, X).rows, check_signal(alone, X).rows
+    assert [row.layer for row in rows] == [f"energy.{row.layer}" for row in expected]
+    assert [row.dead for row in rows] == [row.dead for row in expected]
+
+
+def test_what_has_no_part_in_it_is_named():
+    network = built()
+    with pytest.warns(UserWarning, match=f"{APART}field. They are not initialised"):
+        init_icnn_(network, X, generator=generator())
+    with pytest.warns(UserWarning, match=f"{APART}field. They are not projected"):
+        keep_convex(torch.optim.SGD(network.parameters(), 1.0), network, inputs=X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_icnn_(network, X, call=lambda network, x: network.energy(x), generator=generator())
+
+
+class Force(nn.Module):
+    """The gradient of a function that is convex in what it computes from its inputs."""
+
+    def __init__(self, compute):
+        super().__init__()
+        self.compute, self.net = compute, TransportPotential(2)
+
+    def forward(self, x):
+        with torch.enable_grad():
+            x = x.clone().requires_grad_()
+            return of_sum(self.net(self.compute(x)), x)
+
+
+@pytest.mark.parametrize(("compute", "warns"), [(torch.sin, True), (lambda x: 2 * x, False)])
+def test_what_is_differentiated_is_tested_for_convexity(compute, warns):
+    torch.manual_seed(0)
+    network = Force(compute)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        init_icnn_(network, X, generator=generator())
+        keep_convex(torch.optim.SGD(network.parameters(), 1.0), network, inputs=X)
+    told = [w for w in caught if "what the network differentiates is not convex" in str(w.message)]
+    assert len(told) == 2 * warns
+
+
+class Scaled(nn.Module):
+    """Asks whether a tensor requires gradients, which it does where the parameter before does."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.net = nn.Parameter(torch.full((INPUTS,), 2.0)), TransportPotential(2)
+
+    def forward(self, x):
+        x = self.scale * x
+        x = x if x.requires_grad else x.clone().requires_grad_()
+        return of_sum(self.net(x), x)
+
+
+@pytest.mark.filterwarnings("ignore")  # the output cannot be centred
+def test_networks_that_ask_for_gradients_are_filled_as_they_were_traced():
+    torch.manual_seed(0)
+    network = init_icnn_(Scaled(), X, generator=generator())
+    assert float(network.net(2 * X).detach().var()) == pytest.approx(1.0, abs=0.01)
