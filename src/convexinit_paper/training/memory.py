@@ -1,4 +1,4 @@
-"""How many networks can be trained at once as one stack."""
+"""What fits into memory: data, and networks that are trained at once as one stack."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+
+from convexinit_paper.request.options import ConfigError
 
 # Share of the free memory that a stack may take: the estimate below knows no temporary buffers.
 USABLE = 0.7
@@ -43,6 +45,25 @@ def available_bytes(device: torch.device) -> int | None:
     with contextlib.suppress(OSError, ValueError):  # the limit is "max" where there is none
         sizes.append(group_bytes(Path("/sys/fs/cgroup")))
     return min(sizes, default=None)
+
+
+def require_memory(needed: int, what: str, advice: str) -> None:
+    """Refuse what does not fit into memory, before the system ends the process for it.
+
+    Args:
+        needed: bytes, as an estimate from below.
+        what: takes them, in words that can come before "take".
+        advice: options that take less, in words that can follow "use".
+
+    Raises:
+        ConfigError: so many bytes are not free.
+    """
+    free = available_bytes(torch.device("cpu"))
+    if free is not None and needed > free:
+        raise ConfigError(
+            f"{what} take at least {needed / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB "
+            f"are free; use {advice}"
+        )
 
 
 def group_bytes(group: Path) -> int:
