@@ -246,6 +246,13 @@ def test_missing_data_names_the_command_that_gets_it(tmp_path):
     assert len(result.stderr.strip().splitlines()) <= 10
 
 
+def test_seeds_that_diverge_are_warned_of(tmp_path):
+    result = run("seeds=2", "trainer.epochs=1", "trainer.learning_rate=1e30", results_dir=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "2 of 2 seeds diverged" in result.stderr
+    assert str(folder_of(result) / "summary.json") in result.stderr
+
+
 def test_results_in_an_impossible_place(tmp_path):
     (tmp_path / "file").write_text("")
     result = run(results_dir=tmp_path / "file" / "results")
