@@ -165,6 +165,8 @@ def test_wrong_options_end_with_one_short_message(tmp_path, option, expected):
         ("seeds=[1,2", "seeds=[3,7]"),
         ("model=icnn,icnn_init", "python run.py -m model=icnn,icnn_init"),
         ("seeds=3,7", "'seeds=[3,7]'"),
+        ("model=icnn model=icnn_init", "python run.py -m model=icnn,icnn_init"),
+        ("-m results_dir=a seeds=2 results_dir=b", "results_dir is given twice"),
     ],
 )
 def test_wrong_words_and_flags_end_with_what_to_type(tmp_path, arguments, expected):

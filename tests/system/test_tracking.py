@@ -90,8 +90,8 @@ def test_the_history_read_back_from_local_files_is_metrics_csv(tmp_path):
     assert logged["git_revision"] == summary["git_revision"]
 
     # The same run for csv, and disabled, is stored in the same folder.
-    for option in ("logger=csv", "logger.mode=disabled"):
-        again = run(*SHORT, "logger=wandb", option, "model=icnn", results_dir=tmp_path)
+    for options in (("logger=csv",), ("logger=wandb", "logger.mode=disabled")):
+        again = run(*SHORT, *options, "model=icnn", results_dir=tmp_path)
         assert folder_of(again) == folder
 
 
