@@ -117,5 +117,5 @@ def test_messages_name_the_arguments_of_this_command(tmp_path):
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):
-    with pytest.raises(SystemExit, match="cannot be read"):
+    with pytest.raises(SystemExit, match=f"there is no run in {tmp_path}"):
         main([str(tmp_path)])

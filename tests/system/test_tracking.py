@@ -152,7 +152,7 @@ def test_stored_runs_and_figures_are_sent_by_hand(tmp_path, capsys):
     main(["--folder", str(tmp_path / "figure"), str(figure)])
     [image] = (tmp_path / "figure").glob("wandb/offline-run-*/files/media/images/*.png")
     assert image.read_bytes() == figure.read_bytes()
-    with pytest.raises(SystemExit, match="cannot be read"):
+    with pytest.raises(SystemExit, match="there is no run in"):
         main(["--folder", str(tmp_path), str(tmp_path)])
     with pytest.raises(SystemExit, match="there is no file"):
         main(["--folder", str(tmp_path), "missing.png"])
