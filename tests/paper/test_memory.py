@@ -94,3 +94,16 @@ def test_what_does_not_fit_is_refused(monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda device: 10**9)
     with pytest.raises(ConfigError, match=r"^these take at least 2\.0 GB .* 1\.0 GB .* use fewer$"):
         require_memory(2 * 10**9, "these", "fewer")
+
+
+def test_a_training_that_does_not_fit_is_refused_before_it_begins(monkeypatch):
+    # Two copies are there already: of 8 x 4 + 4 and 4 x 3 + 3 numbers.
+    need = 3 * 4 * 2 * (8 * 4 + 4 + 4 * 3 + 3)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: need)
+    train_stack([8, 4, 3], 64, 2)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: need - 1)
+    with pytest.raises(ConfigError, match=r"102 parameters .* fewer seeds at once or a smaller"):
+        train_stack([8, 4, 3], 64, 2)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 4 * 2 * 4 - 1)
+    with pytest.raises(ConfigError, match=r"the losses of 4 steps .* fewer trainer\.epochs"):
+        train_stack([8, 4, 3], 64, 2)
