@@ -167,6 +167,7 @@ def test_wrong_options_end_with_one_short_message(tmp_path, option, expected):
         ("model=icnn,icnn_init", "python run.py -m model=icnn,icnn_init"),
         ("seeds=3,7", "'seeds=[3,7]'"),
         ("model=icnn model=icnn_init", "python run.py -m model=icnn,icnn_init"),
+        ("-m hydra.sweeper.max_batch_size=-1", "at least 1, or null for all; got -1"),
         ("-m results_dir=a seeds=2 results_dir=b", "results_dir is given twice"),
     ],
 )
