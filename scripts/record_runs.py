@@ -16,6 +16,7 @@ import argparse
 import json
 import shutil
 import sys
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from convexinit_paper.request.paths import path_argument
 from convexinit_paper.request.process import begin_command
 from convexinit_paper.store.errors import RunError
 from convexinit_paper.store.identity import identity, run_folder
-from convexinit_paper.store.runs import Run, read_runs
+from convexinit_paper.store.runs import Run, is_intact, read_runs
 from convexinit_paper.store.staging import replace, staging
 from convexinit_paper.sweeps.grid_search import CELLS, FINAL
 
@@ -58,18 +59,17 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     try:
-        runs = [
-            run
-            for name in arguments.experiments or [None]
-            for run in read_runs(arguments.runs, name)
-        ]
-        if not runs:
-            what = " ".join(arguments.experiments) or "any experiment"
-            sys.exit(f"error: no finished runs of {what} in {arguments.runs}; see --help")
-        for run in runs:
+        found = {name: read_runs(arguments.runs, name) for name in arguments.experiments or [None]}
+        for name, runs in found.items():
+            if not runs:
+                what = name or "any experiment"
+                sys.exit(f"error: no finished runs of {what} in {arguments.runs}; see --help")
+        for run in chain(*found.values()):
+            if not is_intact(run.folder):
+                sys.exit(f"error: the run in {run.folder} is damaged; ask for it again")
             print(f"recorded: {record(run, arguments.out)}")
     except (OSError, RunError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit("error: " + str(error).replace("results_dir=...", "--out"))
 
 
 def record(run: Run, out: Path) -> Path:

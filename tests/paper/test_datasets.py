@@ -14,8 +14,9 @@ from convexinit_paper.data.datasets import (
     load_dataset,
 )
 from convexinit_paper.data.files import DataError
-from convexinit_paper.data.images import load_images
+from convexinit_paper.data.images import ImageData, load_images
 from convexinit_paper.data.preprocessing import normalise, whiten
+from convexinit_paper.data.sources import ImageArrays
 from convexinit_paper.experiments import run_experiment
 from convexinit_paper.request.config import CONF, ConfigError
 from convexinit_paper.store.runs import read_run
@@ -120,6 +121,27 @@ def test_preprocessing_reaches_the_data(how, tmp_path):
     actual = load_dataset(DatasetSettings("digits", 0.1, how), tmp_path, tmp_path)
     assert torch.equal(actual.train_inputs, expected.train_inputs)
     assert torch.equal(actual.test_inputs, expected.test_inputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "fault"),
+    [
+        ("train_inputs", lambda images: images.astype(np.float32), "train_inputs float32"),
+        ("test_inputs", lambda images: images.reshape(6, -1), r"test_inputs uint8 \[6, 8\]"),
+        ("test_inputs", lambda images: images[:, :, :1], r"\[6, 2, 2, 2\], but test_inputs"),
+        ("test_inputs", lambda images: images[:0], "in place of uint8"),
+        ("train_labels", lambda labels: labels[:5], r"train_labels int64 \[5\]"),
+        ("test_labels", lambda labels: labels.astype(np.int32), r"in place of int64 \[6\]"),
+        ("train_labels", lambda labels: labels + 1, "from 1 to 3 in place of 0 to 2"),
+        ("test_labels", lambda labels: labels - 1, "test_labels from -1 to 1"),
+    ],
+)
+def test_arrays_of_a_reader_that_are_not_images_with_labels(name, change, fault):
+    images, labels = np.zeros((6, 2, 2, 2), np.uint8), np.arange(6) % 3
+    arrays = ImageArrays(images, labels, images, labels)
+    ImageData.of(arrays, 3, "Pets")
+    with pytest.raises(DataError, match=f"The data set Pets cannot be used.*{fault}"):
+        ImageData.of(arrays._replace(**{name: change(getattr(arrays, name))}), 3, "Pets")
 
 
 def test_missing_jpeg_copy(tmp_path):

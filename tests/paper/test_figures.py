@@ -433,6 +433,19 @@ def test_nothing_to_draw(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_does_not_hold_runs_is_said_to_be_that(root, tmp_path):
+    store_training(root, "icnn")
+    (tmp_path / "file").write_text("")
+    for place, state in (
+        (tmp_path / "nowhere", ", which does not exist"),
+        (tmp_path / "file", ", which is no folder"),
+        (root, f" (there are some in {root / 'runs'})"),
+    ):
+        with pytest.raises(SystemExit) as error:
+            main(["figure-2", "--scale", "demo", "--runs", str(place), "--out", str(tmp_path)])
+        assert f"no runs for figure-2 in {place}{state}. Run" in str(error.value)
+
+
 def test_a_figure_asked_for_by_name_has_to_exist(root, tmp_path):
     store_training(root, "icnn")
     arguments = ["--scale", "demo", "--runs", str(root / "runs"), "--out", str(tmp_path)]

@@ -14,6 +14,8 @@ from PIL import ExifTags, Image
 from convexinit_paper.data import image_folder
 from convexinit_paper.data.files import DataError
 from convexinit_paper.data.image_folder import decode, load_image_folder
+from convexinit_paper.request.options import ConfigError
+from convexinit_paper.training import memory
 from support.data import write
 from support.images import ARCHIVES, pixels, plain_files, png, split_files, stored, write_archive
 
@@ -375,6 +377,27 @@ def test_large_file_is_not_read(tmp_path, load, monkeypatch):
     files = split_files() | {"train/ant/2.png": b"\0" * 1001}
     text = message(load, write_archive(files, tmp_path / "pets.zip"))
     assert "more than 1,000 bytes" in text
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "expected"),
+    [
+        (0, 50_000, "50,000 x 50,000 pixels take"),  # one of them alone is too large
+        (1, 20, "20 x 20 pixels take"),
+        (1, None, "5 x 4 pixels take"),
+    ],
+)
+def test_images_that_do_not_fit_into_memory_are_not_decoded(
+    pets, load, decoded, monkeypatch, count, size, expected
+):
+    height, width = (size, size) if size else (5, 4)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 9 * 5 * 3 * height * width - 1)
+    if count == 0:
+        monkeypatch.setattr(memory, "available_bytes", lambda device: 16 * 10**9)
+    with pytest.raises(ConfigError, match=rf"9 images of {expected} .* dataset\.size") as caught:
+        load(pets, size=size)
+    assert str(pets) in str(caught.value)
+    assert len(decoded) == count
 
 
 # --- cache ----------------------------------------------------------------------------------------

@@ -7,12 +7,15 @@ from hypothesis import strategies as st
 
 from convexinit.networks import MLP
 from convexinit.stacking import stack_networks
+from convexinit_paper.request.options import ConfigError
+from convexinit_paper.training import memory
 from convexinit_paper.training.loop import Split, train
 from convexinit_paper.training.memory import (
     USABLE,
     available_bytes,
     fitting,
     group_bytes,
+    require_memory,
     training_bytes,
 )
 from convexinit_paper.training.randomness import seeded_generator
@@ -82,3 +85,25 @@ def test_files_in_memory_do_not_count_as_used(tmp_path):
     (tmp_path / "memory.max").write_text("max\n")
     with pytest.raises(ValueError, match="max"):
         group_bytes(tmp_path)
+
+
+def test_what_does_not_fit_is_refused(monkeypatch):
+    for free in (10**9, None):
+        monkeypatch.setattr(memory, "available_bytes", lambda device, free=free: free)
+        require_memory(10**9, "these", "fewer")
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 10**9)
+    with pytest.raises(ConfigError, match=r"^these take at least 2\.0 GB .* 1\.0 GB .* use fewer$"):
+        require_memory(2 * 10**9, "these", "fewer")
+
+
+def test_a_training_that_does_not_fit_is_refused_before_it_begins(monkeypatch):
+    # Two copies are there already: of 8 x 4 + 4 and 4 x 3 + 3 numbers.
+    need = 3 * 4 * 2 * (8 * 4 + 4 + 4 * 3 + 3)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: need)
+    train_stack([8, 4, 3], 64, 2)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: need - 1)
+    with pytest.raises(ConfigError, match=r"102 parameters .* fewer seeds at once or a smaller"):
+        train_stack([8, 4, 3], 64, 2)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 4 * 2 * 4 - 1)
+    with pytest.raises(ConfigError, match=r"the losses of 4 steps .* fewer trainer\.epochs"):
+        train_stack([8, 4, 3], 64, 2)

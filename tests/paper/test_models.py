@@ -8,8 +8,14 @@ from convexinit.networks import CNN, MLP
 from convexinit_paper.data.datasets import dataset_settings, load_dataset
 from convexinit_paper.request.config import composed, parse_section
 from convexinit_paper.request.options import ConfigError
+from convexinit_paper.training import memory
 from convexinit_paper.training.loop import Split
-from convexinit_paper.training.models import build_network, build_stack, initial_batches
+from convexinit_paper.training.models import (
+    build_network,
+    build_stack,
+    count_parameters,
+    initial_batches,
+)
 from convexinit_paper.training.randomness import seeded_generator
 from convexinit_paper.training.settings import TrainerSettings
 from support.requests import model_settings, run_task
@@ -265,3 +271,22 @@ def test_signals_at_the_start_of_the_experiment_depth(network):
         assert measured["variance"] == pytest.approx(signal.var(0).mean().item(), rel=1e-3)
     assert set(metrics["step"]) == {1, 2, 3, 4, 5}
     assert set(metrics["seed"]) == {3}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["model=nonconvex"], ["model=icnn_skip"], ["model=icnn_difference", "model.positivity=exp"]],
+)
+def test_networks_that_do_not_fit_are_refused_before_they_are_built(monkeypatch, options):
+    settings = model_settings(*options)
+    count = count_parameters(settings, WIDTHS)
+    assert count == parameters_of(build_network(settings, WIDTHS, seeded_generator(0, "weights")))
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 2 * 4 * count * 3)
+    build_stack(settings, WIDTHS, [0, 1, 2])
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 2 * 4 * count * 3 - 1)
+    with pytest.raises(ConfigError, match=rf"3 networks of {count:,} parameters .*model\.width"):
+        build_stack(settings, WIDTHS, [0, 1, 2])
+    settings = model_settings("network@model=convolutional", *options[1:])
+    shape, widths = (1, 8, 8), [64, 4, 4, 10]
+    network = build_network(settings, widths, seeded_generator(0, "weights"), image_shape=shape)
+    assert count_parameters(settings, widths, shape) == parameters_of(network)

@@ -6,7 +6,7 @@ from copy import deepcopy
 import pytest
 
 from convexinit_paper.request.config import composed
-from convexinit_paper.request.older import is_older, stored_folder
+from convexinit_paper.request.older import completed, is_older, stored_folder
 from convexinit_paper.store.identity import run_folder
 from convexinit_paper.store.runs import read_runs
 from support.data import ROOT
@@ -34,6 +34,14 @@ def test_a_run_that_lacks_options_is_that_of_their_defaults():
 def test_another_value_is_another_run(change):
     older = without(composed("experiment=digits", "model=icnn"), "model.skip", "trainer.precision")
     assert not is_older(older, composed("experiment=digits", "model=icnn", change))
+
+
+def test_runs_under_the_name_of_no_experiment_have_no_defaults(tmp_path):
+    now = {**composed("experiment=digits", "model=icnn"), "name": "mine"}
+    older = without(now, "model.skip")
+    assert not is_older(older, now)
+    assert completed(older)["model"] == older["model"]
+    assert completed(older)["results_dir"] == now["results_dir"]
 
 
 def test_recorded_runs_that_lack_options_are_found_by_todays_requests(tmp_path):

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
-from convexinit_paper.data import preprocessing
 from convexinit_paper.data.images import ImageData, load_images
 from convexinit_paper.data.preprocessing import normalise, preprocess
 from convexinit_paper.data.whitening import (
@@ -17,6 +16,7 @@ from convexinit_paper.data.whitening import (
     whitening_bytes,
     whitening_matrix,
 )
+from convexinit_paper.training import memory
 
 
 def correlated_pixels(count: int, features: int, seed: int = 0) -> torch.Tensor:
@@ -34,14 +34,22 @@ def test_images_too_large_to_whiten_are_named(monkeypatch):
     pixels, labels = correlated_pixels(8, 64).view(8, 1, 8, 8), torch.arange(8)
     data = ImageData(pixels, labels, pixels, labels, 8, "Pets")
     need = whitening_bytes(64)
-    monkeypatch.setattr(preprocessing, "available_bytes", lambda device: need - 1)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: need - 1)
     for kind in ("pca", "zca"):
         with pytest.raises(ValueError, match=r"Pets: .* 64 pixel values .*preprocessing=normalise"):
             preprocess(data, kind)
     assert preprocess(data, "normalise").train_inputs.shape == (8, 64)
     for free in (need, None):
-        monkeypatch.setattr(preprocessing, "available_bytes", lambda device, free=free: free)
+        monkeypatch.setattr(memory, "available_bytes", lambda device, free=free: free)
         assert preprocess(data, "zca").train_inputs.shape == (8, 64)
+
+
+def test_images_too_large_for_inputs_are_named(monkeypatch):
+    pixels, labels = correlated_pixels(8, 64).view(8, 1, 8, 8), torch.arange(8)
+    data = ImageData(pixels, labels, pixels, labels, 8, "Pets")
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 4 * 2 * 8 * 64 - 1)
+    with pytest.raises(ValueError, match=r"Pets: the inputs .*dataset\.size"):
+        preprocess(data, "normalise")
 
 
 # --- moments --------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Recorded runs are small, and give the same figures and tables."""
 
 import importlib.util
+import sys
 
 import numpy as np
 import pandas as pd
@@ -99,3 +100,26 @@ def test_weights_are_not_recorded(tmp_path, recording):
     assert read_run(copy).summary == {
         name: value for name, value in read_run(folder).summary.items() if name != "sha256"
     }
+
+
+def test_nothing_that_was_asked_for_is_left_out_and_nothing_damaged_recorded(
+    tmp_path, recording, monkeypatch
+):
+    metrics = toxicity(tmp_path) / "metrics.csv"
+
+    def call(*experiments, out=tmp_path / "recorded"):
+        places = ["--runs", str(tmp_path / "runs"), "--out", str(out)]
+        monkeypatch.setattr(sys, "argv", ["record_runs.py", *experiments, *places])
+        recording.main()
+
+    with pytest.raises(SystemExit, match="no finished runs of mnits in"):
+        call("tox21", "mnits")
+    with pytest.raises(SystemExit, match=r"(?s)cannot write to .* with --out$"):
+        call(out=metrics)
+    assert not (tmp_path / "recorded").exists()
+    call("tox21")
+    assert len(list(tmp_path.glob("recorded/tox21/*/metrics.csv"))) == 1
+    metrics.write_bytes(metrics.read_bytes().replace(b"0.5", b"0.6"))
+    with pytest.raises(SystemExit, match=f"{metrics.parent} is damaged"):
+        call(out=tmp_path / "again")
+    assert not (tmp_path / "again").exists()

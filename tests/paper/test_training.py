@@ -288,5 +288,6 @@ def test_bfloat16_is_slow_where_it_is_said_to_be():
 
 def test_other_settings_of_the_process_are_restored():
     before = torch.get_float32_matmul_precision()
-    run([0], precision="tf32", epochs=1)
+    with pytest.warns(UserWarning, match="tf32 is for NVIDIA GPUs"):
+        run([0], precision="tf32", epochs=1)
     assert torch.get_float32_matmul_precision() == before

@@ -115,7 +115,8 @@ def test_launchers_give_the_same_numbers(tmp_path):
         ("trainer.epochs=many", "trainer.epochs"),
         ("model.activation=tanh", "tanh"),
         ("trainer.epochs", "EQUAL"),
-        ("model.width=10000000", "not enough memory"),
+        ("model.width=10000000", "fewer seeds at once or a smaller model.width"),
+        ("trainer.epochs=9999999999999", "fewer trainer.epochs"),
         ("+trainer.epoch=3", "there is no option trainer.epoch"),
         ("+anything=3", "does not use the option anything"),
         ("~seeds", "seeds must be"),
@@ -165,6 +166,9 @@ def test_wrong_options_end_with_one_short_message(tmp_path, option, expected):
         ("seeds=[1,2", "seeds=[3,7]"),
         ("model=icnn,icnn_init", "python run.py -m model=icnn,icnn_init"),
         ("seeds=3,7", "'seeds=[3,7]'"),
+        ("model=icnn model=icnn_init", "python run.py -m model=icnn,icnn_init"),
+        ("-m hydra.sweeper.max_batch_size=-1", "at least 1, or null for all; got -1"),
+        ("-m results_dir=a seeds=2 results_dir=b", "results_dir is given twice"),
     ],
 )
 def test_wrong_words_and_flags_end_with_what_to_type(tmp_path, arguments, expected):
@@ -244,6 +248,13 @@ def test_missing_data_names_the_command_that_gets_it(tmp_path):
     assert "scripts/download_data.py mnist" in result.stderr
     assert "data_dir" in result.stderr
     assert len(result.stderr.strip().splitlines()) <= 10
+
+
+def test_seeds_that_diverge_are_warned_of(tmp_path):
+    result = run("seeds=2", "trainer.epochs=1", "trainer.learning_rate=1e30", results_dir=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "2 of 2 seeds diverged" in result.stderr
+    assert str(folder_of(result) / "summary.json") in result.stderr
 
 
 def test_results_in_an_impossible_place(tmp_path):

@@ -54,6 +54,12 @@ def test_config_yaml_alone_makes_the_same_run(tmp_path, capsys):
     assert "torch" in output
 
 
+def test_a_run_under_another_name_than_that_of_an_experiment_is_made_again(tmp_path, capsys):
+    folder = folder_of(run("seeds=1", "trainer.epochs=1", "name=mine", results_dir=tmp_path))
+    main([str(folder)])
+    assert "identical: all " in capsys.readouterr().out
+
+
 def test_a_recorded_run_is_made_again_on_any_machine(tmp_path, capsys):
     """Numbers differ between machines, so only the way from the file to the run is tested."""
     [recorded] = [
@@ -111,5 +117,5 @@ def test_messages_name_the_arguments_of_this_command(tmp_path):
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):
-    with pytest.raises(SystemExit, match="cannot be read"):
+    with pytest.raises(SystemExit, match=f"there is no run in {tmp_path}"):
         main([str(tmp_path)])

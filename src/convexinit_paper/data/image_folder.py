@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from convexinit_paper.data.files import ELSEWHERE, DataError, digest_of, file_di
 from convexinit_paper.data.images import ImageData
 from convexinit_paper.data.sources import ImageArrays
 from convexinit_paper.progress import counted
+from convexinit_paper.training.memory import BYTES, require_memory
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -57,6 +59,7 @@ def load_image_folder(
 
     Raises:
         DataError: something is missing, damaged, or not laid out as above.
+        ConfigError: there is too little memory.
     """
     source = Path(source).expanduser().resolve()
     content = image_content(source)
@@ -110,6 +113,9 @@ def _read(source: Path, size: int | None) -> ImageArrays:
             raise _image_error(source, path, f"it has more than {MAX_FILE_BYTES:,} bytes")
     images: dict[PurePosixPath, np.ndarray] = {}
     contents = read_files(source, paths)
+    channels = 0
+    if size is not None:
+        _require_memory(source, len(paths), (size, size, 1))
     for path, content in counted(contents, source.name, len(paths), "images"):
         try:
             images[path] = np.atleast_3d(decode(content, size))
@@ -122,7 +128,9 @@ def _read(source: Path, size: int | None) -> ImageArrays:
                 f"{first}: {_extent(images[first])}\n{path}: {_extent(images[path])}\n"
                 "dataset.size=<pixels> resizes all of them to that height and width."
             )
-    channels = max(image.shape[2] for image in images.values())
+        if images[path].shape[2] > channels:
+            channels = images[path].shape[2]
+            _require_memory(source, len(paths), images[path].shape)
 
     def arrays(labels: dict[PurePosixPath, int]) -> tuple[np.ndarray, np.ndarray]:
         stacked = np.stack(
@@ -133,6 +141,16 @@ def _read(source: Path, size: int | None) -> ImageArrays:
 
     splits = _split(source, layout) if "all" in layout.labels else layout.labels
     return ImageArrays(*arrays(splits["train"]), *arrays(splits["test"]))
+
+
+def _require_memory(source: Path, count: int, shape: tuple[int, ...]) -> None:
+    """Raise ConfigError if so many images do not fit, as bytes and as inputs of networks."""
+    pixels = count * math.prod(shape)
+    require_memory(
+        (1 + BYTES) * pixels,
+        f"{source}: {count:,} images of {shape[0]:,} x {shape[1]:,} pixels",
+        "a smaller dataset.size=<pixels>, or fewer images",
+    )
 
 
 def _split(source: Path, layout: Layout) -> dict[str, dict[PurePosixPath, int]]:

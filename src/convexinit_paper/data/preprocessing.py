@@ -9,7 +9,10 @@ from torch import Tensor
 
 from convexinit_paper.data.images import ImageData
 from convexinit_paper.data.whitening import fit_whitening, whitening_bytes
-from convexinit_paper.training.memory import available_bytes
+from convexinit_paper.training.memory import BYTES, require_memory
+
+# What needs less memory than images that do not fit.
+SMALLER = "smaller images (dataset.size of a folder of images)"
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,12 @@ def preprocess(data: ImageData, how: str) -> ImageInputs:
         how: one of :data:`PREPROCESSING`: "normalise" (every channel), "pca" or "zca" (whitening).
 
     Raises:
-        ValueError: ``how`` is unknown, or :func:`normalise` fails.
+        ValueError: ``how`` is unknown, :func:`normalise` fails, or there is too little memory.
     """
     if how not in PREPROCESSING:
         raise ValueError(f"unknown pre-processing {how!r}; known: {', '.join(PREPROCESSING)}")
+    pixels = data.train_inputs.numel() + data.test_inputs.numel()
+    require_memory(BYTES * pixels, f"{data.title}: the inputs of networks", SMALLER)
     return PREPROCESSING[how](data)
 
 
@@ -84,13 +89,11 @@ def whiten(data: ImageData, kind: str) -> ImageInputs:
         ValueError: the kind is unknown, or the images are too large for the free memory.
     """
     features = data.train_inputs[0].numel()
-    needed, free = whitening_bytes(features), available_bytes(torch.device("cpu"))
-    if free is not None and needed > free:
-        raise ValueError(
-            f"{data.title}: {kind} whitening of {features:,} pixel values takes about "
-            f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; use smaller images "
-            "(dataset.size of a folder of images) or dataset.preprocessing=normalise"
-        )
+    require_memory(
+        whitening_bytes(features),
+        f"{data.title}: the matrices of {kind} whitening of {features:,} pixel values",
+        f"{SMALLER} or dataset.preprocessing=normalise",
+    )
     whitening = fit_whitening(data.train_inputs.flatten(1), kind, data.white)
     return _apply(lambda images: whitening.apply(images.flatten(1)), data)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import shutil
+import sys
 import time
 import warnings
 from dataclasses import replace
@@ -31,7 +32,7 @@ from convexinit_paper.store.failures import recorded_failure
 from convexinit_paper.store.identity import Config
 from convexinit_paper.store.locks import claimed
 from convexinit_paper.store.provenance import git_revision
-from convexinit_paper.store.runs import is_intact, store
+from convexinit_paper.store.runs import Outcome, is_intact, store
 from convexinit_paper.store.staging import set_aside, staging
 from convexinit_paper.tracking import log_run
 
@@ -86,7 +87,8 @@ def run_experiment(config: Config) -> Path:
 
     A damaged run is set aside and computed again. If another process is working on the same run,
     this one waits for it. A failure is recorded (:mod:`convexinit_paper.store.failures`). Options
-    without effect, as a sweep over variants may have, are warned about.
+    without effect, as a sweep over variants may have, are warned about, and so are seeds that
+    diverged.
 
     Args:
         config: the resolved configuration.
@@ -117,7 +119,24 @@ def run_experiment(config: Config) -> Path:
             task = task_module(request.task)
             outcome = task.run(parse_settings(task.Settings, request.config), request)
             store(place, folder, request.config, outcome, time.perf_counter() - begin)
+            warn_of_divergence(outcome, folder)
         shutil.rmtree(checkpoint_folder(request.config), ignore_errors=True)
     if request.logger:
         log_run(folder, request.logger)
     return folder
+
+
+def warn_of_divergence(outcome: Outcome, folder: Path) -> None:
+    """Say on stderr how many seeds of a run diverged; nothing where none did.
+
+    Args:
+        outcome: of the run.
+        folder: in which it is stored.
+    """
+    seeds = outcome.seeds.values()
+    count = sum(final["status"] == "diverged" for final in seeds)
+    if count:
+        sys.stderr.write(
+            f"warning: {count} of {len(seeds)} seeds diverged (a loss, a weight or a signal is not "
+            f"finite); which, is in {folder / 'summary.json'}\n"
+        )

@@ -109,9 +109,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not drawn or not (all if options.names else any)(drawn.values()):
         undrawn = ", ".join(name for name, done in drawn.items() if not done)
         sys.exit(
-            f"error: no runs for {undrawn} in {root}. Run the commands above, or choose another "
-            "folder with --runs."
+            f"error: no runs for {undrawn} in {root}{_state(root)}. Run the commands above, or "
+            "choose another folder with --runs."
         )
+
+
+def _state(root: Path) -> str:
+    """What may be wrong with a folder in which no runs were found, as the end of a phrase."""
+    if not root.is_dir():
+        return ", which is no folder" if root.exists() else ", which does not exist"
+    return f" (there are some in {root / 'runs'})" if (root / "runs").is_dir() else ""
 
 
 def draw(

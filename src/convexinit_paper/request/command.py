@@ -115,6 +115,9 @@ def checked_arguments(arguments: list[str]) -> list[str]:
             raise ConfigError(
                 f"{word}: {name!r} is no name of an option\npython run.py --help lists all options."
             )
+        first = next(word for word in given.overrides if word.partition("=")[0] == name)
+        if word != first:
+            raise ConfigError(_given_twice(first, word))
         if (CONF / name).is_dir() and (value.startswith("[") or value == "null"):
             raise ConfigError(
                 f"{word}: {name} takes one choice; for a run with each of several: "
@@ -146,6 +149,15 @@ def _no_flag(flag: str, value: str) -> str:
         f"there is no flag {flag}\nOptions are written without dashes: {example}\n"
         "python run.py --help lists all options."
     )
+
+
+def _given_twice(first: str, second: str) -> str:
+    """What to say of an option that has two values, of which Hydra takes the last in silence."""
+    name, _, value = first.partition("=")
+    other = second.partition("=")[2]
+    sweep = run_command(["-m", f"{name}={value},{other}"])
+    more = "" if name in OPTIONS else f"\nFor a run with each of them: {sweep}"
+    return f"{name} is given twice, as {first} and {second}; leave one out{more}"
 
 
 def _no_option(word: str, before: str) -> str:

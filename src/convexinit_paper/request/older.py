@@ -9,7 +9,7 @@ from typing import Any
 from convexinit_paper.request.config import CONF, composed
 from convexinit_paper.request.quoting import argument
 from convexinit_paper.store.errors import RunError, unreadable
-from convexinit_paper.store.identity import Config, plain, run_folder
+from convexinit_paper.store.identity import PLACES, Config, plain, run_folder
 from convexinit_paper.store.matching import flatten
 from convexinit_paper.store.runs import read_run
 
@@ -63,7 +63,14 @@ def completed(config: Config) -> Config:
 
 
 def defaults_of(config: Config) -> Config:
-    """The configuration of an experiment, model, data set and codec without further choices."""
+    """The configuration of an experiment, model, data set and codec without further choices.
+
+    Of an experiment that is not in ``conf/``, as after ``name=<another>``, only what decides no
+    number is known.
+    """
+    if not (CONF / "experiment" / f"{config['name']}.yaml").exists():
+        usual = _composed("~experiment")
+        return {name: usual[name] for name in PLACES}
     choices = [argument("experiment", config["name"])]
     for group in GROUPS:
         name = config.get(group, {}).get("name")

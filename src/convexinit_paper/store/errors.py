@@ -53,6 +53,12 @@ def unwritable(folder: Path, error: OSError) -> RunError:
 
 def unreadable(folder: Path, error: Exception) -> RunError:
     """What to say of a run, or a folder of runs, that cannot be read; AccessError if it may not."""
+    absent = isinstance(error, (FileNotFoundError, NotADirectoryError))
+    if absent and Path(getattr(error, "filename", None) or "").name == "config.yaml":
+        return RunError(
+            f"there is no run in {folder}: it has no config.yaml.\n"
+            "A run lies in <results>/runs/<experiment>/<model>-<digest>."
+        )
     reason = (str(error) or type(error).__name__).splitlines()[0]
     if not isinstance(error, OSError) or error.errno not in OUT_OF_REACH:
         return RunError(

@@ -17,6 +17,7 @@ from convexinit_paper.progress import TrainingProgress
 from convexinit_paper.store.checkpoints import Checkpoint
 from convexinit_paper.training.history import History, Measurement
 from convexinit_paper.training.machine import set_precision
+from convexinit_paper.training.memory import BYTES, SMALLER, require_memory
 from convexinit_paper.training.objectives import CLASSIFICATION, Objective
 from convexinit_paper.training.resuming import TrainingState, set_states, states_of
 from convexinit_paper.training.settings import TrainerSettings
@@ -83,8 +84,22 @@ def train(
         description: label of the progress bar, or of the lines that stand for it in a log.
         checkpoint: where the state is saved now and then. If there is one already, training goes
             on from it, with the same numbers as without interruption.
+
+    Raises:
+        ConfigError: there is too little memory.
     """
     device = settings.torch_device()
+    count, rows = training.rows.shape
+    steps = math.ceil(rows / settings.batch_size)
+    require_memory(
+        BYTES * count * settings.epochs * steps,
+        f"the losses of {settings.epochs * steps:,} steps",
+        "fewer trainer.epochs",
+    )
+    if device.type == "cpu":  # elsewhere torch says so
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        what = f"the gradients and two moments of Adam of {parameters:,} parameters"
+        require_memory(3 * BYTES * parameters, what, SMALLER)
     network.to(device)
     training = training.to(device)
     held_out = {name: split.to(device) for name, split in held_out.items()}
@@ -95,8 +110,6 @@ def train(
     optimiser = torch.optim.Adam(groups, lr=rate, weight_decay=settings.weight_decay, fused=True)
     rates = [group["lr"] for group in optimiser.param_groups]
     constrained = projected_weights(network)
-    count, rows = training.rows.shape
-    steps = math.ceil(rows / settings.batch_size)
     losses = torch.empty(count, settings.epochs * steps, device=device)
     state = TrainingState(
         checkpoint, network, optimiser, losses, measurements=[], orders=states_of(generators)

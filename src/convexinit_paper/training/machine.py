@@ -19,7 +19,7 @@ def set_precision(
 ) -> Iterator[Callable[[], contextlib.AbstractContextManager]]:
     """Set the precision of matrix products for the time of a training.
 
-    Warns of bfloat16 on a processor without instructions for it.
+    Warns of bfloat16 on a processor without instructions for it, and of tf32 on any.
 
     Args:
         precision: one of :data:`convexinit_paper.training.settings.PRECISIONS`.
@@ -32,6 +32,11 @@ def set_precision(
         warnings.warn(
             f"{_processor()} has no instructions for bfloat16: products take 30 times as long as "
             "with precision=float32, or longer",
+            stacklevel=3,
+        )
+    if precision == "tf32" and device.type == "cpu":
+        warnings.warn(
+            "precision=tf32 is for NVIDIA GPUs; on processors products are as with float32",
             stacklevel=3,
         )
     before = torch.get_float32_matmul_precision()

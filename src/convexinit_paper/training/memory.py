@@ -1,4 +1,4 @@
-"""How many networks can be trained at once as one stack."""
+"""What fits into memory: data, and networks that are trained at once as one stack."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from convexinit_paper.request.options import ConfigError
+
 # Share of the free memory that a stack may take: the estimate below knows no temporary buffers.
 USABLE = 0.7
 # Weights, gradients, two moments of Adam, and one more copy while networks are built or stacked.
@@ -15,6 +17,8 @@ COPIES = 5
 # Pre-activations and activations, and the gradients of both.
 SIGNALS = 4
 BYTES = 4  # of a float32
+# What needs less memory than networks that do not fit.
+SMALLER = "fewer seeds at once or a smaller model.width"
 
 
 def training_bytes(parameters: int, units: int, batch_size: int) -> int:
@@ -43,6 +47,25 @@ def available_bytes(device: torch.device) -> int | None:
     with contextlib.suppress(OSError, ValueError):  # the limit is "max" where there is none
         sizes.append(group_bytes(Path("/sys/fs/cgroup")))
     return min(sizes, default=None)
+
+
+def require_memory(needed: int, what: str, advice: str) -> None:
+    """Refuse what does not fit into memory, before the system ends the process for it.
+
+    Args:
+        needed: bytes, as an estimate from below.
+        what: takes them, in words that can come before "take".
+        advice: options that take less, in words that can follow "use".
+
+    Raises:
+        ConfigError: so many bytes are not free.
+    """
+    free = available_bytes(torch.device("cpu"))
+    if free is not None and needed > free:
+        raise ConfigError(
+            f"{what} take at least {needed / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB "
+            f"are free; use {advice}"
+        )
 
 
 def group_bytes(group: Path) -> int:

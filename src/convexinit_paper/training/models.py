@@ -30,6 +30,7 @@ from convexinit_paper.request.options import (
     require,
 )
 from convexinit_paper.training.loop import Split, epoch_order
+from convexinit_paper.training.memory import BYTES, SMALLER, require_memory
 from convexinit_paper.training.randomness import seeded_generator
 
 INITIALISATIONS = ("he", "principled", "orthogonal", "bias_only", "lsuv", "principled_lsuv")
@@ -158,29 +159,48 @@ def build_network(
         settings.require_fully_connected()
 
     def initialised() -> MLP | CNN:
-        network: MLP | CNN
-        if image_shape is not None and settings.architecture == "convolutional":
-            network = CNN(
-                image_shape,
-                widths[1:-1],
-                widths[-1],
-                settings.activation,
-                settings.convex,
-                settings.positivity,
-            )
-        else:
-            network = MLP(
-                widths,
-                settings.activation,
-                settings.convex,
-                settings.positivity,
-                settings.skip,
-                input_dropout,
-                hidden_dropout,
-            )
+        network = _raw_network(settings, widths, input_dropout, hidden_dropout, image_shape)
         return _initialise_(network, settings, generator, inputs)
 
     return ConvexDifference(initialised(), initialised()) if settings.difference else initialised()
+
+
+def _raw_network(
+    settings: ModelSettings,
+    widths: list[int],
+    input_dropout: float = 0.0,
+    hidden_dropout: float = 0.0,
+    image_shape: tuple[int, int, int] | None = None,
+) -> MLP | CNN:
+    """A network before its weights are drawn; arguments as in :func:`build_network`."""
+    if image_shape is not None and settings.architecture == "convolutional":
+        return CNN(
+            image_shape,
+            widths[1:-1],
+            widths[-1],
+            settings.activation,
+            settings.convex,
+            settings.positivity,
+        )
+    return MLP(
+        widths,
+        settings.activation,
+        settings.convex,
+        settings.positivity,
+        settings.skip,
+        input_dropout,
+        hidden_dropout,
+    )
+
+
+def count_parameters(
+    settings: ModelSettings, widths: list[int], image_shape: tuple[int, int, int] | None = None
+) -> int:
+    """Number of parameters of a network, which takes no memory; arguments as in build_network."""
+    with torch.device("meta"):
+        network = _raw_network(settings, widths, image_shape=image_shape)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    return 2 * count if settings.difference else count
 
 
 @torch.no_grad()
@@ -275,7 +295,18 @@ def build_stack(
         hidden_dropout: see :func:`build_network`.
         image_shape: see :func:`build_network`.
         batches: ``[seeds, batch, inputs]`` from :func:`initial_batches`.
+
+    Raises:
+        ConfigError: as :func:`build_network`, or if the networks do not fit into memory.
     """
+    parameters = count_parameters(settings, widths, image_shape)
+    require_memory(
+        2 * BYTES * parameters * len(seeds),  # each alone, and in the stack
+        f"{len(seeds)} networks of {parameters:,} parameters"
+        if len(seeds) > 1
+        else f"the {parameters:,} parameters of a network",
+        SMALLER,
+    )
     return stack_networks(
         [
             build_network(

@@ -24,14 +24,19 @@ class MissingRunsSweeper(BasicSweeper):
         """Run the sweep that the arguments of the command line ask for.
 
         Raises:
+            ConfigError: if an option of the sweep is out of range.
             SystemExit: with code 1, if a run failed.
         """
+        from convexinit_paper.request.options import require
         from convexinit_paper.request.paths import expanded
         from convexinit_paper.store.failures import one_line
         from convexinit_paper.sweeps.sweep import jobs_of, progress, summary, unfinished
 
         assert self.hydra_context is not None
         assert self.config is not None
+        most = self.max_batch_size
+        fits = most is None or (type(most) is int and most >= 1)
+        require(fits, "hydra.sweeper.max_batch_size", "at least 1, or null for all", most)
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         parsed = parser.parse_overrides([*self._parse_config(), *arguments])
         [combinations] = self.split_arguments(parsed, None)
@@ -39,7 +44,7 @@ class MissingRunsSweeper(BasicSweeper):
         with open_dict(self.config):  # of which launchers make folders
             self.config.results_dir = expanded(self.config.results_dir)
         missing = [job for job in jobs if job.missing and job.refusal is None]
-        size = self.max_batch_size or max(len(missing), 1)
+        size = most or max(len(missing), 1)
         reasons: dict[Path, str] = {}
         with progress(jobs):
             for first in range(0, len(missing), size):
