@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
@@ -117,11 +117,11 @@ def checked_arguments(arguments: list[str]) -> list[str]:
             )
         first = next(word for word in given.overrides if word.partition("=")[0] == name)
         if word != first:
-            raise ConfigError(_given_twice(first, word))
+            raise ConfigError(_given_twice(first, word, given.overrides))
         if (CONF / name).is_dir() and (value.startswith("[") or value == "null"):
             raise ConfigError(
                 f"{word}: {name} takes one choice; for a run with each of several: "
-                + run_command(["-m", f"{name}={value.strip('[]') if '[' in value else '...'}"])
+                + _sweep(name, value.strip("[]") if "[" in value else "...", given.overrides)
             )
         if not equal and not word.startswith("~"):
             raise ConfigError(_no_option(word, given.overrides[index - 1] if index else ""))
@@ -151,12 +151,19 @@ def _no_flag(flag: str, value: str) -> str:
     )
 
 
-def _given_twice(first: str, second: str) -> str:
+def _sweep(name: str, values: str, words: Iterable[str]) -> str:
+    """The command of these words, with a run for each value of an option."""
+    others = (word for word in words if word.partition("=")[0] != name)
+    return run_command(["-m", *others, f"{name}={values}"])
+
+
+def _given_twice(first: str, second: str, words: Iterable[str]) -> str:
     """What to say of an option that has two values, of which Hydra takes the last in silence."""
     name, _, value = first.partition("=")
-    other = second.partition("=")[2]
-    sweep = run_command(["-m", f"{name}={value},{other}"])
-    more = "" if name in OPTIONS else f"\nFor a run with each of them: {sweep}"
+    values = f"{value},{second.partition('=')[2]}"
+    more = (
+        "" if name in OPTIONS else f"\nFor a run with each of them: {_sweep(name, values, words)}"
+    )
     return f"{name} is given twice, as {first} and {second}; leave one out{more}"
 
 
