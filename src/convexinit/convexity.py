@@ -331,7 +331,7 @@ def differentiated_by(call: Callable[..., Tensor] | None) -> Callable[..., Tenso
         watch = _Differentiating(copies)
         with torch.enable_grad(), suppress(PassEnded), watch:
             run(network, copies, call)
-        return watch.parts[0] if len(watch.parts) == 1 else torch.stack(watch.parts)
+        return watch.parts[0] if len(watch.parts) == 1 else torch.stack(watch.parts, -1)
 
     return values
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
@@ -94,7 +95,12 @@ def fill_network_(
                     except NOT_CALLABLE as error:
                         if not differentiates:  # of steps of an optimiser, say
                             messages.append(f"whether the network is convex is not known: {error}")
-            apart = [part for part in aparts[0] if all(part in other for other in aparts)]
+            # Of a difference, the one part has no part in the other.
+            apart = [
+                part
+                for part in dict.fromkeys(chain(*aparts))
+                if all(any(f"{part}.".startswith(f"{one}.") for one in other) for other in aparts)
+            ]
             messages += apart_remarks(apart, "initialised")
             evaluation.leave(apart)
             evaluation.keeps = True

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from convexinit import check_signal, init_icnn_, keep_convex, parameter_groups
+from convexinit import ConvexDifference, check_signal, init_icnn_, keep_convex, parameter_groups
 from support.foreign_networks import INPUTS, ActNorm, TransportPotential, normal
 from support.networks import generator
 
@@ -81,23 +81,39 @@ def test_what_has_no_part_in_it_is_named():
         init_icnn_(network, X, call=lambda network, x: network.energy(x), generator=generator())
 
 
+def test_parts_beside_either_part_of_a_difference_are_named_and_stay():
+    network = ConvexDifference(built(), built())
+    fields = [part.field for part in (network.minuend, network.subtrahend)]
+    before = [copy.deepcopy(field.state_dict()) for field in fields]
+    with pytest.warns(UserWarning, match=f"{APART}minuend.field, subtrahend.field. They"):
+        init_icnn_(network, X, generator=generator())
+    for field, state in zip(fields, before, strict=True):
+        assert all(map(torch.equal, field.state_dict().values(), state.values()))
+
+
 class Force(nn.Module):
     """The gradient of a function that is convex in what it computes from its inputs."""
 
-    def __init__(self, compute):
+    def __init__(self, compute, differentiate):
         super().__init__()
         self.compute, self.net = compute, TransportPotential(2)
+        self.differentiate = differentiate
 
     def forward(self, x):
         with torch.enable_grad():
             x = x.clone().requires_grad_()
-            return of_sum(self.net(self.compute(x)), x)
+            return self.differentiate(self.net(self.compute(x)), x)
 
 
+def of_two_sums(value, x):
+    return torch.autograd.grad([value.sum(), (2 * value).sum()], [x], create_graph=True)[0]
+
+
+@pytest.mark.parametrize("differentiate", [of_sum, of_two_sums])
 @pytest.mark.parametrize(("compute", "warns"), [(torch.sin, True), (lambda x: 2 * x, False)])
-def test_what_is_differentiated_is_tested_for_convexity(compute, warns):
+def test_what_is_differentiated_is_tested_for_convexity(compute, warns, differentiate):
     torch.manual_seed(0)
-    network = Force(compute)
+    network = Force(compute, differentiate)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         init_icnn_(network, X, generator=generator())

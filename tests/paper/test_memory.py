@@ -80,8 +80,10 @@ def test_this_machine_has_memory():
 def test_files_in_memory_do_not_count_as_used(tmp_path):
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("900\n")
-    (tmp_path / "memory.stat").write_text("anon 100\nfile 800\ninactive_file 700\n")
-    assert group_bytes(tmp_path) == 800
+    (tmp_path / "memory.stat").write_text(
+        "anon 100\nfile 800\nactive_file 100\ninactive_file 700\n"
+    )
+    assert group_bytes(tmp_path) == 900
     (tmp_path / "memory.max").write_text("max\n")
     with pytest.raises(ValueError, match="max"):
         group_bytes(tmp_path)

@@ -161,9 +161,8 @@ def _given_twice(first: str, second: str, words: Iterable[str]) -> str:
     """What to say of an option that has two values, of which Hydra takes the last in silence."""
     name, _, value = first.partition("=")
     values = f"{value},{second.partition('=')[2]}"
-    more = (
-        "" if name in OPTIONS else f"\nFor a run with each of them: {_sweep(name, values, words)}"
-    )
+    swept = name not in OPTIONS and not name.startswith(("hydra.", "~"))
+    more = f"\nFor a run with each of them: {_sweep(name, values, words)}" if swept else ""
     return f"{name} is given twice, as {first} and {second}; leave one out{more}"
 
 

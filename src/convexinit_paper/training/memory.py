@@ -82,7 +82,8 @@ def group_bytes(group: Path) -> int:
     statistics = dict(
         line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines()
     )
-    return limit - used + int(statistics.get("inactive_file", 0))
+    files = sum(int(statistics.get(name, 0)) for name in ("inactive_file", "active_file"))
+    return limit - used + files
 
 
 def fitting(count: int, each: int, available: int | None, most: int | None = None) -> list[range]:
