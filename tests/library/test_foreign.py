@@ -98,6 +98,7 @@ def test_every_kind_starts_at_the_target_on_fresh_inputs(name, method):
         assert variance == pytest.approx(1.0, rel=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOREIGN)
 def test_the_default_device_of_torch_changes_nothing(name):
     """All draws are of the processor; the network, its inputs and results have devices already."""
@@ -111,6 +112,7 @@ def test_the_default_device_of_torch_changes_nothing(name):
     assert all(map(torch.equal, network.parameters(), expected.parameters()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOREIGN)
 def test_on_another_device_every_kind_does_as_on_the_processor(name):
     kind, convex = FOREIGN[name], convex_arguments(name)
