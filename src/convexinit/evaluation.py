@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
@@ -149,10 +149,8 @@ def not_callable(network: nn.Module, arguments: Sequence[Tensor], problem: Excep
         hint += " (arguments that are no tensors, or have names, are given with call=, as in "
         hint += "call=lambda network, x: network(x, scale=2.0))"
     if isinstance(problem, IndexError):
-        hint += (
-            f" (it was called with {len(arguments[0])} rows, as each is taken for a sample of its"
-        )
-        hint += " own: of one graph, give several inputs, [graphs, nodes, features])"
+        hint += f" (it was called with {len(arguments[0])} rows, as each is taken for a sample of "
+        hint += "its own: of one graph, give several inputs, [graphs, nodes, features])"
     return ValueError(f"the network cannot be called with these inputs: {problem}{hint}")
 
 
@@ -275,16 +273,19 @@ class Evaluation:
                 del self.starting[name]  # what its flag says is something else
         self._network.eval()
 
-    def leave(self, parts: Iterable[str]) -> None:
+    def leave(self, parts: Collection[str]) -> None:
         """Modules, by name, that are to be as before at the end, with all that is in them."""
-        left: set[int] = set()
-        for part in parts:
-            module = self._network.get_submodule(part)
-            left |= {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
-            within = [n for n in self.starting if n == part or n.startswith(f"{part}.")]
-            for name in within:
-                del self.starting[name]
+        modules = [self._network.get_submodule(part) for part in parts]
+        left = {id(t) for module in modules for t in (*module.parameters(), *module.buffers())}
         self.kept = [tensor for tensor in self.kept if id(tensor) not in left]
+        self.starting = {
+            name: module for name, module in self.starting.items() if not is_within(name, parts)
+        }
+
+
+def is_within(name: str, parts: Iterable[str]) -> bool:
+    """Whether a module, by name, is one of these or inside of one."""
+    return any(f"{name}.".startswith(f"{part}.") for part in parts)
 
 
 @contextmanager

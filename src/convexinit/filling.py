@@ -25,6 +25,7 @@ from convexinit.evaluation import (
     checked,
     evaluated,
     first_of,
+    is_within,
     not_callable,
     run,
 )
@@ -99,7 +100,7 @@ def fill_network_(
             apart = [
                 part
                 for part in dict.fromkeys(chain(*aparts))
-                if all(any(f"{part}.".startswith(f"{one}.") for one in other) for other in aparts)
+                if all(is_within(part, other) for other in aparts)
             ]
             messages += apart_remarks(apart, "initialised")
             evaluation.leave(apart)

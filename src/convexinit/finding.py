@@ -26,6 +26,7 @@ from convexinit.evaluation import (
     as_tuple,
     convex_columns,
     evaluated,
+    is_within,
     not_callable,
     run,
 )
@@ -168,8 +169,7 @@ def _apart(network: nn.Module, trace: Trace) -> list[str]:
     apart: list[str] = []
     for name, module in network.named_modules():
         weights = [p for p in module.parameters() if p.ndim > 1 and p.numel()]
-        within = any(name.startswith(f"{other}.") for other in apart)
-        if weights and not within and read.isdisjoint(map(id, module.parameters())):
+        if weights and not is_within(name, apart) and read.isdisjoint(map(id, module.parameters())):
             apart.append(name)
     return apart
 
