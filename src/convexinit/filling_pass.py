@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -76,6 +76,43 @@ class Deviation(NamedTuple):
     def is_small(self) -> bool:
         """Whether no further pass is needed."""
         return max(abs(self.mean), abs(self.variance)) < _PRECISE
+
+
+@dataclass
+class _Signal:
+    """A pre-activation, or a part of one, apart from its means over the rows (and positions).
+
+    Attributes:
+        means: ``[units]``.
+        deviations: from them, ``[rows and positions, units]``.
+    """
+
+    means: Tensor
+    deviations: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor) -> _Signal:
+        """From values, ``[rows and positions, units]``."""
+        means = values.mean(0)
+        return cls(means, values - means)
+
+    @cached_property
+    def squares(self) -> Tensor:
+        """Of the deviations, ``[rows and positions]``, summed over the units."""
+        # A norm of all numbers at once is inexact for many of them.
+        return torch.linalg.vector_norm(self.deviations, dim=1).square()
+
+    @cached_property
+    def variance(self) -> float:
+        """Over the rows, averaged over the units."""
+        return float(self.squares.sum()) / self.deviations.numel()
+
+    def plus(self, other: _Signal, factor: float) -> _Signal:
+        """The sum with a multiple of another part."""
+        return _Signal(
+            self.means.add(other.means, alpha=factor),
+            self.deviations.add(other.deviations, alpha=factor),
+        )
 
 
 def normalises(name: str, args: Any, statistics: Collection[int]) -> bool:
@@ -341,41 +378,37 @@ class Filling(Pass):
         except KeyError:
             raise ValueError(_OTHER_PATH) from None
         product, shape = self._place(one, output)
-        signal = product.by_unit(one.seen(output.detach(), shape))
-        signal = signal.to(torch.promote_types(signal.dtype, torch.float32))
+        values = product.by_unit(one.seen(output.detach(), shape))
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
         fillable = [operand for operand in constrained if self._is_drawn(operand.layer)]
         if any(operand.is_zero for operand in fillable):
             fillable = self._without_closed(one, fillable, free)
         if self._drawing:
-            rest = signal
             weights = [self._draw(operand, len(fillable)) for operand in fillable]
-            parts = [self._part(one, o, w) for o, w in zip(fillable, weights, strict=True)]
         else:
-            self._measure(one, signal)
+            self._measure(one, _Signal.of(values))
             if one.normalised or self.deviations[one].is_small:
                 return
             weights = [operand.weight for operand in fillable]
-            parts = [self._part(one, operand, operand.weight) for operand in fillable]
-            rest = signal - sum(parts)
-        rest = self._scale_rest(one, free, parts, rest)
-        signal = rest
+        parts = [self._part(one, o, w) for o, w in zip(fillable, weights, strict=True)]
+        if not self._drawing:
+            values = values - sum(parts)
+        signal = self._scale_rest(one, free, bool(parts), _Signal.of(values))
         if parts:
-            whole = sum(parts[1:], parts[0])
+            whole = _Signal.of(sum(parts[1:], parts[0]))
             rounding = sum(map(partial(self._rounding, one), fillable, weights))
-            centred = whole - whole.mean(0)
-            own = float(centred.square().mean())
-            if not (is_finite(rest) and rounding < own < math.inf):
-                raise ValueError(_unfit(one, fillable, own))
-            factor = _factor(centred, own, rest, self._target.variance)
+            if not (math.isfinite(signal.variance) and rounding < whole.variance < math.inf):
+                raise ValueError(_unfit(one, fillable, whole.variance))
+            factor = _factor(whole, signal, self._target.variance)
             for operand, weight in zip(fillable, weights, strict=True):
                 self._write_(operand.layer, factor * weight)
-            signal = rest + factor * whole
+            signal = signal.plus(whole, factor)
         signal = self._centre(one, signal, product, shape)
         if self._drawing and self._foreseen:
             self._measure(one, signal)
             self._foreseen &= self._operands[id(one.first)].dtype.itemsize >= 4
-        whole = one.formed(product.from_units(signal, shape))
-        output.data.copy_(whole.reshape(output.shape))
+        formed = one.formed(product.from_units(signal.means + signal.deviations, shape))
+        output.data.copy_(formed.reshape(output.shape))
 
     def _without_closed(
         self, one: PreActivation, operands: list[_Operand], free: list[_Operand]
@@ -428,18 +461,17 @@ class Filling(Pass):
             return operand.rounding(weight) * _variance(added.to(weight.dtype))
         return operand.rounding(weight) * operand.squared_gain
 
-    def _measure(self, one: PreActivation, signal: Tensor) -> None:
+    def _measure(self, one: PreActivation, signal: _Signal) -> None:
         """Keep by how much a pre-activation is off the moments of the target."""
-        means = signal.mean(0)
-        mean = float((means - one.noise).mean()) - self._target.mean
-        shares = (signal - means).square().mean(1)
-        total = float(shares.sum())
-        variance = total / len(shares) / self._target.variance_of(one) - 1
-        shares /= total  # the squares may be too large for their type
-        squares = float(shares.dot(shares))
-        rows = 1 / squares if squares > 0 else math.nan
+        mean = float((signal.means - one.noise).mean()) - self._target.mean
+        variance = signal.variance / self._target.variance_of(one) - 1
+        # The squares may be too large to be squared again.
+        shares = signal.squares / signal.squares.sum()
+        concentration = float(shares.dot(shares))
         self.deviations[one] = Deviation(
-            mean / self._target.std if one.biases else 0.0, variance, rows
+            mean / self._target.std if one.biases else 0.0,
+            variance,
+            1 / concentration if concentration > 0 else math.nan,
         )
 
     def _draw(self, operand: _Operand, parts: int) -> Tensor:
@@ -473,19 +505,19 @@ class Filling(Pass):
         return weight
 
     def _scale_rest(
-        self, one: PreActivation, free: list[_Operand], parts: list[Tensor], rest: Tensor
-    ) -> Tensor:
+        self, one: PreActivation, free: list[_Operand], convex: bool, rest: _Signal
+    ) -> _Signal:
         """Scale free weights: to the target, or where they leave too little to the convex path.
 
         Also where that comes through gates that are uneven: what every layer lets through in fewer
         rows, or with other factors, would rest on a few of them in the end, and skip connections
         do not.
         """
-        limit = self._target.variance * ((1 - _CONVEX_SHARE) if parts else 1.0)
+        limit = self._target.variance * ((1 - _CONVEX_SHARE) if convex else 1.0)
         if not (free or one.squared):
             return rest
         raised = any(layer.uneven for layer in one.constrained)
-        if parts and not raised and _variance(rest) <= 1.05 * limit:
+        if convex and not raised and rest.variance <= 1.05 * limit:
             return rest
         kept = self._used | self._rescaled
         scaled = [o for o in free if o.layer.map and not {id(o.layer), id(o.layer.raw)} & kept]
@@ -494,19 +526,18 @@ class Filling(Pass):
             self._drawing and any(map(reads_layers, squared))  # as measured with other weights
         ):
             squared = []
-        linear = sum((self._part(one, o, o.weight) for o in scaled), torch.zeros_like(rest))
-        scalable = linear
+        added = [self._part(one, operand, operand.weight) for operand in scaled]
         if squared:
             product, shape = self._place(one, self._squares[one])
-            square = product.by_unit(one.seen(self._squares[one], shape))
-            scalable = linear + square
-        others = rest - scalable
-        centred = scalable - scalable.mean(0)
-        own = float(centred.square().mean())
-        if own <= 0:
+            added.append(product.by_unit(one.seen(self._squares[one], shape)))
+        if not added:
             return rest
-        scale = _factor(centred, own, others, limit)
-        if abs(scale - 1) < _PRECISE / 2 or (parts and not raised and scale > 1):
+        scalable = _Signal.of(sum(added[1:], added[0]))
+        if scalable.variance <= 0:
+            return rest
+        others = rest.plus(scalable, -1.0)
+        scale = _factor(scalable, others, limit)
+        if abs(scale - 1) < _PRECISE / 2 or (convex and not raised and scale > 1):
             return rest
         for operand in scaled:
             self._write_(operand.layer, scale * operand.weight)
@@ -521,24 +552,24 @@ class Filling(Pass):
                     bias.mul_(root)
                     self._foreseen = False  # as its own square shifts the mean
             self._squares[one] *= scale
-        return scale * scalable + others
+        return others.plus(scalable, scale)
 
     def _centre(
-        self, one: PreActivation, signal: Tensor, product: Product, shape: torch.Size
-    ) -> Tensor:
+        self, one: PreActivation, signal: _Signal, product: Product, shape: torch.Size
+    ) -> _Signal:
         """Set the bias so that the whole pre-activation has the mean of the target."""
         if one.normalised:
-            centred = signal - signal.mean(0)
-            return centred / centred.square().mean(0).sqrt().clamp_min(1e-12)  # faster than std
+            spreads = signal.deviations.square().mean(0).sqrt()  # faster than std
+            return _Signal.of(signal.deviations / spreads.clamp_min(1e-12))
         if not one.biases or id(one.biases[0].parameter) in self._used:
             return signal
         option = one.biases[0]
-        in_shape = product.from_units(signal, shape)
-        means = {
-            "unit": lambda: signal.mean(0),
-            "position": lambda: in_shape.mean(0).flatten(),
-            "layer": lambda: signal.mean().reshape(1),
-        }[option.per]()
+        means = signal.means
+        if option.per == "layer":
+            means = means.mean().reshape(1)
+        elif option.per == "position":
+            in_shape = product.from_units(signal.means + signal.deviations, shape)
+            means = in_shape.mean(0).flatten()
         if self._drawing and self._target.bias_std > 0 and one.constrained:
             one.noise = self._target.bias_std * torch.randn(
                 means.shape, generator=self._generator, device=self._generator.device
@@ -549,8 +580,9 @@ class Filling(Pass):
         change = (share * shift / option.coefficient).reshape(option.parameter.shape)
         option.parameter.add_(change.to(option.parameter))
         if option.per == "position":
-            return product.by_unit(in_shape + shift.reshape(shape[1:]))
-        return signal + shift
+            return _Signal.of(product.by_unit(in_shape + shift.reshape(shape[1:])))
+        signal.means = signal.means + shift
+        return signal
 
 
 def _unfit(one: PreActivation, operands: list[_Operand], variance: float) -> str:
@@ -583,17 +615,10 @@ def _variance(signal: Tensor) -> float:
     return float((signal - signal.mean(0)).square().mean())
 
 
-def _factor(part: Tensor, own: float, rest: Tensor, variance: float) -> float:
-    """Factor of a part with which it and the rest have this variance together.
-
-    Args:
-        part: centred.
-        own: its variance.
-        rest: not centred.
-        variance: of both together.
-    """
-    rest = rest - rest.mean(0)
-    common, others = float((part * rest).mean()), float(rest.square().mean())
+def _factor(part: _Signal, rest: _Signal, variance: float) -> float:
+    """Factor of a part with which it and the rest have this variance together."""
+    common = float((part.deviations * rest.deviations).mean())
+    own, others = part.variance, rest.variance
     # Where the rest cannot be scaled, a little of the signal comes through this part all the same.
     least = math.sqrt(0.1 * others / own)
     if variance <= others:
