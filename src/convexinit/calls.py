@@ -6,7 +6,7 @@ are called, however it holds its parameters and whichever branch it takes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial, reduce
 from typing import Any
@@ -289,15 +289,18 @@ def calls_between(call: Call, end: Call) -> Iterator[Call]:
 
 
 class Way:
-    """Calls that hand on the result of an operation in a pass at hand, to be made once more.
+    """Calls that lead from operations to another call, in a pass at hand, to be made once more.
 
     Args:
-        call: the operation, as it was traced.
+        starts: the operations, as they were traced.
         end: the last of the calls.
     """
 
-    def __init__(self, call: Call, end: Call) -> None:
-        self._indices = [one.index for one in (call, *calls_between(call, end))]
+    def __init__(self, starts: Collection[Call], end: Call) -> None:
+        after = {id(call) for start in starts for call in following(start)}
+        self._starts = [start.index for start in starts]
+        self._between = sorted(c.index for c in (end, *preceding(end)) if id(c) in after)
+        self._indices = {*self._starts, *self._between}
         self._made: dict[int, tuple[Callable[..., Any], Any, Any, Any]] = {}
 
     def see(
@@ -308,22 +311,28 @@ class Way:
             self._made[index] = function, args, kwargs, output
 
     @torch.no_grad()
-    def linear(self, result: Tensor) -> Tensor:
-        """What is made of this result of the operation, above that of zeros."""
-        return self._handed_on(result) - self._handed_on(torch.zeros_like(result))
+    def linear(self, results: Collection[Tensor], others: Collection[Tensor]) -> Tensor:
+        """By how much the end is larger for some results of the operations than for others."""
+        return self._handed_on(results) - self._handed_on(others)
 
-    def _handed_on(self, result: Tensor) -> Tensor:
-        first, *others = self._indices
-        result, before = result.clone(), self._made[first][-1]  # a call may change it
-        for index in others:
-            function, args, kwargs, after = self._made[index]
+    def _handed_on(self, results: Collection[Tensor]) -> Tensor:
+        """The end for these results; what is written to in place may add a constant to it."""
+        new: dict[int, Any] = {}
+        for index, result in zip(self._starts, results, strict=True):
+            new[id(self._made[index][-1])] = made = result.clone()  # a call may change it
+        for index in self._between:
+            function, args, kwargs, output = self._made[index]
             # What a call changes in place is the network's own, and is wanted again.
             copies = changes_in_place(getattr(function, "__name__", ""))
-            renew = partial(_exchanged, old=before, new=result, copies=copies)
-            result, before = function(*replace(args, renew), **replace(kwargs, renew)), after
-        return result
+            renew = partial(_renewed, new=new, copies=copies)
+            renewed = replace(args, renew)
+            made = function(*renewed, **replace(kwargs, renew))
+            if made is None:  # of an assignment to a part, as in w[mask] = 0
+                output, made = args[0], renewed[0]
+            new |= {id(old): one for old, one in zip(flat(output), flat(made), strict=True)}
+        return made
 
 
-def _exchanged(tensor: Tensor, old: Tensor, new: Tensor, copies: bool) -> Tensor:
-    chosen = new if tensor is old else tensor
+def _renewed(tensor: Tensor, new: Mapping[int, Any], copies: bool) -> Tensor:
+    chosen = new.get(id(tensor), tensor)
     return chosen.clone() if copies else chosen

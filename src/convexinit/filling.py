@@ -6,9 +6,8 @@ import math
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from functools import partial
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -29,9 +28,9 @@ from convexinit.evaluation import (
     not_callable,
     run,
 )
-from convexinit.filling_pass import Deviation, Filling, Pass, Silenced, Target, normalises
+from convexinit.filling_pass import Deviation, Filling, Target, normalises
 from convexinit.finding import apart_remarks, find_prepared, problems_of
-from convexinit.found import Found, FoundLayer, Options, PreActivation, reads_layers
+from convexinit.found import Found, FoundLayer, Options, PreActivation
 from convexinit.products import Dependence
 from convexinit.proof import is_proven_convex
 from convexinit.unseen import unseen_remarks
@@ -41,8 +40,6 @@ _PASSES = 5
 _PASSES_WITH_FIRST_BATCH = 2  # after which normalisations stay as they are
 _TOLERATED = (0.1, 0.2)  # deviations of mean and variance that are not reported
 _FEWEST_ROWS = 10.0  # that a variance may rest on without being reported
-
-AnyPass = TypeVar("AnyPass", bound=Pass)
 
 
 def fill_network_(
@@ -197,58 +194,26 @@ def _fill_(
     statistics = set(map(id, evaluation.statistics))
     rescaled = _take_rescaled(found, statistics)
 
-    def watched(watch: Callable[[list[tuple[Tensor, Dependence]]], AnyPass]) -> AnyPass:
+    for number in range(_PASSES):
         copies = [argument.detach().clone() for argument in arguments]
-        watching = watch(list(zip(copies, levels, strict=True)))
+        filling = Filling(
+            list(zip(copies, levels, strict=True)), found, target, generator, number == 0,
+            statistics, rescaled, kept,
+        )  # fmt: skip
         try:
             # As in the trace, where a network asks its tensors whether they require gradients.
-            with torch.set_grad_enabled(found.returns_gradient), watching, suppress(PassEnded):
-                watching.output = run(network, copies, call)
+            with torch.set_grad_enabled(found.returns_gradient), filling, suppress(PassEnded):
+                filling.output = run(network, copies, call)
         except NOT_CALLABLE as error:
-            if error is watching.error:
+            if error is filling.error:
                 raise
             raise not_callable(network, arguments, error) from error
-        watching.check_complete()
-        return watching
-
-    chained = any(reads_layers(layer) for one in found.pre_activations for layer in one.squared)
-    for number in range(_PASSES):
-        if number == 0 or chained:
-            squares = _squares(found, watched)
-        filling = watched(
-            partial(
-                Filling, found=found, target=target, generator=generator, drawing=number == 0,
-                statistics=statistics, rescaled=rescaled, kept=kept, squares=squares,
-            )
-        )  # fmt: skip
+        filling.check_complete()
         if filling.is_precise() and not (evaluation.starting and number == 0):
             break
         if evaluation.starting and number < _PASSES_WITH_FIRST_BATCH:
             evaluation.start(again=True)
     return filling.deviations, filling.output
-
-
-def _squares(
-    found: Found, watched: Callable[[Callable[[Any], Silenced]], Silenced]
-) -> dict[PreActivation, Tensor]:
-    """What layers add to pre-activations through a square, each in the form of its call.
-
-    With the weights of now; other layers matter where a squared one reads what they compute.
-
-    Args:
-        found: layers of the network.
-        watched: makes a pass.
-    """
-    affected = [one for one in found.pre_activations if one.squared]
-    if not affected:
-        return {}
-    constrained = {m.call.index for one in found.pre_activations for m in one.constrained}
-    squared = {layer.call.index for one in affected for layer in one.squared}
-    whole, rest = (
-        watched(partial(Silenced, found=found, silent=off)).signals
-        for off in (constrained, constrained | squared)
-    )
-    return {one: whole[one.call.index] - rest[one.call.index] for one in affected}
 
 
 def _take_rescaled(found: Found, statistics: Collection[int]) -> set[int]:

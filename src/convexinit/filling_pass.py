@@ -13,8 +13,8 @@ import torch
 from torch import Generator, Tensor
 
 from convexinit.assignment import is_finite
-from convexinit.calls import PassEnded, Watch
-from convexinit.found import Found, FoundLayer, PreActivation, reads_layers, ways_to_sums
+from convexinit.calls import PassEnded, Watch, Way
+from convexinit.found import Found, FoundLayer, PreActivation, ways_to_sums
 from convexinit.init import Distribution
 from convexinit.nested import replace, tensors_in
 from convexinit.orthogonal import orthogonal_init_, raise_zeros_
@@ -192,20 +192,67 @@ class _Operand:
         return (stored**2 + summed**2 * weight.numel() / units) * of_units / units
 
 
-class Pass(Watch):
-    """A pass over all layers that were found.
+def _without_weight(product: Product, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """The result of a linear operation with weights of zero."""
+    weight = product.weight if product.expanded is None else product.expanded
+    new = {id(weight): torch.zeros_like(weight)}
+    rows = len(product.input)
+    by_row = product.name == "linear" or product.is_convolution
+    alike = by_row and 1 < product.input.ndim == product.weight.ndim
+    if alike:  # the bias alone, which one row shows
+        new[id(product.input)] = product.input[:1]
+    args, kwargs = (replace(a, lambda t: new.get(id(t), t)) for a in (args, kwargs))
+    output = function(*args, **kwargs)
+    return output.repeat(rows, *[1] * (output.ndim - 1)) if alike else output
+
+
+class Filling(Watch):
+    """A pass that fills each layer when its pre-activation is there, and corrects that on the way.
+
+    The calls after it see the corrected pre-activation, so that one pass fills all layers.
 
     Attributes:
+        deviations: of each pre-activation, after it was corrected if that is foreseen.
         output: of the network, None where the pass ends before.
         error: that was raised here, and not by the network; None if there was none.
     """
 
-    def __init__(self, inputs: list[tuple[Tensor, Dependence]], found: Found) -> None:
+    def __init__(
+        self,
+        inputs: list[tuple[Tensor, Dependence]],
+        found: Found,
+        target: Target,
+        generator: Generator,
+        drawing: bool,
+        statistics: Collection[int],
+        rescaled: set[int],
+        kept: set[int],
+    ) -> None:
         super().__init__(inputs, found.trace.constants())
-        self.output: Any = None
-        self.error: Exception | None = None
+        self._target, self._generator, self._drawing = target, generator, drawing
         self._ends = {one.call.index: one for one in found.pre_activations}
         self._last = max(self._ends)
+        members = [layer for one in found.pre_activations for layer in one.constrained + one.free]
+        self._layers = {layer.call.index: layer for layer in members}
+        self._operands: dict[int, _Operand] = {}
+        self._ways = ways_to_sums(found)
+        self._squares = {
+            one: Way([layer.call for layer in one.squared], one.call)
+            for one in found.pre_activations
+            if one.squared
+        }
+        # Of operations that are squared: their results, and those without their weights.
+        self._squared = {layer.call.index for one in self._squares for layer in one.squared}
+        self._results: dict[int, tuple[Tensor, Tensor]] = {}
+        self._used = set(kept)  # also parameters of earlier pre-activations, which stay
+        self._statistics, self._rescaled = statistics, rescaled
+        self._gathers = found.gathers
+        self._foreseen = not drawing or (
+            not statistics and not rescaled and all(map(found.is_foreseen, found.pre_activations))
+        )
+        self.deviations: dict[PreActivation, Deviation] = {}
+        self.output: Any = None
+        self.error: Exception | None = None
 
     def check_complete(self) -> None:
         """Raise ValueError if the network did other things than in the pass that was traced."""
@@ -221,85 +268,6 @@ class Pass(Watch):
             self.error = error
             raise
 
-
-class Silenced(Pass):
-    """A pass in which some operations have weights of zero.
-
-    Attributes:
-        signals: pre-activations, by the index of their call.
-    """
-
-    def __init__(
-        self, inputs: list[tuple[Tensor, Dependence]], found: Found, silent: set[int]
-    ) -> None:
-        super().__init__(inputs, found)
-        self._silent = silent
-        self.signals: dict[int, Tensor] = {}
-
-    def run(self, function: Callable[..., Any], args: Any, kwargs: Any, level: Dependence) -> Any:
-        """Make the call, without its weight where it is to be silent."""
-        if level and self.count in self._silent:
-            product = as_product(function, args, kwargs, self.dependence)
-            if product is not None:
-                return _without_weight(product, function, args, kwargs)
-        return function(*args, **kwargs)
-
-    def on_call(self, index: int, function: Any, args: Any, kwargs: Any, output: Any) -> None:
-        """Keep a pre-activation."""
-        if index in self._ends:
-            with self._here():
-                if not isinstance(output, Tensor):
-                    raise ValueError(_OTHER_PATH)
-            precise = torch.promote_types(output.dtype, torch.float32)
-            self.signals[index] = output.detach().to(precise, copy=True)
-
-
-def _without_weight(product: Product, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """The result of a linear operation with weights of zero."""
-    weight = product.weight if product.expanded is None else product.expanded
-    new = {id(weight): torch.zeros_like(weight)}
-    rows = len(product.input)
-    by_row = product.name == "linear" or product.is_convolution
-    alike = by_row and 1 < product.input.ndim == product.weight.ndim
-    if alike:  # the bias alone, which one row shows
-        new[id(product.input)] = product.input[:1]
-    args, kwargs = (replace(a, lambda t: new.get(id(t), t)) for a in (args, kwargs))
-    output = function(*args, **kwargs)
-    return output.repeat(rows, *[1] * (output.ndim - 1)) if alike else output
-
-
-class Filling(Pass):
-    """A pass that fills each layer when its pre-activation is there, and corrects that on the way.
-
-    The calls after it see the corrected pre-activation, so that one pass fills all layers.
-    """
-
-    def __init__(
-        self,
-        inputs: list[tuple[Tensor, Dependence]],
-        found: Found,
-        target: Target,
-        generator: Generator,
-        drawing: bool,
-        statistics: Collection[int],
-        rescaled: set[int],
-        kept: set[int],
-        squares: dict[PreActivation, Tensor],
-    ) -> None:
-        super().__init__(inputs, found)
-        self._target, self._generator, self._drawing = target, generator, drawing
-        members = [layer for one in found.pre_activations for layer in one.constrained + one.free]
-        self._layers = {layer.call.index: layer for layer in members}
-        self._operands: dict[int, _Operand] = {}
-        self._ways = ways_to_sums(found)
-        self._used = set(kept)  # also parameters of earlier pre-activations, which stay
-        self._statistics, self._rescaled, self._squares = statistics, rescaled, squares
-        self._gathers = found.gathers
-        self._foreseen = not drawing or (
-            not statistics and not rescaled and all(map(found.is_foreseen, found.pre_activations))
-        )
-        self.deviations: dict[PreActivation, Deviation] = {}
-
     def is_precise(self) -> bool:
         """Whether no pre-activation is far from its target, as far as is known.
 
@@ -311,6 +279,18 @@ class Filling(Pass):
         )
 
     def run(self, function: Callable[..., Any], args: Any, kwargs: Any, level: Dependence) -> Any:
+        """Make the call, and keep what it gives if it is an operation that is squared."""
+        product = None
+        if level and self.count in self._squared:
+            product = as_product(function, args, kwargs, self.dependence)
+        if product is None:
+            return self._run(function, args, kwargs, level)
+        without = _without_weight(product, function, args, kwargs)
+        output = self._run(function, args, kwargs, level)
+        self._results[self.count] = output.detach().clone(), without.detach()
+        return output
+
+    def _run(self, function: Callable[..., Any], args: Any, kwargs: Any, level: Dependence) -> Any:
         """Keep what a linear operation reads before it is called."""
         layer = self._layers.get(self.count) if level else None
         if layer is None:
@@ -353,7 +333,7 @@ class Filling(Pass):
 
     def on_call(self, index: int, function: Any, args: Any, kwargs: Any, output: Any) -> None:
         """Fill the layers of a pre-activation."""
-        for way in self._ways.values():
+        for way in (*self._ways.values(), *self._squares.values()):
             way.see(index, function, args, kwargs, output)
         one = self._ends.get(index)
         if one is None:
@@ -456,8 +436,8 @@ class Filling(Pass):
         if one.summed:
             noise = torch.randn(
                 operand.shape, generator=torch.Generator().manual_seed(0), device="cpu"
-            )
-            added = self._ways[id(operand.layer)].linear(noise.to(weight.device, operand.dtype))
+            ).to(weight.device, operand.dtype)
+            added = self._ways[id(operand.layer)].linear([noise], [torch.zeros_like(noise)])
             return operand.rounding(weight) * _variance(added.to(weight.dtype))
         return operand.rounding(weight) * operand.squared_gain
 
@@ -522,14 +502,11 @@ class Filling(Pass):
         kept = self._used | self._rescaled
         scaled = [o for o in free if o.layer.map and not {id(o.layer), id(o.layer.raw)} & kept]
         squared = one.squared
-        if not all(layer.map and id(layer.raw) not in kept for layer in squared) or (
-            self._drawing and any(map(reads_layers, squared))  # as measured with other weights
-        ):
+        if not all(layer.map and id(layer.raw) not in kept for layer in squared):
             squared = []
         added = [self._part(one, operand, operand.weight) for operand in scaled]
         if squared:
-            product, shape = self._place(one, self._squares[one])
-            added.append(product.by_unit(one.seen(self._squares[one], shape)))
+            added.append(self._square(one))
         if not added:
             return rest
         scalable = _Signal.of(sum(added[1:], added[0]))
@@ -551,8 +528,18 @@ class Filling(Pass):
                 if id(bias) not in kept and abs(1 - root) * float(bias.abs().max()) > least:
                     bias.mul_(root)
                     self._foreseen = False  # as its own square shifts the mean
-            self._squares[one] *= scale
         return others.plus(scalable, scale)
+
+    def _square(self, one: PreActivation) -> Tensor:
+        """What operations that are squared add, above what their biases do."""
+        try:
+            results = [self._results[layer.call.index] for layer in one.squared]
+        except KeyError:
+            raise ValueError(_OTHER_PATH) from None
+        added = self._squares[one].linear(*zip(*results, strict=True))
+        product, shape = self._place(one, added)
+        values = product.by_unit(one.seen(added, shape))
+        return values.to(torch.promote_types(values.dtype, torch.float32))
 
     def _centre(
         self, one: PreActivation, signal: _Signal, product: Product, shape: torch.Size

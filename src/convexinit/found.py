@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from convexinit.assignment import is_close
-from convexinit.calls import Call, Way, leads_only_to, preceding
+from convexinit.calls import Call, Way, leads_only_to
 from convexinit.nested import tensors_in
 from convexinit.positivity import has_slope, is_flat_at_zero
 from convexinit.products import Product
@@ -204,7 +204,9 @@ class PreActivation:
             ways: see :func:`ways_to_sums`.
         """
         if self.summed:
-            return self.place()[1].by_unit(ways[id(layer)].linear(result))
+            return self.place()[1].by_unit(
+                ways[id(layer)].linear([result], [torch.zeros_like(result)])
+            )
         product = layer.call.product
         assert product is not None
         scaled = product.by_unit(result) * (torch.nan if layer.gains is None else layer.gains)
@@ -255,8 +257,6 @@ class Found:
         ways = [self.trace.users.get(id(raw), []) for raw, _ in used]
         if any(way != [call] for way, (_, call) in zip(ways, used, strict=True)):
             return False
-        if any(map(reads_layers, one.squared)):
-            return False
         biases = one.squared_biases + [option.parameter for option in one.biases[:1]]
         ways += [self.trace.users.get(id(bias), []) for bias in biases]
         return (
@@ -282,18 +282,10 @@ class Found:
         return True
 
 
-def reads_layers(layer: FoundLayer) -> bool:
-    """Whether an operation reads what others with a parameter compute, as in a chain of them."""
-    return any(
-        call.product is not None and call.product.weight.requires_grad
-        for call in preceding(layer.call)
-    )
-
-
 def ways_to_sums(found: Found) -> dict[int, Way]:
     """From every operation, by ``id`` of its layer, to the pre-activation that sums its results."""
     return {
-        id(layer): Way(layer.call, one.call)
+        id(layer): Way([layer.call], one.call)
         for one in found.pre_activations
         if one.summed
         for layer in one.constrained + one.free
