@@ -19,6 +19,7 @@ from convexinit.finding import find_prepared
 from convexinit.found import Found, FoundLayer, Options, PreActivation, ways_to_sums
 from convexinit.layers import check_not_stacked
 from convexinit.products import Dependence, as_product
+from convexinit.signals import mean_variance
 
 # From which factor a layer on the signal is said to explode or to vanish.
 _FACTOR = 3.0
@@ -252,7 +253,7 @@ class Measuring(Watch):
 
     def std(self, one: PreActivation) -> float:
         """Root of the variance over rows and positions, averaged over the units."""
-        return math.sqrt(_variance(self.signal(one)))
+        return math.sqrt(mean_variance(self.signal(one)))
 
     def run(self, function: Callable[..., Any], args: Any, kwargs: Any, level: Dependence) -> Any:
         """Make the call, and keep its result if it belongs to a layer."""
@@ -404,7 +405,7 @@ def _row(
     convex = torch.zeros_like(signal)
     for layer in one.constrained:
         convex += watch.part(one, layer)
-    variance, others = _variance(convex), _variance(signal - convex)
+    variance, others = mean_variance(convex), mean_variance(signal - convex)
     exists = one.constrained and variance + others > 0
     share = round(variance / (variance + others), 6) if exists else math.nan
     gradient = reached.get(one.call.index)
@@ -457,11 +458,6 @@ def _verdicts(row: LayerSignal, before: float, output: bool, precision: float) -
         yield f"units are alike (correlation {row.correlation:.3f})"
     if row.dead > _DEAD:
         yield f"{row.dead:.0%} of the units are dead"
-
-
-def _variance(signal: Tensor) -> float:
-    """Variance over the rows (and positions) of ``[rows, units]``, averaged over the units."""
-    return float((signal - signal.mean(0)).square().mean())
 
 
 def _correlation(signal: Tensor) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,17 +16,15 @@ from convexinit.assignment import is_finite
 from convexinit.calls import PassEnded, Watch, Way
 from convexinit.found import Found, FoundLayer, PreActivation, ways_to_sums
 from convexinit.init import Distribution
-from convexinit.nested import replace, tensors_in
+from convexinit.nested import tensors_in
 from convexinit.orthogonal import orthogonal_init_, raise_zeros_
 from convexinit.products import Dependence, Product, as_product
+from convexinit.signals import Operand, Signal, mean_variance, without_weight
 
 _PRECISE = 0.01  # deviation of mean or variance, in units of the target, that is left as it is
 # Share of the variance of a pre-activation that comes through the convex path at least.
 _CONVEX_SHARE = 0.5
 _SMALL_BIAS = 0.25  # change of a bias within a square that is left out, for a target of 1
-# Units in the last place by which terms of a sum are off at most that a function of a row gives, as
-# it adds them up before, and with which the sum itself is rounded.
-_ROUNDED = 10.0
 
 
 @dataclass(frozen=True)
@@ -78,43 +76,6 @@ class Deviation(NamedTuple):
         return max(abs(self.mean), abs(self.variance)) < _PRECISE
 
 
-@dataclass
-class _Signal:
-    """A pre-activation, or a part of one, apart from its means over the rows (and positions).
-
-    Attributes:
-        means: ``[units]``.
-        deviations: from them, ``[rows and positions, units]``.
-    """
-
-    means: Tensor
-    deviations: Tensor
-
-    @classmethod
-    def of(cls, values: Tensor) -> _Signal:
-        """From values, ``[rows and positions, units]``."""
-        means = values.mean(0)
-        return cls(means, values - means)
-
-    @cached_property
-    def squares(self) -> Tensor:
-        """Of the deviations, ``[rows and positions]``, summed over the units."""
-        # A norm of all numbers at once is inexact for many of them.
-        return torch.linalg.vector_norm(self.deviations, dim=1).square()
-
-    @cached_property
-    def variance(self) -> float:
-        """Over the rows, averaged over the units."""
-        return float(self.squares.sum()) / self.deviations.numel()
-
-    def plus(self, other: _Signal, factor: float) -> _Signal:
-        """The sum with a multiple of another part."""
-        return _Signal(
-            self.means.add(other.means, alpha=factor),
-            self.deviations.add(other.deviations, alpha=factor),
-        )
-
-
 def normalises(name: str, args: Any, statistics: Collection[int]) -> bool:
     """Whether a call is a batch normalisation that is to use the statistics of the batch."""
     return name == "batch_norm" and any(id(tensor) in statistics for tensor in args[1:3])
@@ -142,68 +103,6 @@ def _write_(layer: FoundLayer, weight: Tensor) -> float:
             f"layers={{{layer.name!r}: {{'keep': True}}}}"
         )
     return error / size if size > 0 else 0.0
-
-
-@dataclass
-class _Operand:
-    """What a layer computes in the pass at hand: its parts, before anything is changed in place."""
-
-    layer: FoundLayer
-    product: Product
-    inputs: Tensor
-    weight: Tensor
-    shape: torch.Size = field(default_factory=torch.Size)
-    dtype: torch.dtype = torch.float32
-
-    @property
-    def squared_gain(self) -> float:
-        """Of the gains, averaged over the units."""
-        assert self.layer.gains is not None
-        return float(self.layer.gains.square().mean())
-
-    @property
-    def is_zero(self) -> bool:
-        """Whether it reads nothing but zeros."""
-        return not (self.inputs[:1].any() or self.inputs.any())  # the first row mostly shows it
-
-    def sums(self) -> tuple[float, float]:
-        """Variance over the rows of a unit's inputs, summed up, and summed variances."""
-        values = self.inputs
-        dimensions = [d for d in range(values.ndim) if d != values.ndim + self.product.features]
-        centred = values - values.mean(dimensions, keepdim=True)
-        scale = centred.abs().max().clamp_min(torch.finfo(values.dtype).tiny)
-        centred /= scale
-        of_sum = _variance(self.product.sum_inputs(centred, self.weight))
-        summed = self.product.sum_inputs(centred.square(), self.weight).mean()
-        factor = float(scale.double().square()) * self.squared_gain
-        return of_sum * factor, float(summed) * factor
-
-    def rounding(self, weight: Tensor) -> float:
-        """Variance of the result with a weight that rounding may be the only reason for.
-
-        Where numbers are stored, each is off by half a unit in the last place of their type; what
-        adds them up, before or in the operation, does so in float32 or in more.
-        """
-        units = self.product.units_in(self.shape)
-        sizes = (float(torch.linalg.vector_norm(t)) for t in (self.inputs, weight))
-        of_units = math.prod(sizes) ** 2 / self.inputs.numel()
-        stored = max(torch.finfo(t).eps for t in (self.product.input.dtype, self.dtype)) / 2
-        summed = _ROUNDED * torch.finfo(self.inputs.dtype).eps
-        return (stored**2 + summed**2 * weight.numel() / units) * of_units / units
-
-
-def _without_weight(product: Product, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """The result of a linear operation with weights of zero."""
-    weight = product.weight if product.expanded is None else product.expanded
-    new = {id(weight): torch.zeros_like(weight)}
-    rows = len(product.input)
-    by_row = product.name == "linear" or product.is_convolution
-    alike = by_row and 1 < product.input.ndim == product.weight.ndim
-    if alike:  # the bias alone, which one row shows
-        new[id(product.input)] = product.input[:1]
-    args, kwargs = (replace(a, lambda t: new.get(id(t), t)) for a in (args, kwargs))
-    output = function(*args, **kwargs)
-    return output.repeat(rows, *[1] * (output.ndim - 1)) if alike else output
 
 
 class Filling(Watch):
@@ -234,7 +133,7 @@ class Filling(Watch):
         self._last = max(self._ends)
         members = [layer for one in found.pre_activations for layer in one.constrained + one.free]
         self._layers = {layer.call.index: layer for layer in members}
-        self._operands: dict[int, _Operand] = {}
+        self._operands: dict[int, Operand] = {}
         self._ways = ways_to_sums(found)
         self._squares = {
             one: Way([layer.call for layer in one.squared], one.call)
@@ -285,7 +184,7 @@ class Filling(Watch):
             product = as_product(function, args, kwargs, self.dependence)
         if product is None:
             return self._run(function, args, kwargs, level)
-        without = _without_weight(product, function, args, kwargs)
+        without = without_weight(product, function, args, kwargs)
         output = self._run(function, args, kwargs, level)
         self._results[self.count] = output.detach().clone(), without.detach()
         return output
@@ -309,13 +208,13 @@ class Filling(Watch):
                     raise ValueError(_OTHER_PATH)
             return output  # a size, say, which is not counted
         precise = torch.promote_types(product.input.dtype, torch.float32)
-        operand = _Operand(
+        operand = Operand(
             layer, product, product.input.detach().to(precise, copy=True),
             product.weight.detach().to(precise),
         )  # fmt: skip
         if self._drawing and self._is_drawn(layer):
             # What was there before may be so large that nothing else is left beside it.
-            output = _without_weight(product, function, args, kwargs)
+            output = without_weight(product, function, args, kwargs)
         else:
             output = function(*args, **kwargs)
         operand.shape, operand.dtype = output.shape, output.dtype
@@ -366,20 +265,20 @@ class Filling(Watch):
         if self._drawing:
             weights = [self._draw(operand, len(fillable)) for operand in fillable]
         else:
-            self._measure(one, _Signal.of(values))
+            self._measure(one, Signal.of(values))
             if one.normalised or self.deviations[one].is_small:
                 return
             weights = [operand.weight for operand in fillable]
         parts = [self._part(one, o, w) for o, w in zip(fillable, weights, strict=True)]
         if not self._drawing:
             values = values - sum(parts)
-        signal = self._scale_rest(one, free, bool(parts), _Signal.of(values))
+        signal = self._scale_rest(one, free, bool(parts), Signal.of(values))
         if parts:
-            whole = _Signal.of(sum(parts[1:], parts[0]))
+            whole = Signal.of(sum(parts[1:], parts[0]))
             rounding = sum(map(partial(self._rounding, one), fillable, weights))
             if not (math.isfinite(signal.variance) and rounding < whole.variance < math.inf):
                 raise ValueError(_unfit(one, fillable, whole.variance))
-            factor = _factor(whole, signal, self._target.variance)
+            factor = whole.factor_beside(signal, self._target.variance)
             for operand, weight in zip(fillable, weights, strict=True):
                 self._write_(operand.layer, factor * weight)
             signal = signal.plus(whole, factor)
@@ -391,8 +290,8 @@ class Filling(Watch):
         output.data.copy_(formed.reshape(output.shape))
 
     def _without_closed(
-        self, one: PreActivation, operands: list[_Operand], free: list[_Operand]
-    ) -> list[_Operand]:
+        self, one: PreActivation, operands: list[Operand], free: list[Operand]
+    ) -> list[Operand]:
         """Fill operations that read zeros in every row, and return the others.
 
         As behind a gate that is shut, and that training may open. There is nothing to measure, so
@@ -408,7 +307,7 @@ class Filling(Watch):
             )
             operand.inputs = noise.to(operand.inputs)
             weight = self._draw(operand, len(operands))
-            own = _variance(self._part(one, operand, weight))
+            own = mean_variance(self._part(one, operand, weight))
             share = self._target.variance / len(operands)
             self._write_(operand.layer, math.sqrt(share / own) * weight if own > 0 else weight)
             operand.layer.closed = True
@@ -424,12 +323,12 @@ class Filling(Watch):
         shape = output.shape if one.summed else self._operands[id(one.first)].shape
         return one.place()[1], shape
 
-    def _part(self, one: PreActivation, operand: _Operand, weight: Tensor) -> Tensor:
+    def _part(self, one: PreActivation, operand: Operand, weight: Tensor) -> Tensor:
         """What a weight adds to a pre-activation, ``[rows and positions, units]``."""
         result = operand.product.function(operand.inputs, weight)
         return one.part(operand.layer, result, self._operands[id(one.first)].shape, self._ways)
 
-    def _rounding(self, one: PreActivation, operand: _Operand, weight: Tensor) -> float:
+    def _rounding(self, one: PreActivation, operand: Operand, weight: Tensor) -> float:
         """Variance of what a weight adds that rounding may be the only reason for."""
         if not self._drawing:
             return 0.0  # as it was more when the weight was drawn
@@ -438,10 +337,10 @@ class Filling(Watch):
                 operand.shape, generator=torch.Generator().manual_seed(0), device="cpu"
             ).to(weight.device, operand.dtype)
             added = self._ways[id(operand.layer)].linear([noise], [torch.zeros_like(noise)])
-            return operand.rounding(weight) * _variance(added.to(weight.dtype))
+            return operand.rounding(weight) * mean_variance(added.to(weight.dtype))
         return operand.rounding(weight) * operand.squared_gain
 
-    def _measure(self, one: PreActivation, signal: _Signal) -> None:
+    def _measure(self, one: PreActivation, signal: Signal) -> None:
         """Keep by how much a pre-activation is off the moments of the target."""
         mean = float((signal.means - one.noise).mean()) - self._target.mean
         variance = signal.variance / self._target.variance_of(one) - 1
@@ -454,7 +353,7 @@ class Filling(Watch):
             1 / concentration if concentration > 0 else math.nan,
         )
 
-    def _draw(self, operand: _Operand, parts: int) -> Tensor:
+    def _draw(self, operand: Operand, parts: int) -> Tensor:
         """Weights whose part has the correlation of the target; their scale comes later."""
         weight = torch.empty(
             operand.weight.shape, dtype=operand.weight.dtype, device=self._generator.device
@@ -473,7 +372,7 @@ class Filling(Watch):
         mean, own = math.sqrt(rho * variance / of_sum), (1 - rho) * variance / summed
         return self._target.draw(weight, mean, own, self._generator).to(operand.weight)
 
-    def _orthogonal(self, operand: _Operand, weight: Tensor) -> Tensor:
+    def _orthogonal(self, operand: Operand, weight: Tensor) -> Tensor:
         """Non-negative orthogonal weights, in the layout of the operation."""
         product = operand.product
         matrix = weight.unsqueeze(0) if weight.ndim == 1 else weight
@@ -485,8 +384,8 @@ class Filling(Watch):
         return weight
 
     def _scale_rest(
-        self, one: PreActivation, free: list[_Operand], convex: bool, rest: _Signal
-    ) -> _Signal:
+        self, one: PreActivation, free: list[Operand], convex: bool, rest: Signal
+    ) -> Signal:
         """Scale free weights: to the target, or where they leave too little to the convex path.
 
         Also where that comes through gates that are uneven: what every layer lets through in fewer
@@ -509,11 +408,11 @@ class Filling(Watch):
             added.append(self._square(one))
         if not added:
             return rest
-        scalable = _Signal.of(sum(added[1:], added[0]))
+        scalable = Signal.of(sum(added[1:], added[0]))
         if scalable.variance <= 0:
             return rest
         others = rest.plus(scalable, -1.0)
-        scale = _factor(scalable, others, limit)
+        scale = scalable.factor_beside(others, limit)
         if abs(scale - 1) < _PRECISE / 2 or (convex and not raised and scale > 1):
             return rest
         for operand in scaled:
@@ -542,12 +441,12 @@ class Filling(Watch):
         return values.to(torch.promote_types(values.dtype, torch.float32))
 
     def _centre(
-        self, one: PreActivation, signal: _Signal, product: Product, shape: torch.Size
-    ) -> _Signal:
+        self, one: PreActivation, signal: Signal, product: Product, shape: torch.Size
+    ) -> Signal:
         """Set the bias so that the whole pre-activation has the mean of the target."""
         if one.normalised:
             spreads = signal.deviations.square().mean(0).sqrt()  # faster than std
-            return _Signal.of(signal.deviations / spreads.clamp_min(1e-12))
+            return Signal.of(signal.deviations / spreads.clamp_min(1e-12))
         if not one.biases or id(one.biases[0].parameter) in self._used:
             return signal
         option = one.biases[0]
@@ -567,12 +466,12 @@ class Filling(Watch):
         change = (share * shift / option.coefficient).reshape(option.parameter.shape)
         option.parameter.add_(change.to(option.parameter))
         if option.per == "position":
-            return _Signal.of(product.by_unit(in_shape + shift.reshape(shape[1:])))
+            return Signal.of(product.by_unit(in_shape + shift.reshape(shape[1:])))
         signal.means = signal.means + shift
         return signal
 
 
-def _unfit(one: PreActivation, operands: list[_Operand], variance: float) -> str:
+def _unfit(one: PreActivation, operands: list[Operand], variance: float) -> str:
     """What keeps operations from being filled whose results have this variance, or rest on more."""
     if all(operand.is_zero for operand in operands):
         return (
@@ -580,7 +479,7 @@ def _unfit(one: PreActivation, operands: list[_Operand], variance: float) -> str
             "there, or a ReLU of what has a mean far below zero; give the gate a positive bias, or "
             f"leave the layer as it is: layers={{{one.name!r}: {{'keep': True}}}}"
         )
-    vary = any(_variance(o.inputs) > o.inputs.square().mean() * 1e-6 for o in operands)
+    vary = any(mean_variance(o.inputs) > o.inputs.square().mean() * 1e-6 for o in operands)
     if vary and variance < math.inf and all(is_finite(o.inputs) for o in operands):
         return _sums_alike(one.name)
     return (
@@ -595,22 +494,6 @@ def _sums_alike(name: str) -> str:
         "as after a normalisation of every row (layer_norm, softmax, normalize). Leave that "
         f"out, or the layer as it is: layers={{{name!r}: {{'keep': True}}}}"
     )
-
-
-def _variance(signal: Tensor) -> float:
-    """Variance over the rows (and positions), averaged over the units."""
-    return float((signal - signal.mean(0)).square().mean())
-
-
-def _factor(part: _Signal, rest: _Signal, variance: float) -> float:
-    """Factor of a part with which it and the rest have this variance together."""
-    common = float((part.deviations * rest.deviations).mean())
-    own, others = part.variance, rest.variance
-    # Where the rest cannot be scaled, a little of the signal comes through this part all the same.
-    least = math.sqrt(0.1 * others / own)
-    if variance <= others:
-        return least
-    return max(least, (-common + math.sqrt(common**2 + own * (variance - others))) / own)
 
 
 _OTHER_PATH = (
