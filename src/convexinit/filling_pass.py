@@ -344,13 +344,8 @@ class Filling(Watch):
         """Keep by how much a pre-activation is off the moments of the target."""
         mean = float((signal.means - one.noise).mean()) - self._target.mean
         variance = signal.variance / self._target.variance_of(one) - 1
-        # The squares may be too large to be squared again.
-        shares = signal.squares / signal.squares.sum()
-        concentration = float(shares.dot(shares))
         self.deviations[one] = Deviation(
-            mean / self._target.std if one.biases else 0.0,
-            variance,
-            1 / concentration if concentration > 0 else math.nan,
+            mean / self._target.std if one.biases else 0.0, variance, signal.effective_rows()
         )
 
     def _draw(self, operand: Operand, parts: int) -> Tensor:

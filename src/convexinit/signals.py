@@ -39,15 +39,17 @@ class Signal:
         return cls(means, values - means)
 
     @cached_property
-    def squares(self) -> Tensor:
-        """Of the deviations, ``[rows and positions]``, summed over the units."""
-        # A norm of all numbers at once is inexact for many of them.
-        return torch.linalg.vector_norm(self.deviations, dim=1).square()
-
-    @cached_property
     def variance(self) -> float:
         """Over the rows, averaged over the units."""
-        return float(self.squares.sum()) / self.deviations.numel()
+        return float(self.deviations.square().mean())
+
+    def effective_rows(self) -> float:
+        """On how many rows the variance rests: all of them if they share in it alike."""
+        # The squares may be too large to be squared again.
+        shares = torch.linalg.vector_norm(self.deviations, dim=1).square()
+        shares /= shares.sum()
+        concentration = float(shares.dot(shares))
+        return 1 / concentration if concentration > 0 else math.nan
 
     def plus(self, other: Signal, factor: float) -> Signal:
         """The sum with a multiple of another part."""
