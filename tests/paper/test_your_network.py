@@ -22,7 +22,7 @@ from support.drawn import drawn, table_of
 from support.requests import run_task
 from support.stored import config_of, store_run
 
-SETTINGS = TrialSettings([], steps=3, learning_rate=3e-3, rows=256)
+SETTINGS = TrialSettings([], steps=3, learning_rate=3e-3, rows=256, images=256)
 
 
 def built(kind: Kind, depth: int):

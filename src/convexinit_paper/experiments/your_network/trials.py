@@ -33,6 +33,7 @@ class TrialSettings(Section):
     steps: int = option("of Adam", at_least(1))
     learning_rate: float = option("of Adam", above(0))
     rows: int = option("of the training set that init_icnn_ sees", at_least(2))
+    images: int = option("likewise, where rows are images: every position counts", at_least(2))
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def try_start(
 ) -> Trial:
     """Start a network in one of the ways of :data:`STARTS`, look at its signals, and train it."""
     trial = Trial()
-    initial = tuple(x[: settings.rows] for x in data.inputs)
+    rows = settings.images if data.inputs[0].ndim == 4 else settings.rows
+    initial = tuple(x[:rows] for x in data.inputs)
     began = time.process_time()
     with global_random(seed, start):
         try:
