@@ -75,6 +75,47 @@ def test_they_are_refused_and_stay(otherwise, squared):
                 measure(network, inputs)
 
 
+class Plain(nn.Linear):
+    """Its weight without a gradient where gradients are off."""
+
+    def __init__(self, inputs, outputs, without):
+        super().__init__(inputs, outputs)
+        self.without = without
+
+    def forward(self, z):
+        weight = self.weight if torch.is_grad_enabled() else self.without(self.weight)
+        return F.linear(z, weight, self.bias)
+
+
+@pytest.mark.parametrize(
+    "without", [lambda w: w.detach(), lambda w: w.data, lambda w: w.view(w.shape)]
+)
+def test_a_weight_without_gradients_is_the_same(without):
+    inputs = normal(512, INPUTS, seed=1)
+    network = nn.Sequential(
+        Plain(INPUTS, 12, without), nn.ReLU(), Plain(12, 12, without), nn.ReLU(), nn.Linear(12, 1)
+    )
+    init_icnn_(network, inputs)
+    with torch.no_grad():
+        assert check_signal(network, inputs).healthy
+
+
+def test_a_computed_weight_of_another_shape_is_another_path():
+    class Mapped(nn.Linear):
+        def forward(self, z):
+            return F.linear(z, F.softplus(self.weight), self.bias)
+
+    def has_another_shape(network, z, skipped, zeros):
+        return network.last(F.relu(network.other(z) + skipped))
+
+    network, inputs = Branch(False, has_another_shape), normal(64, INPUTS, seed=1)
+    network.middle, network.other = Mapped(12, 12), Mapped(12, 1)
+    with unchanged(network), pytest.raises(ValueError, match="makes other calls from one pass"):
+        init_icnn_(network, inputs)
+    with pytest.raises(ValueError, match="with all inputs than with a few of them"):
+        check_signal(network, inputs)
+
+
 def test_few_rows_take_one_path():
     inputs = normal(FEW, INPUTS, seed=1)
     network = Branch(False, ends)
