@@ -99,6 +99,7 @@ def with_softmax():
     [
         middle(lambda n, z: F.linear(z, assigned(n)), w=matrix()),
         middle(lambda n, z: F.linear(z, torch.linalg.cholesky(n.w)), w=torch.eye(16)),
+        middle(lambda n, z: F.linear(z, torch.linalg.inv(n.w)), w=torch.eye(16)),
         middle(lambda n, z: F.linear(z, n.w[(n.w < 1).all(1)]), w=matrix().clamp(max=0.9)),
         with_softmax(),
     ],
@@ -108,9 +109,10 @@ def test_weights_without_an_inverse_are_refused(network):
         init_icnn_(network, X)
 
 
-def test_free_weights_without_an_inverse_stay():
+@pytest.mark.parametrize("function", [torch.linalg.cholesky, torch.sqrt])
+def test_free_weights_without_an_inverse_stay(function):
     def forward(network, x):
-        return network.last(F.relu(F.linear(x, torch.linalg.cholesky(network.w))))
+        return network.last(F.relu(F.linear(x, function(network.w))))
 
     network = Hidden(forward, w=torch.eye(INPUTS), last=nn.Linear(INPUTS, 1))
     with pytest.warns(UserWarning, match="layer w has the variance"):
