@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convexinit.assignment import is_close
+from convexinit.assignment import is_close, unchanged_on_error
 from convexinit.calls import Call
 from convexinit.positivity import POSITIVITY, Positivity, softplus
 
@@ -342,14 +342,15 @@ def inverted_map(network: nn.Module, call: Call, parameter: str) -> WeightMap | 
     assert call.product is not None
     before = call.product.weight.detach()
     try:
-        setattr(module, attribute, before.clone())
-    except (RuntimeError, ValueError, TypeError, NotImplementedError):
-        return None
-    if not is_close(getattr(module, attribute), before):
+        with unchanged_on_error(module):
+            setattr(module, attribute, before.clone())
+            if not is_close(getattr(module, attribute), before):
+                raise ValueError
+    except Exception:
         return None
     return WeightMap(
         "right_inverse", 1.0, (), lambda _: getattr(module, attribute).detach(),
-        lambda weight: setattr(module, attribute, weight.to(before)),
+        lambda weight: setattr(module, attribute, weight.to(getattr(module, attribute))),
     )  # fmt: skip
 
 

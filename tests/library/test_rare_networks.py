@@ -121,6 +121,21 @@ def test_free_weights_without_an_inverse_stay(function):
     assert (network.last.weight >= 0).all()
 
 
+def test_an_inverse_that_is_none_changes_nothing():
+    network = nn.Sequential(nn.Linear(INPUTS, 16), nn.ReLU(), nn.Linear(16, 1))
+    before = parametrize.register_parametrization(network[0], "weight", Mirrored()).weight
+    with pytest.warns(UserWarning, match="layer 0 has"):
+        init_icnn_(network, X)
+    assert torch.equal(network[0].weight, before)
+
+
+class Mirrored(Softmax):
+    """A parametrization of weights of either sign, whose inverse is none."""
+
+    def forward(self, raw):
+        return raw + raw.flip(0).tanh()
+
+
 def test_a_map_that_the_user_says_fits_a_transposed_parameter():
     said = {"w": {"positivity": softplus(2.0), "gain": 0.5}}
     network = Hidden(
