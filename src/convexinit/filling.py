@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import partial
-from itertools import chain
 from typing import Any, TypeVar
 
 import torch
@@ -25,12 +24,11 @@ from convexinit.evaluation import (
     checked,
     evaluated,
     first_of,
-    is_within,
     not_callable,
     run,
 )
 from convexinit.filling_pass import Deviation, Filling, Pass, Silenced, Target, normalises
-from convexinit.finding import apart_remarks, find_prepared, problems_of
+from convexinit.finding import apart_from_all, apart_remarks, find_prepared, problems_of
 from convexinit.found import Found, FoundLayer, Options, PreActivation, reads_layers
 from convexinit.products import Dependence
 from convexinit.proof import is_proven_convex
@@ -68,12 +66,12 @@ def fill_network_(
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, (), device="cpu")))
     try:
         with evaluated(network, arguments, call, again=True) as evaluation:
-            messages, aparts = [], []
+            messages, founds = [], []
             for function in functions:
                 found = find_prepared(
                     network, arguments, columns, function, layers or {}, evaluation.starting
                 )
-                aparts.append(found.apart)
+                founds.append(found)
                 kept = _take_kept(network, found)
                 _check_found(found, target)
                 reached, output = _fill_(
@@ -96,12 +94,7 @@ def fill_network_(
                     except NOT_CALLABLE as error:
                         if not differentiates:  # of steps of an optimiser, say
                             messages.append(f"whether the network is convex is not known: {error}")
-            # Of a difference, the one part has no part in the other.
-            apart = [
-                part
-                for part in dict.fromkeys(chain(*aparts))
-                if all(is_within(part, other) for other in aparts)
-            ]
+            apart = apart_from_all(founds)
             messages += apart_remarks(apart, "initialised")
             evaluation.leave(apart)
             evaluation.keeps = True

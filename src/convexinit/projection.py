@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,8 +16,8 @@ from convexinit.checks import check_module
 from convexinit.convexity import not_convex
 from convexinit.difference import convex_functions
 from convexinit.evaluation import NOT_CALLABLE, Convex, Inputs, as_tuple, convex_columns, evaluated
-from convexinit.finding import apart_remarks, find, no_convex_layer
-from convexinit.found import FoundLayer
+from convexinit.finding import apart_from_all, apart_remarks, find, no_convex_layer
+from convexinit.found import Found, FoundLayer
 from convexinit.layers import ConvexLayer, check_not_stacked, clamp_negative_, project_layers_
 from convexinit.unseen import UNDERSTOOD
 from convexinit.weight_maps import WeightMap
@@ -94,7 +94,10 @@ def keep_convex(
     }
     if inputs is not None:
         known = of_library | {id(weight): weight for weight in others}
-        raws, written, returns_gradient = _raw_weights(network, inputs, convex, call, known)
+        check_not_stacked(network, "leave inputs out")
+        functions = convex_functions(network, call, None)
+        founds = [find(network, inputs, convex, function) for function in functions]
+        raws, written = _raw_weights(network, founds, known)
         others += raws
     elif not others and not of_library:
         raise ValueError(
@@ -126,10 +129,12 @@ def keep_convex(
         columns = convex_columns(convex, arguments)
         messages = []
         with evaluated(network, arguments, call):
-            for function in convex_functions(network, call, None):
+            for function, found in zip(functions, founds, strict=True):
                 # What cannot be tested, as inputs that do not vary, will do to find layers.
                 with suppress(*NOT_CALLABLE):
-                    messages += not_convex(network, arguments, columns, function, returns_gradient)
+                    messages += not_convex(
+                        network, arguments, columns, function, found.returns_gradient
+                    )
         for message in messages:
             warnings.warn(message, stacklevel=2)
     return handle
@@ -161,21 +166,19 @@ def _named_weights(weights: Iterable[Tensor], parameters: Iterable[Tensor]) -> l
 
 
 def _raw_weights(
-    network: nn.Module,
-    inputs: Inputs,
-    convex: Convex,
-    call: Callable[..., Tensor] | None,
-    known: Collection[int],
-) -> tuple[list[Tensor], dict[str, WeightMap], bool]:
+    network: nn.Module, founds: Sequence[Found], known: Collection[int]
+) -> tuple[list[Tensor], dict[str, WeightMap]]:
     """Parameters that are weights as they are, and maps that can be written, by layer.
 
-    Those in ``known`` are left out. Also whether the network returns a gradient.
+    Args:
+        network: any.
+        founds: what was found in each convex function of it.
+        known: parameters, by ``id``, that are left out.
     """
-    check_not_stacked(network, "leave inputs out")
-    found = find(network, inputs, convex, call)
-    unseen = [one for one in found.unseen if id(one.raw) not in known]
+    unseen = [one for found in founds for one in found.unseen if id(one.raw) not in known]
     layers = [
         layer
+        for found in founds
         for layer in found.layers
         if layer.curved
         and id(layer.raw) not in known
@@ -187,7 +190,7 @@ def _raw_weights(
             f"{unknown}: used on the convex path in a way that cannot be followed; write it with "
             f"{UNDERSTOOD}, or name with weights=[...] what must not be negative"
         )
-    if not problems and not any(layer.curved for layer in found.layers):
+    if not problems and not any(layer.curved for found in founds for layer in found.layers):
         raise no_convex_layer("to keep convex")
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     factors = [one.parameter for one in unseen if one.only_negative and not one.is_weight]
@@ -216,7 +219,7 @@ def _raw_weights(
             )
             problems.append(f"{layer.name}: {problem}")
     if problems:
-        raise ValueError(f"the network cannot be kept convex. {'; '.join(problems)}")
+        raise ValueError(f"the network cannot be kept convex. {'; '.join(dict.fromkeys(problems))}")
     if factors:
         warnings.warn(
             "the network stays convex only while these factors of its convex path are not negative:"
@@ -224,9 +227,9 @@ def _raw_weights(
             "by a map such as softplus",
             stacklevel=3,
         )
-    for message in apart_remarks(found.apart, "projected"):
+    for message in apart_remarks(apart_from_all(founds), "projected"):
         warnings.warn(message, stacklevel=3)
-    return list(raws.values()), written, found.returns_gradient
+    return list(raws.values()), written
 
 
 @torch.no_grad()
