@@ -184,11 +184,13 @@ def _raw_weights(
         and id(layer.raw) not in known
         and not (layer.call.product and id(layer.call.product.weight) in known)
     ]
+    positive = "compute one that is at least 0, as convexinit.positivity.NonNegative does"
+    named = "name with weights=[...] what must not be negative"
     problems = []
-    if unknown := ", ".join(str(one) for one in unseen if one.is_weight):
+    if uses := ", ".join(str(one) for one in unseen if one.is_weight):
         problems.append(
-            f"{unknown}: used on the convex path in a way that cannot be followed; write it with "
-            f"{UNDERSTOOD}, or name with weights=[...] what must not be negative"
+            f"{uses}: used on the convex path in a way that cannot be followed; write it with "
+            f"{UNDERSTOOD}, or {named}"
         )
     if not problems and not any(layer.curved for found in founds for layer in found.layers):
         raise no_convex_layer("to keep convex")
@@ -197,26 +199,32 @@ def _raw_weights(
     raws: dict[int, Tensor] = {}
     written: dict[str, WeightMap] = {}
     for layer in layers:
-        turning, scaling = _turned_by(layer, names, known)
+        turning, scaling, unknown = _turned_by(layer, names, known)
+        problem = ""
         if layer.raw is not None and layer.is_raw:
             raws[id(layer.raw)] = layer.raw
             factors += scaling
             if turning:
-                problems.append(
-                    f"{layer.name}: its weight becomes negative with {', '.join(turning)} too; "
-                    "name them with weights=[...] if they must not be negative, or compute a "
-                    "weight that is at least 0, as convexinit.positivity.NonNegative does"
+                problem = (
+                    f"its weight becomes negative with {', '.join(turning)} too; name them with "
+                    f"weights=[...] if they must not be negative, or {positive}"
                 )
-        elif turning or layer.negative:
+        elif turning or unknown or layer.negative:
             if layer.map is not None and layer.map.name == "right_inverse":
                 written[layer.name] = layer.map
                 continue
-            problem = layer.problem or (
-                f"its weight is computed from {layer.parameter} and can be negative, with "
-                f"{', '.join(turning) or 'what it is now'}; compute one that is at least 0, as "
-                "convexinit.positivity.NonNegative does, or name with weights=[...] what must not "
-                "be negative"
+            problem = layer.problem
+            if not problem and (turning or layer.negative):
+                problem = (
+                    f"its weight is computed from {layer.parameter} and can be negative, with "
+                    f"{', '.join(turning) or 'what it is now'}; {positive}, or {named}"
+                )
+        if unknown and not problem:
+            problem = (
+                "whether its weight can be negative is not known, as it cannot be computed from "
+                f"other values of {', '.join(unknown)}; {positive}, or {named}"
             )
+        if problem:
             problems.append(f"{layer.name}: {problem}")
     if problems:
         raise ValueError(f"the network cannot be kept convex. {'; '.join(dict.fromkeys(problems))}")
@@ -235,17 +243,19 @@ def _raw_weights(
 @torch.no_grad()
 def _turned_by(
     layer: FoundLayer, names: Mapping[int, str], known: Collection[int]
-) -> tuple[list[str], list[str]]:
-    """Parameters with which a weight can become negative, and those that only scale it.
+) -> tuple[list[str], list[str], list[str]]:
+    """Parameters with which a weight can become negative, that only scale it, and that are unknown.
 
     By the map of the network, whatever their values are now. A weight that is used as it is, or
-    scaled, turns with itself: that parameter is left out.
+    scaled, turns with itself: that parameter is left out. Unknown are those of whose other values
+    the weight cannot be computed.
     """
     turning: list[str] = []
     scaling: list[str] = []
+    unknown: list[str] = []
     product = layer.call.product
     if product is None:
-        return turning, scaling
+        return turning, scaling, unknown
     for leaf in layer.call.leaves_of(product.weight):
         if id(leaf) not in names or id(leaf) in known or (layer.is_raw and leaf is layer.raw):
             continue
@@ -257,17 +267,17 @@ def _turned_by(
             first, second = (
                 layer.call.recompute(product.weight, leaf, values) for values in (draws, -draws)
             )
-        except (RuntimeError, TypeError):
-            turning.append(names[id(leaf)])  # for all that is known
+        except Exception:
+            unknown.append(names[id(leaf)])
             continue
         if layer.is_raw:  # which may be negative now, until it is projected
             if is_close(first, -second):
                 scaling.append(names[id(leaf)])
             elif bool((first * second < 0).any()):
                 turning.append(names[id(leaf)])
-        elif bool(torch.minimum(first, second).lt(0).any()):
+        elif bool(torch.fmin(first, second).lt(0).any()):  # or NaN, as of a logarithm
             turning.append(names[id(leaf)])
-    return turning, scaling
+    return turning, scaling, unknown
 
 
 @torch.no_grad()

@@ -227,10 +227,17 @@ def test_what_makes_a_weight_negative_is_named():
     keep_convex(optimiser, network, weights=[network.t], inputs=X)
 
 
-def test_a_weight_that_cannot_be_computed_from_other_values_is_refused():
-    network = Middle(lambda n, z, x: F.linear(z, torch.linalg.cholesky(n.w)), w=torch.eye(16))
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (torch.linalg.cholesky, "not known, as it cannot be computed from other values of w; "),
+        (torch.log, "its weight .*can be negative, with w; "),  # and cannot of negative ones
+    ],
+)
+def test_a_weight_that_cannot_be_computed_from_other_values_is_refused(function, message):
+    network = Middle(lambda n, z, x: F.linear(z, function(n.w)), w=3 * torch.eye(16) + 1)
     optimiser = torch.optim.Adam(network.parameters())
-    with pytest.raises(ValueError, match=r"w: its weight .*can be negative, with w; "):
+    with pytest.raises(ValueError, match=f"w: .*{message}"):
         keep_convex(optimiser, network, inputs=X)
 
 
