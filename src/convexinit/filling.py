@@ -310,6 +310,7 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
             "positive bias"
         )
     few: dict[str, float] = {}
+    later: list[tuple[float, str, str]] = []  # what is off, as it is used again
     used: set[int] = set()
     for one in found.pre_activations:
         mean, variance, rows = reached.get(one, Deviation(0.0, 0.0, math.inf))
@@ -323,13 +324,23 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
             )
         if abs(mean) > _TOLERATED[0] or abs(variance) > _TOLERATED[1]:
             of_mean = f"the mean {target.mean + mean * target.std:.3g} and " if one.biases else ""
-            messages.append(
-                f"the pre-activation of the layer {one.name} has {of_mean}the variance "
-                f"{(1 + variance) * target.variance_of(one):.3g}, as "
-                + _reason(one, target, bool(again))
-            )
+            moments = f"{of_mean}the variance {(1 + variance) * target.variance_of(one):.3g}"
+            if again and (target.convex_path or not one.constrained):
+                later.append((max(abs(mean), abs(variance)), one.name, moments))
+            else:
+                messages.append(
+                    f"the pre-activation of the layer {one.name} has {moments}, as "
+                    + _reason(one, target)
+                )
         elif rows < _FEWEST_ROWS:
             few[one.name] = rows
+    if later:
+        _, worst, moments = max(later)
+        names = ", ".join(dict.fromkeys(name for _, name, _ in later))
+        messages.append(
+            f"a weight or bias of these layers was set at its first use: {names}; of later uses "
+            f"one of {worst} is the farthest from the target, with {moments}"
+        )
     if few:
         messages.append(
             "the variances of these layers rest on a few of the rows, as few as "
@@ -340,18 +351,10 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
     return messages
 
 
-def _reason(one: PreActivation, target: Target, again: bool) -> str:
-    """Why a pre-activation has other moments than those of the target.
-
-    Args:
-        one: pre-activation.
-        target: of all of them.
-        again: whether a parameter of it has been filled before.
-    """
+def _reason(one: PreActivation, target: Target) -> str:
+    """Why a pre-activation has other moments than those of the target."""
     if one.constrained and not target.convex_path:
         return "what its convex layers add stays as it is with skip='only'"
-    if again:
-        return "a weight or bias of it was set at its first use"
     if one.normalised:
         return "a normalisation decides, and what is added after it"
     return (

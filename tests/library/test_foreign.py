@@ -1189,7 +1189,7 @@ def test_layers_that_are_used_again_are_filled_at_their_first_use():
 
     torch.manual_seed(0)
     network, inputs = Tied(), normal(ROWS, INPUTS, seed=0)
-    with pytest.warns(UserWarning, match="pre-activation of the layer hidden has the mean"):
+    with pytest.warns(UserWarning, match="first use: hidden; .* with the mean"):
         init_icnn_(network, inputs, generator=generator())
     first, again, *_ = pre_activations(network, (inputs,))
     assert moments(first) == (pytest.approx(0, abs=0.01), pytest.approx(1, rel=0.01))
