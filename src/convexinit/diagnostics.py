@@ -269,7 +269,8 @@ class Measuring(Watch):
         if name != self._names[index] or (layer and not layer.is_called_with(args, kwargs)):
             raise ValueError(
                 "the network did other things with all inputs than with a few of them, so that its "
-                "layers cannot be told apart; give inputs that take one way through it"
+                "layers cannot be told apart; give inputs that take one way through it, or say "
+                "with call= which function does"
             )
         self.results[index] = output.detach().clone()  # as it may be changed in place
         if index in self._ends and torch.is_grad_enabled() and not changes_in_place(name):
