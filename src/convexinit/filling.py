@@ -26,6 +26,7 @@ from convexinit.evaluation import (
     first_of,
     not_callable,
     run,
+    scale_remark,
 )
 from convexinit.filling_pass import Deviation, Filling, Pass, Silenced, Target, normalises
 from convexinit.finding import apart_from_all, apart_remarks, find_prepared, problems_of
@@ -199,7 +200,7 @@ def _fill_(
                 watching.output = run(network, copies, call)
         except NOT_CALLABLE as error:
             if error is watching.error:
-                raise
+                raise ValueError(f"{error}{scale_remark(arguments, columns)}") from error
             raise not_callable(network, arguments, error) from error
         watching.check_complete()
         return watching
