@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from convexinit.calls import PassEnded, Watch, changes_in_place
 from convexinit.checks import check_module
+from convexinit.difference import convex_functions
 from convexinit.evaluation import Convex, Inputs, as_tuple, convex_columns, evaluated, first_of, run
 from convexinit.finding import find_prepared
 from convexinit.found import Found, FoundLayer, Options, PreActivation, ways_to_sums
@@ -165,7 +166,8 @@ def check_signal(
     Dead units and gradients are those of the output, of the first if there are several. Where
     ``forward`` returns a gradient, they are those of the function that it differentiates; where it
     returns what cannot be differentiated (a dictionary, say), there are none. The note of the
-    report says so, and ``call`` names another function.
+    report says so, and ``call`` names another function. Both parts of a
+    :class:`~convexinit.ConvexDifference` are measured, each by itself.
 
     Args:
         network: any network.
@@ -191,19 +193,28 @@ def check_signal(
     check_not_stacked(network, "check each of convexinit.stacking.unstack_network")
     arguments = as_tuple(inputs)
     columns = convex_columns(convex, arguments)
+    functions = [call] if layers else convex_functions(network, call, None)
+    rows: list[LayerSignal] = []
+    notes: list[str] = []
     with evaluated(network, arguments, call) as evaluation:
-        found = find_prepared(network, arguments, columns, call, layers or {}, evaluation.starting)
-        if not found.layers:
-            raise ValueError(
-                "no linear operation with a parameter depends on the inputs, so that there is "
-                "no layer to check; call=... names the function to look at"
+        for function in functions:
+            found = find_prepared(
+                network, arguments, columns, function, layers or {}, evaluation.starting
             )
-        watch, output = measured(network, arguments, columns, call, found)
-        if watch.differentiated is not None:
-            output = watch.differentiated
-        dead, gradients = _differentiated(watch, output, found)
-        rows = tuple(_rows(found, watch, dead, gradients))
-    return SignalReport(rows, "; ".join(filter(None, [_note(watch, output), _not_seen(found)])))
+            if not found.layers:
+                continue
+            watch, output = measured(network, arguments, columns, function, found)
+            if watch.differentiated is not None:
+                output = watch.differentiated
+            dead, gradients = _differentiated(watch, output, found)
+            rows += _rows(found, watch, dead, gradients)
+            notes += [_note(watch, output), _not_seen(found)]
+    if not rows:
+        raise ValueError(
+            "no linear operation with a parameter depends on the inputs, so that there is "
+            "no layer to check; call=... names the function to look at"
+        )
+    return SignalReport(tuple(rows), "; ".join(dict.fromkeys(filter(None, notes))))
 
 
 class Measuring(Watch):
@@ -270,7 +281,8 @@ class Measuring(Watch):
         if name != self._names[index] or (layer and not layer.is_called_with(args, kwargs)):
             raise ValueError(
                 "the network did other things with all inputs than with a few of them, so that its "
-                "layers cannot be told apart; give inputs that take one way through it"
+                "layers cannot be told apart; give inputs that take one way through it, or say "
+                "with call= which function does"
             )
         self.results[index] = output.detach().clone()  # as it may be changed in place
         if index in self._ends and torch.is_grad_enabled() and not changes_in_place(name):

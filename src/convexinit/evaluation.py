@@ -104,6 +104,22 @@ def checked(inputs: Inputs, convex: Convex) -> tuple[tuple[Tensor, ...], dict[in
     return arguments, columns
 
 
+def scale_remark(arguments: Sequence[Tensor], columns: Mapping[int, Any]) -> str:
+    """What to add to an error where squares of convex inputs are too large or small, or ""."""
+    for index, chosen in columns.items():
+        values = arguments[index][..., chosen]
+        limits = torch.finfo(torch.promote_types(values.dtype, torch.float32))
+        size = float(values.abs().max())
+        # Squares are summed up, of which the sum has to be within limits too.
+        if not limits.tiny**0.5 < size < 1e-4 * limits.max**0.5:
+            kind = "large" if size > 1 else "small"
+            return (
+                f". Argument {index} has values up to {size:.3g}, too {kind} for variances in "
+                f"{limits.dtype}: standardise it"
+            )
+    return ""
+
+
 def run(network: nn.Module, arguments: Sequence[Tensor], call: Callable[..., Tensor] | None) -> Any:
     """The result of the convex function."""
     return network(*arguments) if call is None else call(network, *arguments)

@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from itertools import chain
 from typing import Any
 
 import torch
@@ -24,12 +23,12 @@ from convexinit.evaluation import (
     checked,
     evaluated,
     first_of,
-    is_within,
     not_callable,
     run,
+    scale_remark,
 )
 from convexinit.filling_pass import Deviation, Filling, Target, normalises
-from convexinit.finding import apart_remarks, find_prepared, problems_of
+from convexinit.finding import apart_from_all, apart_remarks, find_prepared, problems_of
 from convexinit.found import Found, FoundLayer, Options, PreActivation
 from convexinit.products import Dependence
 from convexinit.proof import is_proven_convex
@@ -65,12 +64,12 @@ def fill_network_(
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, (), device="cpu")))
     try:
         with evaluated(network, arguments, call, again=True) as evaluation:
-            messages, aparts = [], []
+            messages, founds = [], []
             for function in functions:
                 found = find_prepared(
                     network, arguments, columns, function, layers or {}, evaluation.starting
                 )
-                aparts.append(found.apart)
+                founds.append(found)
                 kept = _take_kept(network, found)
                 _check_found(found, target)
                 reached, output = _fill_(
@@ -93,12 +92,7 @@ def fill_network_(
                     except NOT_CALLABLE as error:
                         if not differentiates:  # of steps of an optimiser, say
                             messages.append(f"whether the network is convex is not known: {error}")
-            # Of a difference, the one part has no part in the other.
-            apart = [
-                part
-                for part in dict.fromkeys(chain(*aparts))
-                if all(is_within(part, other) for other in aparts)
-            ]
+            apart = apart_from_all(founds)
             messages += apart_remarks(apart, "initialised")
             evaluation.leave(apart)
             evaluation.keeps = True
@@ -206,7 +200,7 @@ def _fill_(
                 filling.output = run(network, copies, call)
         except NOT_CALLABLE as error:
             if error is filling.error:
-                raise
+                raise ValueError(f"{error}{scale_remark(arguments, columns)}") from error
             raise not_callable(network, arguments, error) from error
         filling.check_complete()
         if filling.is_precise() and not (evaluation.starting and number == 0):
@@ -282,6 +276,7 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
             "positive bias"
         )
     few: dict[str, float] = {}
+    later: list[tuple[float, str, str]] = []  # what is off, as it is used again
     used: set[int] = set()
     for one in found.pre_activations:
         mean, variance, rows = reached.get(one, Deviation(0.0, 0.0, math.inf))
@@ -295,13 +290,23 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
             )
         if abs(mean) > _TOLERATED[0] or abs(variance) > _TOLERATED[1]:
             of_mean = f"the mean {target.mean + mean * target.std:.3g} and " if one.biases else ""
-            messages.append(
-                f"the pre-activation of the layer {one.name} has {of_mean}the variance "
-                f"{(1 + variance) * target.variance_of(one):.3g}, as "
-                + _reason(one, target, bool(again))
-            )
+            moments = f"{of_mean}the variance {(1 + variance) * target.variance_of(one):.3g}"
+            if again and (target.convex_path or not one.constrained):
+                later.append((max(abs(mean), abs(variance)), one.name, moments))
+            else:
+                messages.append(
+                    f"the pre-activation of the layer {one.name} has {moments}, as "
+                    + _reason(one, target)
+                )
         elif rows < _FEWEST_ROWS:
             few[one.name] = rows
+    if later:
+        _, worst, moments = max(later)
+        names = ", ".join(dict.fromkeys(name for _, name, _ in later))
+        messages.append(
+            f"a weight or bias of these layers was set at its first use: {names}; of later uses "
+            f"one of {worst} is the farthest from the target, with {moments}"
+        )
     if few:
         messages.append(
             "the variances of these layers rest on a few of the rows, as few as "
@@ -312,18 +317,10 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
     return messages
 
 
-def _reason(one: PreActivation, target: Target, again: bool) -> str:
-    """Why a pre-activation has other moments than those of the target.
-
-    Args:
-        one: pre-activation.
-        target: of all of them.
-        again: whether a parameter of it has been filled before.
-    """
+def _reason(one: PreActivation, target: Target) -> str:
+    """Why a pre-activation has other moments than those of the target."""
     if one.constrained and not target.convex_path:
         return "what its convex layers add stays as it is with skip='only'"
-    if again:
-        return "a weight or bias of it was set at its first use"
     if one.normalised:
         return "a normalisation decides, and what is added after it"
     return (

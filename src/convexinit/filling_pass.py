@@ -410,6 +410,8 @@ class Filling(Watch):
         scale = scalable.factor_beside(others, limit)
         if abs(scale - 1) < _PRECISE / 2 or (convex and not raised and scale > 1):
             return rest
+        # What is left of a much larger sum may be nothing but its rounding.
+        self._foreseen &= not self._drawing or scale * _PRECISE > torch.finfo(rest.means.dtype).eps
         for operand in scaled:
             self._write_(operand.layer, scale * operand.weight)
         for layer in squared:

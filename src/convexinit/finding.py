@@ -9,7 +9,7 @@ other arguments alone is context. No names, classes or order of registration are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -172,6 +172,15 @@ def _apart(network: nn.Module, trace: Trace) -> list[str]:
         if weights and not is_within(name, apart) and read.isdisjoint(map(id, module.parameters())):
             apart.append(name)
     return apart
+
+
+def apart_from_all(founds: Sequence[Found]) -> list[str]:
+    """Parts that have none in any of the functions of a network: of a difference, in neither."""
+    return [
+        part
+        for part in dict.fromkeys(part for found in founds for part in found.apart)
+        if all(is_within(part, found.apart) for found in founds)
+    ]
 
 
 def apart_remarks(apart: Collection[str], purpose: str) -> list[str]:

@@ -107,10 +107,21 @@ class FoundLayer:
         return entry is not None and entry.projects
 
     def is_called_with(self, args: Any, kwargs: Any) -> bool:
-        """Whether a call at its place in another pass has its parameter, if that is the weight."""
-        product = self.call.product
-        is_weight = product is not None and product.weight is self.raw
-        return not is_weight or any(t is self.raw for t in tensors_in(args, kwargs))
+        """Whether a call at its place in another pass has its weight, as far as is known.
+
+        A parameter is known by its memory, as a network may detach it where gradients are off; what
+        is computed from one, by its shape.
+        """
+        product, raw = self.call.product, self.raw
+        if product is None or raw is None or product.expanded is not None:
+            return True
+        if product.weight is raw:
+            return any(_is_same(t, raw) for t in tensors_in(args, kwargs))
+        shape = product.weight.shape
+        # One that is copied for every row has another with other rows.
+        return shape.numel() != raw.numel() or any(
+            t.shape == shape for t in tensors_in(args, kwargs)
+        )
 
     def from_end(self, tensor: Tensor, shape: torch.Size) -> Tensor:
         """What is of the form of the pre-activation, in a shape of the operation's result."""
@@ -280,6 +291,15 @@ class Found:
                 if not is_close(low + high, 2 * middle):
                     return False
         return True
+
+
+def _is_same(tensor: Tensor, parameter: Tensor) -> bool:
+    """Whether a tensor is a parameter, or a view of all of it in its form."""
+    return tensor is parameter or (
+        tensor.layout == parameter.layout == torch.strided
+        and tensor.data_ptr() == parameter.data_ptr()
+        and (tensor.shape, tensor.stride()) == (parameter.shape, parameter.stride())
+    )
 
 
 def ways_to_sums(found: Found) -> dict[int, Way]:

@@ -17,7 +17,8 @@ _Coefficients = dict[str, dict[str, Tensor]]  # by parameter; for each unit, pos
 
 WITHOUT_GRADIENTS = (
     "it is computed without gradients (detach, no_grad, .data or reentrant "
-    "torch.utils.checkpoint), so that nothing can be learned"
+    "torch.utils.checkpoint), so that nothing can be learned; of a fixed point that is solved for "
+    "like that give ten steps with gradients: call=lambda network, x: network.after_steps(x, 10)"
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,8 +16,8 @@ from convexinit.checks import check_module
 from convexinit.convexity import not_convex
 from convexinit.difference import convex_functions
 from convexinit.evaluation import NOT_CALLABLE, Convex, Inputs, as_tuple, convex_columns, evaluated
-from convexinit.finding import apart_remarks, find, no_convex_layer
-from convexinit.found import FoundLayer
+from convexinit.finding import apart_from_all, apart_remarks, find, no_convex_layer
+from convexinit.found import Found, FoundLayer
 from convexinit.layers import ConvexLayer, check_not_stacked, clamp_negative_, project_layers_
 from convexinit.unseen import UNDERSTOOD
 from convexinit.weight_maps import WeightMap
@@ -94,7 +94,10 @@ def keep_convex(
     }
     if inputs is not None:
         known = of_library | {id(weight): weight for weight in others}
-        raws, written, returns_gradient = _raw_weights(network, inputs, convex, call, known)
+        check_not_stacked(network, "leave inputs out")
+        functions = convex_functions(network, call, None)
+        founds = [find(network, inputs, convex, function) for function in functions]
+        raws, written = _raw_weights(network, founds, known)
         others += raws
     elif not others and not of_library:
         raise ValueError(
@@ -126,10 +129,12 @@ def keep_convex(
         columns = convex_columns(convex, arguments)
         messages = []
         with evaluated(network, arguments, call):
-            for function in convex_functions(network, call, None):
+            for function, found in zip(functions, founds, strict=True):
                 # What cannot be tested, as inputs that do not vary, will do to find layers.
                 with suppress(*NOT_CALLABLE):
-                    messages += not_convex(network, arguments, columns, function, returns_gradient)
+                    messages += not_convex(
+                        network, arguments, columns, function, found.returns_gradient
+                    )
         for message in messages:
             warnings.warn(message, stacklevel=2)
     return handle
@@ -161,62 +166,68 @@ def _named_weights(weights: Iterable[Tensor], parameters: Iterable[Tensor]) -> l
 
 
 def _raw_weights(
-    network: nn.Module,
-    inputs: Inputs,
-    convex: Convex,
-    call: Callable[..., Tensor] | None,
-    known: Collection[int],
-) -> tuple[list[Tensor], dict[str, WeightMap], bool]:
+    network: nn.Module, founds: Sequence[Found], known: Collection[int]
+) -> tuple[list[Tensor], dict[str, WeightMap]]:
     """Parameters that are weights as they are, and maps that can be written, by layer.
 
-    Those in ``known`` are left out. Also whether the network returns a gradient.
+    Args:
+        network: any.
+        founds: what was found in each convex function of it.
+        known: parameters, by ``id``, that are left out.
     """
-    check_not_stacked(network, "leave inputs out")
-    found = find(network, inputs, convex, call)
-    unseen = [one for one in found.unseen if id(one.raw) not in known]
+    unseen = [one for found in founds for one in found.unseen if id(one.raw) not in known]
     layers = [
         layer
+        for found in founds
         for layer in found.layers
         if layer.curved
         and id(layer.raw) not in known
         and not (layer.call.product and id(layer.call.product.weight) in known)
     ]
+    positive = "compute one that is at least 0, as convexinit.positivity.NonNegative does"
+    named = "name with weights=[...] what must not be negative"
     problems = []
-    if unknown := ", ".join(str(one) for one in unseen if one.is_weight):
+    if uses := ", ".join(str(one) for one in unseen if one.is_weight):
         problems.append(
-            f"{unknown}: used on the convex path in a way that cannot be followed; write it with "
-            f"{UNDERSTOOD}, or name with weights=[...] what must not be negative"
+            f"{uses}: used on the convex path in a way that cannot be followed; write it with "
+            f"{UNDERSTOOD}, or {named}"
         )
-    if not problems and not any(layer.curved for layer in found.layers):
+    if not problems and not any(layer.curved for found in founds for layer in found.layers):
         raise no_convex_layer("to keep convex")
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     factors = [one.parameter for one in unseen if one.only_negative and not one.is_weight]
     raws: dict[int, Tensor] = {}
     written: dict[str, WeightMap] = {}
     for layer in layers:
-        turning, scaling = _turned_by(layer, names, known)
+        turning, scaling, unknown = _turned_by(layer, names, known)
+        problem = ""
         if layer.raw is not None and layer.is_raw:
             raws[id(layer.raw)] = layer.raw
             factors += scaling
             if turning:
-                problems.append(
-                    f"{layer.name}: its weight becomes negative with {', '.join(turning)} too; "
-                    "name them with weights=[...] if they must not be negative, or compute a "
-                    "weight that is at least 0, as convexinit.positivity.NonNegative does"
+                problem = (
+                    f"its weight becomes negative with {', '.join(turning)} too; name them with "
+                    f"weights=[...] if they must not be negative, or {positive}"
                 )
-        elif turning or layer.negative:
+        elif turning or unknown or layer.negative:
             if layer.map is not None and layer.map.name == "right_inverse":
                 written[layer.name] = layer.map
                 continue
-            problem = layer.problem or (
-                f"its weight is computed from {layer.parameter} and can be negative, with "
-                f"{', '.join(turning) or 'what it is now'}; compute one that is at least 0, as "
-                "convexinit.positivity.NonNegative does, or name with weights=[...] what must not "
-                "be negative"
+            problem = layer.problem
+            if not problem and (turning or layer.negative):
+                problem = (
+                    f"its weight is computed from {layer.parameter} and can be negative, with "
+                    f"{', '.join(turning) or 'what it is now'}; {positive}, or {named}"
+                )
+        if unknown and not problem:
+            problem = (
+                "whether its weight can be negative is not known, as it cannot be computed from "
+                f"other values of {', '.join(unknown)}; {positive}, or {named}"
             )
+        if problem:
             problems.append(f"{layer.name}: {problem}")
     if problems:
-        raise ValueError(f"the network cannot be kept convex. {'; '.join(problems)}")
+        raise ValueError(f"the network cannot be kept convex. {'; '.join(dict.fromkeys(problems))}")
     if factors:
         warnings.warn(
             "the network stays convex only while these factors of its convex path are not negative:"
@@ -224,25 +235,27 @@ def _raw_weights(
             "by a map such as softplus",
             stacklevel=3,
         )
-    for message in apart_remarks(found.apart, "projected"):
+    for message in apart_remarks(apart_from_all(founds), "projected"):
         warnings.warn(message, stacklevel=3)
-    return list(raws.values()), written, found.returns_gradient
+    return list(raws.values()), written
 
 
 @torch.no_grad()
 def _turned_by(
     layer: FoundLayer, names: Mapping[int, str], known: Collection[int]
-) -> tuple[list[str], list[str]]:
-    """Parameters with which a weight can become negative, and those that only scale it.
+) -> tuple[list[str], list[str], list[str]]:
+    """Parameters with which a weight can become negative, that only scale it, and that are unknown.
 
     By the map of the network, whatever their values are now. A weight that is used as it is, or
-    scaled, turns with itself: that parameter is left out.
+    scaled, turns with itself: that parameter is left out. Unknown are those of whose other values
+    the weight cannot be computed.
     """
     turning: list[str] = []
     scaling: list[str] = []
+    unknown: list[str] = []
     product = layer.call.product
     if product is None:
-        return turning, scaling
+        return turning, scaling, unknown
     for leaf in layer.call.leaves_of(product.weight):
         if id(leaf) not in names or id(leaf) in known or (layer.is_raw and leaf is layer.raw):
             continue
@@ -254,17 +267,17 @@ def _turned_by(
             first, second = (
                 layer.call.recompute(product.weight, leaf, values) for values in (draws, -draws)
             )
-        except (RuntimeError, TypeError):
-            turning.append(names[id(leaf)])  # for all that is known
+        except Exception:
+            unknown.append(names[id(leaf)])
             continue
         if layer.is_raw:  # which may be negative now, until it is projected
             if is_close(first, -second):
                 scaling.append(names[id(leaf)])
             elif bool((first * second < 0).any()):
                 turning.append(names[id(leaf)])
-        elif bool(torch.minimum(first, second).lt(0).any()):
+        elif bool(torch.fmin(first, second).lt(0).any()):  # or NaN, as of a logarithm
             turning.append(names[id(leaf)])
-    return turning, scaling
+    return turning, scaling, unknown
 
 
 @torch.no_grad()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import chain, permutations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convexinit.assignment import is_close
+from convexinit.assignment import is_close, unchanged_on_error
 from convexinit.calls import Call
 from convexinit.positivity import POSITIVITY, Positivity, softplus
 
@@ -62,6 +62,21 @@ def _draws(like: Tensor, scale: float = 1.0) -> Tensor:
     return draws.to(like.device, torch.promote_types(like.dtype, torch.float32))
 
 
+def _probe(call: Call, weight: Tensor, raw: Tensor) -> Callable[[Tensor], Tensor]:
+    """How an operand of a call is computed from raw values: NaN where it raises an error.
+
+    As a matrix that has no inverse, or values that it refuses.
+    """
+
+    def forward(values: Tensor) -> Tensor:
+        try:
+            return call.recompute(weight, raw, values)
+        except Exception:
+            return values.sum() * torch.full_like(weight, torch.nan)
+
+    return forward
+
+
 @torch.no_grad()
 def is_kept_positive(weight_map: WeightMap | None, raw: Tensor) -> bool:
     """Whether weights cannot be negative, or look as if they were not meant to be."""
@@ -86,7 +101,7 @@ def find_map(call: Call, weight: Tensor, raw: Tensor, known: list[Fit]) -> Weigh
     """
     if raw.numel() != weight.numel():
         return None
-    forward = partial(call.recompute, weight, raw)
+    forward = _probe(call, weight, raw)
     if weight is raw:
         layout = tuple(range(raw.ndim))
         entry = MAPS["projection"]
@@ -94,13 +109,8 @@ def find_map(call: Call, weight: Tensor, raw: Tensor, known: list[Fit]) -> Weigh
             entry.name, 1.0, layout, forward, _writer(entry.inverse, layout, raw), entry
         )
     draws = _draws(raw, 1.5)
-    try:
-        if not is_close(forward(raw.detach()), weight.detach()):
-            return None
-        result = forward(2 * draws)
-    except (RuntimeError, TypeError):
-        return None
-    if result.shape != weight.shape:
+    result = forward(2 * draws)
+    if result.shape != weight.shape or not is_close(forward(raw.detach()), weight.detach()):
         return None
     straight = tuple(range(raw.ndim))
     layouts = [
@@ -184,7 +194,9 @@ def _agree(first: Tensor, second: Tensor) -> bool:
     """Whether all entries agree, the small ones up to the rounding of large ones."""
     precision = _precision(first, second)
     largest = float(first.abs().max())
-    return torch.allclose(first, second.to(first), precision**0.75, precision * largest)
+    return math.isfinite(largest) and torch.allclose(
+        first, second.to(first), precision**0.75, precision * largest
+    )
 
 
 def _as_softplus(forward: Callable[[Tensor], Tensor], like: Tensor) -> list[Positivity]:
@@ -304,7 +316,7 @@ def scaled_map(call: Call, weight: Tensor, raw: Tensor) -> WeightMap | None:
 
     It can be made a multiple of what it is, and nothing else.
     """
-    forward = partial(call.recompute, weight, raw)
+    forward = _probe(call, weight, raw)
 
     def write(wanted: Tensor) -> None:
         now = forward(raw.detach()).double()
@@ -312,10 +324,7 @@ def scaled_map(call: Call, weight: Tensor, raw: Tensor) -> WeightMap | None:
 
     draws, other = _draws(raw).to(raw), _draws(raw, 2.0).roll(1).to(raw)
     point = draws - 2 * other
-    try:
-        first, second, both = map(forward, (draws, other, point))
-    except (RuntimeError, TypeError):
-        return None
+    first, second, both = map(forward, (draws, other, point))
     linear = is_close(forward(raw.detach()), weight.detach()) and _agree(both, first - 2 * second)
     # Of nothing but rounding errors, as of a constant without its mean, there are no multiples.
     now, raws, images, points = (float(t.double().norm()) for t in (weight, raw, both, point))
@@ -333,14 +342,15 @@ def inverted_map(network: nn.Module, call: Call, parameter: str) -> WeightMap | 
     assert call.product is not None
     before = call.product.weight.detach()
     try:
-        setattr(module, attribute, before.clone())
-    except (RuntimeError, ValueError, TypeError, NotImplementedError):
-        return None
-    if not is_close(getattr(module, attribute), before):
+        with unchanged_on_error(module):
+            setattr(module, attribute, before.clone())
+            if not is_close(getattr(module, attribute), before):
+                raise ValueError
+    except Exception:
         return None
     return WeightMap(
         "right_inverse", 1.0, (), lambda _: getattr(module, attribute).detach(),
-        lambda weight: setattr(module, attribute, weight.to(before)),
+        lambda weight: setattr(module, attribute, weight.to(getattr(module, attribute))),
     )  # fmt: skip
 
 

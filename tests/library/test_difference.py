@@ -95,3 +95,30 @@ def test_differences_of_partially_convex_networks():
     assert torch.equal(network(*inputs), difference)
     assert check_signal(network, inputs).healthy
     assert len(parameter_groups(network, 1e-3, inputs)) > 1
+
+
+class Slope(nn.Module):
+    """The gradient of a convex network."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = MLP([3, 8, 1], "softplus")
+
+    def forward(self, inputs):
+        inputs = inputs.clone().requires_grad_()
+        return torch.autograd.grad(self.network(inputs).sum(), inputs, create_graph=True)[0]
+
+
+@pytest.mark.parametrize("build", [lambda: MLP([3, 8, 1]), Slope])
+def test_the_signal_of_either_part_is_that_of_the_part_alone(build):
+    torch.manual_seed(0)
+    inputs = torch.randn(64, 3, generator=generator())
+    network = ConvexDifference(build(), build())
+    parts = [check_signal(part, inputs).rows for part in (network.minuend, network.subtrahend)]
+    rows = check_signal(network, inputs).rows
+    assert [row.layer.partition(".")[0] for row in rows] == ["minuend"] * 2 + ["subtrahend"] * 2
+    for row, alone in zip(rows, [*parts[0], *parts[1]], strict=True):
+        assert row.layer.endswith(alone.layer)
+        assert (row.mean, row.std, row.gradient) == (alone.mean, alone.std, alone.gradient)
+    fixed = ConvexDifference(network.minuend, nn.Identity())
+    assert [row.layer for row in check_signal(fixed, inputs).rows] == [r.layer for r in rows[:2]]

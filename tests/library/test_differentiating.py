@@ -87,7 +87,12 @@ def test_parts_beside_either_part_of_a_difference_are_named_and_stay():
     before = [copy.deepcopy(field.state_dict()) for field in fields]
     with pytest.warns(UserWarning, match=f"{APART}minuend.field, subtrahend.field. They"):
         init_icnn_(network, X, generator=generator())
-    for field, state in zip(fields, before, strict=True):
+    for part in (network.minuend, network.subtrahend):
+        nn.init.normal_(part.energy.wz[0].weight)
+    with pytest.warns(UserWarning, match=f"{APART}minuend.field, subtrahend.field. They"):
+        keep_convex(torch.optim.SGD(network.parameters(), 1.0), network, inputs=X)
+    for part, field, state in zip(network.children(), fields, before, strict=True):
+        assert (part.energy.wz[0].weight >= 0).all()
         assert all(map(torch.equal, field.state_dict().values(), state.values()))
 
 

@@ -547,6 +547,23 @@ def test_activations_that_grow_too_fast_are_refused():
         init_icnn_(network, normal(512, 6, seed=0), generator=generator())
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e20])
+def test_inputs_whose_squares_are_beyond_their_type_are_to_be_standardised(size):
+    inputs, network = normal(ROWS, INPUTS, seed=0), built("softplus potential", 2)
+    before = state_of(network)
+    with pytest.raises(ValueError, match=r"Argument 0 has .* variances in float32: standardise"):
+        init_icnn_(network, size * inputs)
+    assert same(state_of(network), before)
+    init_icnn_(network.double(), size * inputs.double())
+    assert network(size * inputs.double()).var().item() == pytest.approx(1, rel=0.05)
+
+
+def test_inputs_that_the_network_standardises_may_have_any_size():
+    inputs, network = 1e-30 * normal(ROWS, INPUTS, seed=0), built("softplus potential", 2)
+    init_icnn_(network, inputs, call=lambda network, x: network(x / 1e-30))
+    assert network(inputs / 1e-30).var().item() == pytest.approx(1, rel=0.05)
+
+
 def test_squares_count_as_the_layers_before_them_leave_them():
     class Squares(nn.Module):
         def __init__(self):
@@ -1189,7 +1206,7 @@ def test_layers_that_are_used_again_are_filled_at_their_first_use():
 
     torch.manual_seed(0)
     network, inputs = Tied(), normal(ROWS, INPUTS, seed=0)
-    with pytest.warns(UserWarning, match="pre-activation of the layer hidden has the mean"):
+    with pytest.warns(UserWarning, match="first use: hidden; .* with the mean"):
         init_icnn_(network, inputs, generator=generator())
     first, again, *_ = pre_activations(network, (inputs,))
     assert moments(first) == (pytest.approx(0, abs=0.01), pytest.approx(1, rel=0.01))

@@ -208,6 +208,16 @@ def test_weights_under_a_parametrization_are_kept():
     assert (network.layers[1].weight >= 0).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_weights_under_a_parametrization_are_kept_in_another_data_type(dtype):
+    network = nn.Sequential(nn.Linear(4, 30), nn.ReLU(), nn.Linear(30, 1))
+    parametrizations.weight_norm(network[2])
+    optimiser = torch.optim.SGD(network.parameters(), lr=1.0)
+    keep_convex(optimiser, network, inputs=batch(16, 4))
+    step(network.to(dtype), [optimiser], batch(16, 4).to(dtype))
+    assert (network[2].weight >= 0).all()
+
+
 def test_what_has_no_effect_is_refused():
     network = Foreign()
     optimiser = torch.optim.Adam(network.parameters())

@@ -75,6 +75,47 @@ def test_they_are_refused_and_stay(otherwise, squared):
                 measure(network, inputs)
 
 
+class Plain(nn.Linear):
+    """Its weight without a gradient where gradients are off."""
+
+    def __init__(self, inputs, outputs, without):
+        super().__init__(inputs, outputs)
+        self.without = without
+
+    def forward(self, z):
+        weight = self.weight if torch.is_grad_enabled() else self.without(self.weight)
+        return F.linear(z, weight, self.bias)
+
+
+@pytest.mark.parametrize(
+    "without", [lambda w: w.detach(), lambda w: w.data, lambda w: w.view(w.shape)]
+)
+def test_a_weight_without_gradients_is_the_same(without):
+    inputs = normal(512, INPUTS, seed=1)
+    network = nn.Sequential(
+        Plain(INPUTS, 12, without), nn.ReLU(), Plain(12, 12, without), nn.ReLU(), nn.Linear(12, 1)
+    )
+    init_icnn_(network, inputs)
+    with torch.no_grad():
+        assert check_signal(network, inputs).healthy
+
+
+def test_a_computed_weight_of_another_shape_is_another_path():
+    class Mapped(nn.Linear):
+        def forward(self, z):
+            return F.linear(z, F.softplus(self.weight), self.bias)
+
+    def has_another_shape(network, z, skipped, zeros):
+        return network.last(F.relu(network.other(z) + skipped))
+
+    network, inputs = Branch(False, has_another_shape), normal(64, INPUTS, seed=1)
+    network.middle, network.other = Mapped(12, 12), Mapped(12, 1)
+    with unchanged(network), pytest.raises(ValueError, match="makes other calls from one pass"):
+        init_icnn_(network, inputs)
+    with pytest.raises(ValueError, match="with all inputs than with a few of them"):
+        check_signal(network, inputs)
+
+
 def test_few_rows_take_one_path():
     inputs = normal(FEW, INPUTS, seed=1)
     network = Branch(False, ends)
@@ -98,3 +139,50 @@ def test_an_output_of_another_kind_is_not_looked_at():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         init_icnn_(Pieces(), normal(64, INPUTS, seed=1))
+
+
+class Equilibrium(nn.Module):
+    """The fixed point of a layer: solved for, then one step with gradients."""
+
+    def __init__(self, gradients):
+        super().__init__()
+        self.gradients = gradients
+        self.skip, self.out = nn.Linear(INPUTS, 32), nn.Linear(32, 1)
+        self.convex = nn.Linear(32, 32, bias=False)
+        nn.init.uniform_(self.convex.weight, 0, 1 / 32)
+
+    def step(self, z, x):
+        return F.softplus(self.convex(z) + self.skip(x))
+
+    def after_steps(self, x, steps):
+        z = x.new_zeros(len(x), 32)
+        for _ in range(steps):
+            z = self.step(z, x)
+        return self.out(z)
+
+    def forward(self, x):
+        z, before = x.new_zeros(len(x), 32), torch.ones(())
+        with torch.set_grad_enabled(self.gradients):
+            while (z - before).norm() > 1e-4 * z.norm():
+                z, before = self.step(z, x), z
+        return self.out(self.step(z, x))
+
+
+@pytest.mark.parametrize(
+    ("gradients", "message"),
+    [
+        (False, "convex: it is computed without gradients .* call=lambda network, x: network.aft"),
+        (True, "other calls from one pass to the next.* call="),
+    ],
+)
+def test_of_a_fixed_point_a_few_steps_are_filled(gradients, message):
+    torch.manual_seed(0)
+    network, inputs = Equilibrium(gradients), normal(1024, INPUTS, seed=1)
+    with unchanged(network), pytest.raises(ValueError, match=message):
+        init_icnn_(network, inputs)
+    with pytest.warns(UserWarning, match="set at its first use: convex"):
+        init_icnn_(network, inputs, call=lambda network, x: network.after_steps(x, 10))
+    with torch.no_grad():
+        output = network(inputs)
+    assert float(output.var()) == pytest.approx(1, abs=0.02)
+    assert float(output.mean()) == pytest.approx(0, abs=0.02)

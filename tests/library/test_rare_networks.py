@@ -99,6 +99,7 @@ def with_softmax():
     [
         middle(lambda n, z: F.linear(z, assigned(n)), w=matrix()),
         middle(lambda n, z: F.linear(z, torch.linalg.cholesky(n.w)), w=torch.eye(16)),
+        middle(lambda n, z: F.linear(z, torch.linalg.inv(n.w)), w=torch.eye(16)),
         middle(lambda n, z: F.linear(z, n.w[(n.w < 1).all(1)]), w=matrix().clamp(max=0.9)),
         with_softmax(),
     ],
@@ -108,15 +109,31 @@ def test_weights_without_an_inverse_are_refused(network):
         init_icnn_(network, X)
 
 
-def test_free_weights_without_an_inverse_stay():
+@pytest.mark.parametrize("function", [torch.linalg.cholesky, torch.sqrt])
+def test_free_weights_without_an_inverse_stay(function):
     def forward(network, x):
-        return network.last(F.relu(F.linear(x, torch.linalg.cholesky(network.w))))
+        return network.last(F.relu(F.linear(x, function(network.w))))
 
     network = Hidden(forward, w=torch.eye(INPUTS), last=nn.Linear(INPUTS, 1))
     with pytest.warns(UserWarning, match="layer w has the variance"):
         init_icnn_(network, X)
     assert torch.equal(network.w, torch.eye(INPUTS))
     assert (network.last.weight >= 0).all()
+
+
+def test_an_inverse_that_is_none_changes_nothing():
+    network = nn.Sequential(nn.Linear(INPUTS, 16), nn.ReLU(), nn.Linear(16, 1))
+    before = parametrize.register_parametrization(network[0], "weight", Mirrored()).weight
+    with pytest.warns(UserWarning, match="layer 0 has"):
+        init_icnn_(network, X)
+    assert torch.equal(network[0].weight, before)
+
+
+class Mirrored(Softmax):
+    """A parametrization of weights of either sign, whose inverse is none."""
+
+    def forward(self, raw):
+        return raw + raw.flip(0).tanh()
 
 
 def test_a_map_that_the_user_says_fits_a_transposed_parameter():

@@ -106,3 +106,12 @@ def test_what_low_precision_still_tells_is_filled(width, mean, method):
 def test_several_outputs_of_a_normalisation_of_rows_are_filled():
     network = init_icnn_(Deep(lambda z: F.layer_norm(F.softplus(z), z.shape[-1:]), outputs=4), X)
     assert float(network(X).detach().var(0).mean()) == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 1e8), (torch.float64, 1e16)])
+def test_layers_of_large_inputs_are_corrected_where_the_old_scale_hid_the_new_one(dtype, size):
+    inputs = size * X.to(dtype)
+    network = init_icnn_(Deep(F.softplus).to(dtype), inputs, generator=generator())
+    for signal in (network.first(inputs).detach(), network(inputs).detach()):
+        assert float(signal.mean()) == pytest.approx(0, abs=0.01)
+        assert float(signal.var(0).mean()) == pytest.approx(1, abs=0.01)

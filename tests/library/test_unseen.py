@@ -175,23 +175,30 @@ def test_a_unit_that_is_dead_on_these_rows_is_no_constant():
     assert roles == ["free", "constrained", "constrained"]
 
 
-@pytest.mark.filterwarnings("ignore:the pre-activation of the layer a")
 def test_a_first_layer_that_is_used_again_is_constrained():
     class Again(nn.Module):
         def __init__(self):
             super().__init__()
-            self.a, self.o = nn.Linear(6, 6), nn.Linear(6, 1)
+            self.a, self.b, self.o = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 1)
 
         def forward(self, x):
-            for _ in range(3):
-                x = F.softplus(self.a(x))
+            for _ in range(6):
+                x = F.softplus(self.b(F.softplus(self.a(x))))
             return self.o(x)
 
+    torch.manual_seed(0)
     network = Again()
-    (negative, _) = is_convex(network, X).negative_weights
-    assert negative.layer == "a"
-    with pytest.warns(UserWarning, match="a weight or bias of it was set at its first use"):
+    negative = is_convex(network, X).negative_weights
+    assert [one.layer for one in negative] == ["a", "b", "o"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         init_icnn_(network, X)
+    told = [str(w.message) for w in caught if "set at its first use" in str(w.message)]
+    assert len(told) == 1
+    uses = check_signal(network, X).rows[2:-1]
+    worst = max(uses, key=lambda row: max(abs(row.mean), abs(row.std**2 - 1)))
+    assert f"first use: a, b; of later uses one of {worst.layer} is the farthest" in told[0]
+    assert f"with the mean {worst.mean:.3g} and the variance {worst.std**2:.3g}" in told[0]
     assert (network.a.weight >= 0).all()
     assert is_convex(network, X)
 
@@ -227,10 +234,17 @@ def test_what_makes_a_weight_negative_is_named():
     keep_convex(optimiser, network, weights=[network.t], inputs=X)
 
 
-def test_a_weight_that_cannot_be_computed_from_other_values_is_refused():
-    network = Middle(lambda n, z, x: F.linear(z, torch.linalg.cholesky(n.w)), w=torch.eye(16))
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (torch.linalg.cholesky, "not known, as it cannot be computed from other values of w; "),
+        (torch.log, "its weight .*can be negative, with w; "),  # and cannot of negative ones
+    ],
+)
+def test_a_weight_that_cannot_be_computed_from_other_values_is_refused(function, message):
+    network = Middle(lambda n, z, x: F.linear(z, function(n.w)), w=3 * torch.eye(16) + 1)
     optimiser = torch.optim.Adam(network.parameters())
-    with pytest.raises(ValueError, match=r"w: its weight .*can be negative, with w; "):
+    with pytest.raises(ValueError, match=f"w: .*{message}"):
         keep_convex(optimiser, network, inputs=X)
 
 
