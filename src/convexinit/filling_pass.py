@@ -496,5 +496,5 @@ def _sums_alike(name: str) -> str:
 _OTHER_PATH = (
     "the network makes other calls from one pass to the next, so that its layers cannot be filled "
     "one after the other; give it a branch that depends on shapes alone, or say with call= which "
-    "function to follow"
+    "function to follow, for a fixed point a fixed number of its steps"
 )
