@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
 
 from convexinit import check_signal, init_icnn_, keep_convex
 from convexinit.finding import find, find_layers
@@ -271,3 +272,42 @@ def test_weights_that_the_context_gives_feature_by_feature_need_nothing():
     assert not kept(network, (CONTEXT, X), 1)
     assert all(torch.equal(value, before[key]) for key, value in network.turn.state_dict().items())
     assert (network.last.weight >= 0).all()
+
+
+def balanced(weight, steps):
+    """A non-negative matrix whose rows and columns come to the same sums, step by step."""
+    weight = F.softplus(weight)
+    for _ in range(steps):
+        weight = weight / weight.sum(1, keepdim=True)
+        weight = weight / weight.sum(0, keepdim=True)
+    return weight
+
+
+class Counted(TorchFunctionMode):
+    """Counts calls of torch."""
+
+    calls = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.calls += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "used",
+    [
+        lambda n: init_icnn_(n, X, layers={"w": {"keep": True}}),
+        lambda n: check_signal(n, X),
+        lambda n: keep_convex(torch.optim.SGD(n.parameters(), lr=0.1), n, inputs=X),
+    ],
+)
+def test_weights_that_are_computed_in_many_steps_take_as_long_as_these(used):
+    """Every step uses the result of the last one twice."""
+
+    def calls(steps):
+        network = middle(lambda n, z: F.linear(z, balanced(n.w, steps)), w=matrix())
+        with Counted() as counted:
+            used(network)
+        return counted.calls
+
+    assert calls(8) - calls(4) < 1.2 * (calls(6) - calls(2))
