@@ -158,7 +158,7 @@ def _not_fillable(layer: FoundLayer, orthogonal: bool) -> str:
         orthogonal: whether its weights are to be orthogonal.
     """
     product = layer.call.product
-    if product is None or layer.role != "constrained" or product.is_convolution:
+    if product is None or layer.role != "constrained" or layer.kept or product.is_convolution:
         return ""
     if product.has_members:
         return (
@@ -169,7 +169,7 @@ def _not_fillable(layer: FoundLayer, orthogonal: bool) -> str:
     if orthogonal and product.weight.ndim > 2:
         return (
             "its weight is neither a matrix nor a kernel, for which there are orthogonal weights; "
-            'give method="moments"'
+            "give method=\"moments\", or leave it as it is: {'keep': True}"
         )
     return ""
 

@@ -311,3 +311,24 @@ def test_weights_that_are_computed_in_many_steps_take_as_long_as_these(used):
         return counted.calls
 
     assert calls(8) - calls(4) < 1.2 * (calls(6) - calls(2))
+
+
+class Forms(nn.Linear):
+    """Quadratic forms, the weight of which has a matrix for each of them."""
+
+    def __init__(self, inputs, forms):
+        super().__init__(inputs, forms, bias=False)
+        self.weight = nn.Parameter(matrix(forms, inputs, inputs).abs() / inputs)
+
+    def forward(self, x):
+        return torch.einsum("bi,oji->boj", x, self.weight).square().sum(2) / 2
+
+
+def test_a_linear_layer_of_another_kind_makes_no_stack_and_can_be_kept():
+    network = middle(lambda n, z: n.second(n.forms(z)), forms=Forms(16, 8), second=nn.Linear(8, 16))
+    with unchanged(network), pytest.raises(ValueError, match=r"forms: .*'keep': True"):
+        init_icnn_(network, X)
+    before = network.forms.weight.clone()
+    init_icnn_(network, X, layers={"forms": {"keep": True}}, generator=generator())
+    assert torch.equal(network.forms.weight, before)
+    assert check_signal(network, X).rows[2].std == pytest.approx(1, rel=0.01)
