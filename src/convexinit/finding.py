@@ -26,6 +26,7 @@ from convexinit.evaluation import (
     as_tuple,
     convex_columns,
     evaluated,
+    first_of,
     is_within,
     not_callable,
     run,
@@ -122,12 +123,15 @@ def find_prepared(
     rows = min(_ROWS, len(arguments[0]) // 2)
     halves = _halves(arguments, columns, rows)
     trace, output, needs_gradient = _trace(network, halves, columns, call, rows)
-    if trace.lost:
+    result = trace.differentiated if trace.returns_gradient else first_of(output)
+    hidden = _unread(network, trace) if trace.is_lost(result) else []
+    if trace.lost or hidden:
+        parts = ", ".join(filter(None, hidden)) or "its parameters"
+        where = f"a tensor that {trace.lost} uses" if trace.lost else f"what comes of {parts}"
         raise ValueError(
-            f"a tensor that {trace.lost} uses is computed in a way that cannot be seen, as by "
-            "torch.jit.script, a torch.autograd.Function, torch.vmap or reentrant "
-            "torch.utils.checkpoint; write it with functions of torch, or say with call= which "
-            "part of the network to look at"
+            f"{where} is computed in a way that cannot be seen, as by torch.jit.script, a "
+            "torch.autograd.Function, torch.vmap or reentrant torch.utils.checkpoint; write it "
+            "with functions of torch, or say with call= which part of the network to look at"
         )
     names = {id(parameter): name for name, parameter in parameters.items()}
     curved = _curved_parameters(trace, names)
@@ -158,8 +162,11 @@ def find_prepared(
 
 def _apart(network: nn.Module, trace: Trace) -> list[str]:
     """Parts that have none in what the network differentiates first; none if it does not."""
-    if not trace.returns_gradient:
-        return []
+    return _unread(network, trace) if trace.returns_gradient else []
+
+
+def _unread(network: nn.Module, trace: Trace) -> list[str]:
+    """Parts with weights of which no call that was seen reads any parameter."""
     read = {
         id(leaf)
         for call in trace.calls
