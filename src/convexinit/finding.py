@@ -40,6 +40,7 @@ from convexinit.unseen import find_unseen, unseen_problems
 from convexinit.weight_maps import (
     MAPS,
     Fit,
+    WeightMap,
     find_map,
     inverted_map,
     is_kept_positive,
@@ -444,7 +445,8 @@ def _apply_options(
                 product, raw = layer.call.product, layer.raw
                 if product and raw is not None and raw.numel() == product.weight.numel():
                     layer.map = said_map(product.weight, raw, entry, gain)
-                    layer.role, layer.problem = "constrained", ""
+                    layer.role = "constrained"
+                    layer.problem = _not_as_said(layer.call, layer.map, raw)
         keep = said.get("keep", False)
         if not isinstance(keep, bool):
             raise ValueError(f"keep of layers[{name!r}] must be True or False, got {keep!r}")
@@ -452,3 +454,29 @@ def _apply_options(
             layer.kept |= keep
             if layer.kept and layer.raw is not None:
                 layer.problem = ""  # nothing is written to it
+
+
+@torch.no_grad()
+def _not_as_said(call: Call, said: WeightMap, raw: Tensor) -> str:
+    """What keeps weights from being written through a map that the user says, "" for nothing.
+
+    Some may be zero whatever is written, as with a mask.
+    """
+    assert call.product is not None
+    assert said.positivity is not None
+    weight = call.product.weight
+    draws = torch.rand(raw.shape, generator=torch.Generator().manual_seed(7), device="cpu")
+    values = said.positivity.inverse((draws.to(raw) + 1) / weight[0].numel() / said.gain)
+    expected = said.forward(values)
+    try:
+        used = call.recompute(weight, raw, values)
+    except (RuntimeError, TypeError):
+        return ""
+    agree = (used == 0) | ((used - expected).abs() <= 0.1 * expected)
+    if (agree.all() and used.any()) or not expected.isfinite().all():
+        return ""
+    return (
+        f"the network computes other weights than {said.gain:.3g} times {said.name} of its "
+        "parameter, as layers= says; say the map and the gain that they have, or, where weights "
+        "are normalised, leave it as it is: {'keep': True}"
+    )

@@ -133,6 +133,30 @@ def test_a_map_that_the_user_says_fits_a_transposed_parameter():
         init_icnn_(copies, X, layers={"w": {"positivity": "softplus"}})
 
 
+@pytest.mark.parametrize(
+    ("weight", "said"),
+    [
+        (lambda n: F.softplus(n.w) / F.softplus(n.w).sum(1, keepdim=True), {"positivity": "exp"}),
+        (lambda n: n.w.softmax(1), {"positivity": "exp"}),
+        (lambda n: 0.1 * F.softplus(n.w), {"positivity": "softplus", "gain": 0.01}),
+    ],
+)
+def test_a_map_that_is_not_that_of_the_network_is_refused(weight, said):
+    network = middle(lambda n, z: F.linear(z, weight(n)), w=matrix())
+    with unchanged(network), pytest.raises(ValueError, match=r"w: the network computes other"):
+        init_icnn_(network, X, layers={"w": said})
+    init_icnn_(network, X, layers={"w": said | {"keep": True}})
+
+
+def test_a_map_that_the_user_says_need_not_count_a_mask_or_a_bound():
+    mask = (matrix() > 0).float()
+    for map_of in (lambda w: mask * F.softplus(w), lambda w: F.softplus(w).clamp(0.01, 2)):
+        network = middle(lambda n, z, map_of=map_of: F.linear(z, map_of(n.w)), w=matrix())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the variance, as the mask is not counted
+            init_icnn_(network, X, layers={"w": {"positivity": "softplus"}})
+
+
 def test_a_first_layer_of_weights_that_cannot_be_negative_is_constrained():
     network = nn.Sequential(MappedLinear(INPUTS, 16, F.softplus), nn.ReLU(), nn.Linear(16, 1))
     assert set(roles(network).values()) == {"constrained"}
