@@ -157,6 +157,21 @@ def test_a_map_that_the_user_says_need_not_count_a_mask_or_a_bound():
             init_icnn_(network, X, layers={"w": {"positivity": "softplus"}})
 
 
+def test_a_network_that_writes_to_its_weights_may_only_project_them():
+    def written(project):
+        def layer(network, z):
+            network.w.data = project(network.w.data)
+            return F.linear(z, network.w)
+
+        return middle(layer, w=matrix())
+
+    network = init_icnn_(written(lambda w: w.clamp(min=0)), X, generator=generator())
+    assert check_signal(network, X).rows[1].std == pytest.approx(1, rel=0.01)
+    network = written(lambda w: F.softplus(w - 5))
+    with unchanged(network), pytest.raises(ValueError, match=r"w: the network writes other"):
+        init_icnn_(network, X)
+
+
 def test_a_first_layer_of_weights_that_cannot_be_negative_is_constrained():
     network = nn.Sequential(MappedLinear(INPUTS, 16, F.softplus), nn.ReLU(), nn.Linear(16, 1))
     assert set(roles(network).values()) == {"constrained"}
