@@ -219,38 +219,60 @@ class Call:
     def leaves_of(self, tensor: Tensor) -> list[Tensor]:
         """Tensors that an operand was computed from and that no call made, without repetition."""
         found: dict[int, Tensor] = {}
-
-        def visit(call: Call, tensor: Tensor) -> None:
-            maker = call.made_by.get(id(tensor))
+        seen: set[int] = set()
+        waiting = [(self, tensor)]
+        while waiting:
+            call, operand = waiting.pop()
+            maker = call.made_by.get(id(operand))
             if maker is None or maker is call:
-                found[id(tensor)] = tensor
-                return
-            for operand in maker.operands:
-                visit(maker, operand)
-
-        visit(self, tensor)
+                found.setdefault(id(operand), operand)
+            elif id(maker) not in seen:
+                seen.add(id(maker))
+                waiting += [(maker, one) for one in reversed(maker.operands)]
         return list(found.values())
 
     def recompute(self, tensor: Tensor, leaf: Tensor, value: Tensor) -> Tensor:
         """An operand, had a tensor that it was computed from another value."""
-        if tensor is leaf and id(tensor) not in self.made_by:
-            return value
-        maker = self.made_by.get(id(tensor))
-        if maker is None:
-            return tensor
-        in_place = changes_in_place(maker.name)
+        outputs: dict[int, Any] = {}
 
-        def renew(operand: Tensor) -> Tensor:
-            new = maker.recompute(operand, leaf, value)
-            return new.clone() if in_place else new
+        def renewed(call: Call, operand: Tensor) -> Tensor:
+            maker = call.made_by.get(id(operand))
+            if maker is None or maker is call:
+                return value if operand is leaf else operand
+            output: Tensor = outputs[id(maker)]
+            if isinstance(maker.output, (list, tuple)):
+                return output[[id(part) for part in maker.output].index(id(operand))]
+            return output
 
-        args = replace(maker.args, renew)
-        output = maker.function(*args, **replace(maker.kwargs, renew))
-        if output is None:  # of an assignment to a part, as in w[mask] = 0
-            output = args[0]
-        if isinstance(maker.output, (list, tuple)):
-            output = output[[id(part) for part in maker.output].index(id(tensor))]
-        return output
+        for maker in self.makers_of(tensor):
+            in_place = changes_in_place(maker.name)
+
+            def renew(operand: Tensor, maker: Call = maker, in_place: bool = in_place) -> Tensor:
+                new = renewed(maker, operand)
+                return new.clone() if in_place else new
+
+            args = replace(maker.args, renew)
+            output = maker.function(*args, **replace(maker.kwargs, renew))
+            # None of an assignment to a part, as in w[mask] = 0.
+            outputs[id(maker)] = args[0] if output is None else output
+        return renewed(self, tensor)
+
+    def makers_of(self, tensor: Tensor) -> list[Call]:
+        """Calls that an operand was computed by, each once and after those that it builds on."""
+        ordered: dict[int, Call] = {}
+        waiting = self._makers_missing([tensor], ordered)
+        while waiting:
+            call = waiting[-1]
+            if missing := call._makers_missing(call.operands, ordered):
+                waiting += missing
+            else:
+                ordered[id(waiting.pop())] = call
+        return list(ordered.values())
+
+    def _makers_missing(self, operands: list[Tensor], known: Collection[int]) -> list[Call]:
+        """Calls that made some operands of this one, but those that are known by their ``id``."""
+        makers = [self.made_by.get(id(operand)) for operand in operands]
+        return [one for one in makers if one and one is not self and id(one) not in known]
 
 
 def following(call: Call) -> Iterator[Call]:

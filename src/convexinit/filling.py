@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from convexinit.assignment import is_close
 from convexinit.calls import PassEnded, calls_between, following
 from convexinit.convexity import not_convex
 from convexinit.difference import convex_functions
@@ -23,6 +24,7 @@ from convexinit.evaluation import (
     checked,
     evaluated,
     first_of,
+    forward,
     not_callable,
     run,
     scale_remark,
@@ -66,9 +68,15 @@ def fill_network_(
         with evaluated(network, arguments, call, again=True) as evaluation:
             messages, founds = [], []
             for function in functions:
+                before = [
+                    (tensor, tensor.detach().clone())
+                    for tensor in network.parameters()
+                    if tensor.layout is torch.strided
+                ]
                 found = find_prepared(
                     network, arguments, columns, function, layers or {}, evaluation.starting
                 )
+                writes = not all(torch.equal(tensor, value) for tensor, value in before)
                 founds.append(found)
                 kept = _take_kept(network, found)
                 _check_found(found, target)
@@ -76,6 +84,8 @@ def fill_network_(
                     network, arguments, columns, function, found, kept, target, evaluation,
                     generator,
                 )  # fmt: skip
+                if writes:
+                    _check_left(network, arguments, function, found)
                 messages += _remarks(found, reached, target) + unseen_remarks(found.unseen)
                 if found.gathers and target.convex_path and _meets(found, reached):
                     messages += _of_output(found, output, target)
@@ -141,6 +151,30 @@ def _check_found(found: Found, target: Target) -> None:
         )
 
 
+@torch.no_grad()
+def _check_left(
+    network: nn.Module,
+    arguments: tuple[Tensor, ...],
+    call: Callable[..., Tensor] | None,
+    found: Found,
+) -> None:
+    """Raise ValueError if the network writes others to weights that are as they are to be."""
+    filled = {
+        layer.name: (layer.raw, layer.raw.detach().clone())
+        for layer in found.layers
+        if layer.role == "constrained" and layer.raw is not None and not layer.kept
+    }
+    forward(network, tuple(argument[: found.rows] for argument in arguments), call)
+    changed = [name for name, (raw, value) in filled.items() if not is_close(raw, value)]
+    if changed:
+        raise ValueError(
+            f"the network cannot be initialised. {', '.join(changed)}: the network writes other "
+            "numbers to its parameter whenever it is called, also where that is not negative, so "
+            "that nothing stays that is written to it; project with clamp(min=0), compute the "
+            "weight from the parameter, or leave the layer as it is: {'keep': True}"
+        )
+
+
 def _not_fillable(layer: FoundLayer, orthogonal: bool) -> str:
     """What keeps weights of more dimensions than a matrix from being filled, "" for nothing.
 
@@ -149,7 +183,7 @@ def _not_fillable(layer: FoundLayer, orthogonal: bool) -> str:
         orthogonal: whether its weights are to be orthogonal.
     """
     product = layer.call.product
-    if product is None or layer.role != "constrained" or product.is_convolution:
+    if product is None or layer.role != "constrained" or layer.kept or product.is_convolution:
         return ""
     if product.has_members:
         return (
@@ -160,7 +194,7 @@ def _not_fillable(layer: FoundLayer, orthogonal: bool) -> str:
     if orthogonal and product.weight.ndim > 2:
         return (
             "its weight is neither a matrix nor a kernel, for which there are orthogonal weights; "
-            'give method="moments"'
+            "give method=\"moments\", or leave it as it is: {'keep': True}"
         )
     return ""
 

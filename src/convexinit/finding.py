@@ -26,6 +26,7 @@ from convexinit.evaluation import (
     as_tuple,
     convex_columns,
     evaluated,
+    first_of,
     is_within,
     not_callable,
     run,
@@ -39,6 +40,7 @@ from convexinit.unseen import find_unseen, unseen_problems
 from convexinit.weight_maps import (
     MAPS,
     Fit,
+    WeightMap,
     find_map,
     inverted_map,
     is_kept_positive,
@@ -122,12 +124,15 @@ def find_prepared(
     rows = min(_ROWS, len(arguments[0]) // 2)
     halves = _halves(arguments, columns, rows)
     trace, output, needs_gradient = _trace(network, halves, columns, call, rows)
-    if trace.lost:
+    result = trace.differentiated if trace.returns_gradient else first_of(output)
+    hidden = _unread(network, trace) if trace.is_lost(result) else []
+    if trace.lost or hidden:
+        parts = ", ".join(filter(None, hidden)) or "its parameters"
+        where = f"a tensor that {trace.lost} uses" if trace.lost else f"what comes of {parts}"
         raise ValueError(
-            f"a tensor that {trace.lost} uses is computed in a way that cannot be seen, as by "
-            "torch.jit.script, a torch.autograd.Function, torch.vmap or reentrant "
-            "torch.utils.checkpoint; write it with functions of torch, or say with call= which "
-            "part of the network to look at"
+            f"{where} is computed in a way that cannot be seen, as by torch.jit.script, a "
+            "torch.autograd.Function, torch.vmap or reentrant torch.utils.checkpoint; write it "
+            "with functions of torch, or say with call= which part of the network to look at"
         )
     names = {id(parameter): name for name, parameter in parameters.items()}
     curved = _curved_parameters(trace, names)
@@ -158,8 +163,11 @@ def find_prepared(
 
 def _apart(network: nn.Module, trace: Trace) -> list[str]:
     """Parts that have none in what the network differentiates first; none if it does not."""
-    if not trace.returns_gradient:
-        return []
+    return _unread(network, trace) if trace.returns_gradient else []
+
+
+def _unread(network: nn.Module, trace: Trace) -> list[str]:
+    """Parts with weights of which no call that was seen reads any parameter."""
     read = {
         id(leaf)
         for call in trace.calls
@@ -446,7 +454,8 @@ def _apply_options(
                 product, raw = layer.call.product, layer.raw
                 if product and raw is not None and raw.numel() == product.weight.numel():
                     layer.map = said_map(product.weight, raw, entry, gain)
-                    layer.role, layer.problem = "constrained", ""
+                    layer.role = "constrained"
+                    layer.problem = _not_as_said(layer.call, layer.map, raw)
         keep = said.get("keep", False)
         if not isinstance(keep, bool):
             raise ValueError(f"keep of layers[{name!r}] must be True or False, got {keep!r}")
@@ -454,3 +463,29 @@ def _apply_options(
             layer.kept |= keep
             if layer.kept and layer.raw is not None:
                 layer.problem = ""  # nothing is written to it
+
+
+@torch.no_grad()
+def _not_as_said(call: Call, said: WeightMap, raw: Tensor) -> str:
+    """What keeps weights from being written through a map that the user says, "" for nothing.
+
+    Some may be zero whatever is written, as with a mask.
+    """
+    assert call.product is not None
+    assert said.positivity is not None
+    weight = call.product.weight
+    draws = torch.rand(raw.shape, generator=torch.Generator().manual_seed(7), device="cpu")
+    values = said.positivity.inverse((draws.to(raw) + 1) / weight[0].numel() / said.gain)
+    expected = said.forward(values)
+    try:
+        used = call.recompute(weight, raw, values)
+    except (RuntimeError, TypeError):
+        return ""
+    agree = (used == 0) | ((used - expected).abs() <= 0.1 * expected)
+    if (agree.all() and used.any()) or not expected.isfinite().all():
+        return ""
+    return (
+        f"the network computes other weights than {said.gain:.3g} times {said.name} of its "
+        "parameter, as layers= says; say the map and the gain that they have, or, where weights "
+        "are normalised, leave it as it is: {'keep': True}"
+    )

@@ -355,7 +355,9 @@ def check_not_stacked(network: nn.Module, remedy: str) -> None:
             "and no process has all of them; do this before that. keep_convex(optimizer, network) "
             "without inputs, or with weights=[...], works afterwards too"
         )
-    if any(map(is_stacked, network.modules())):
+    # Beside layers of one network, a weight of more dimensions is that of a layer of another kind.
+    layers = [module for module in network.modules() if _dimensions(module)]
+    if layers and all(map(is_stacked, layers)):
         raise ValueError(f"layers cannot be found in a stack of networks; {remedy}")
 
 

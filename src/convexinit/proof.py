@@ -200,11 +200,7 @@ def _share_memory(one: Tensor, other: Tensor) -> bool:
 
 def _is_overwritten(call: Call, tensor: Tensor) -> bool:
     """Whether anything that a constant operand is made of is changed in place."""
-    maker = call.made_by.get(id(tensor))
-    return maker is not None and (
-        any(map(_overwrites, [maker, *maker.consumers]))
-        or any(_is_overwritten(maker, operand) for operand in maker.operands)
-    )
+    return any(any(map(_overwrites, [maker, *maker.consumers])) for maker in call.makers_of(tensor))
 
 
 def _bends_upwards(trace: Trace, call: Call, operand: Tensor) -> bool:

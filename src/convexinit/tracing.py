@@ -109,8 +109,8 @@ class Trace(Watch):
             call.index = -1
         call.product = product = as_product(function, args, kwargs, self.dependence)
         self._kept.append(operands)
-        lost = [t for t in operands if self._is_lost(t)]
-        if lost and any(t.requires_grad and not self._is_lost(t) for t in operands):
+        lost = [t for t in operands if self.is_lost(t)]
+        if lost and any(t.requires_grad and not self.is_lost(t) for t in operands):
             self.lost = self.lost or call.name
         cut: dict[int, Tensor] = {}
         curved = product is not None and self.dependence(product.input) == Dependence.CURVED
@@ -221,12 +221,12 @@ class Trace(Watch):
         """Numbers of calls whose result does not depend on the values of the inputs."""
         return {c.index for c in self.calls if c.stays and c.level == Dependence.CONSTANT}
 
-    def _is_lost(self, tensor: Tensor) -> bool:
+    def is_lost(self, value: Any) -> bool:
         """Whether a tensor comes from what makes no calls, such as ``torch.vmap``."""
-        if id(tensor) in self._lost:
-            return True
-        known = id(tensor) in self._makers or self.is_reached(tensor)
-        return tensor.grad_fn is not None and not known
+        if not isinstance(value, Tensor) or id(value) in self._lost:
+            return isinstance(value, Tensor)
+        known = id(value) in self._makers or self.is_reached(value)
+        return value.grad_fn is not None and not known
 
     def level_of(
         self, tensor: Tensor, function: Any, args: Any, kwargs: Any, level: Dependence

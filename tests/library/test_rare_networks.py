@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
 
 from convexinit import check_signal, init_icnn_, keep_convex
 from convexinit.finding import find, find_layers
@@ -149,6 +150,45 @@ def test_a_map_that_the_user_says_fits_a_transposed_parameter():
         init_icnn_(copies, X, layers={"w": {"positivity": "softplus"}})
 
 
+@pytest.mark.parametrize(
+    ("weight", "said"),
+    [
+        (lambda n: F.softplus(n.w) / F.softplus(n.w).sum(1, keepdim=True), {"positivity": "exp"}),
+        (lambda n: n.w.softmax(1), {"positivity": "exp"}),
+        (lambda n: 0.1 * F.softplus(n.w), {"positivity": "softplus", "gain": 0.01}),
+    ],
+)
+def test_a_map_that_is_not_that_of_the_network_is_refused(weight, said):
+    network = middle(lambda n, z: F.linear(z, weight(n)), w=matrix())
+    with unchanged(network), pytest.raises(ValueError, match=r"w: the network computes other"):
+        init_icnn_(network, X, layers={"w": said})
+    init_icnn_(network, X, layers={"w": said | {"keep": True}})
+
+
+def test_a_map_that_the_user_says_need_not_count_a_mask_or_a_bound():
+    mask = (matrix() > 0).float()
+    for map_of in (lambda w: mask * F.softplus(w), lambda w: F.softplus(w).clamp(0.01, 2)):
+        network = middle(lambda n, z, map_of=map_of: F.linear(z, map_of(n.w)), w=matrix())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the variance, as the mask is not counted
+            init_icnn_(network, X, layers={"w": {"positivity": "softplus"}})
+
+
+def test_a_network_that_writes_to_its_weights_may_only_project_them():
+    def written(project):
+        def layer(network, z):
+            network.w.data = project(network.w.data)
+            return F.linear(z, network.w)
+
+        return middle(layer, w=matrix())
+
+    network = init_icnn_(written(lambda w: w.clamp(min=0)), X, generator=generator())
+    assert check_signal(network, X).rows[1].std == pytest.approx(1, rel=0.01)
+    network = written(lambda w: F.softplus(w - 5))
+    with unchanged(network), pytest.raises(ValueError, match=r"w: the network writes other"):
+        init_icnn_(network, X)
+
+
 def test_a_first_layer_of_weights_that_cannot_be_negative_is_constrained():
     network = nn.Sequential(MappedLinear(INPUTS, 16, F.softplus), nn.ReLU(), nn.Linear(16, 1))
     assert set(roles(network).values()) == {"constrained"}
@@ -288,3 +328,63 @@ def test_weights_that_the_context_gives_feature_by_feature_need_nothing():
     assert not kept(network, (CONTEXT, X), 1)
     assert all(torch.equal(value, before[key]) for key, value in network.turn.state_dict().items())
     assert (network.last.weight >= 0).all()
+
+
+def balanced(weight, steps):
+    """A non-negative matrix whose rows and columns come to the same sums, step by step."""
+    weight = F.softplus(weight)
+    for _ in range(steps):
+        weight = weight / weight.sum(1, keepdim=True)
+        weight = weight / weight.sum(0, keepdim=True)
+    return weight
+
+
+class Counted(TorchFunctionMode):
+    """Counts calls of torch."""
+
+    calls = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.calls += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "used",
+    [
+        lambda n: init_icnn_(n, X, layers={"w": {"keep": True}}),
+        lambda n: check_signal(n, X),
+        lambda n: keep_convex(torch.optim.SGD(n.parameters(), lr=0.1), n, inputs=X),
+    ],
+)
+def test_weights_that_are_computed_in_many_steps_take_as_long_as_these(used):
+    """Every step uses the result of the last one twice."""
+
+    def calls(steps):
+        network = middle(lambda n, z: F.linear(z, balanced(n.w, steps)), w=matrix())
+        with Counted() as counted:
+            used(network)
+        return counted.calls
+
+    assert calls(8) - calls(4) < 1.2 * (calls(6) - calls(2))
+
+
+class Forms(nn.Linear):
+    """Quadratic forms, the weight of which has a matrix for each of them."""
+
+    def __init__(self, inputs, forms):
+        super().__init__(inputs, forms, bias=False)
+        self.weight = nn.Parameter(matrix(forms, inputs, inputs).abs() / inputs)
+
+    def forward(self, x):
+        return torch.einsum("bi,oji->boj", x, self.weight).square().sum(2) / 2
+
+
+def test_a_linear_layer_of_another_kind_makes_no_stack_and_can_be_kept():
+    network = middle(lambda n, z: n.second(n.forms(z)), forms=Forms(16, 8), second=nn.Linear(8, 16))
+    with unchanged(network), pytest.raises(ValueError, match=r"forms: .*'keep': True"):
+        init_icnn_(network, X)
+    before = network.forms.weight.clone()
+    init_icnn_(network, X, layers={"forms": {"keep": True}}, generator=generator())
+    assert torch.equal(network.forms.weight, before)
+    assert check_signal(network, X).rows[2].std == pytest.approx(1, rel=0.01)

@@ -293,6 +293,13 @@ class Mapped(nn.Module):
         return self.o(F.softplus(torch.vmap(lambda row: self.w @ row)(F.softplus(self.a(x)))))
 
 
+class MappedLast(Mapped):
+    """Seen layers, then one for which no call is seen."""
+
+    def forward(self, x):
+        return torch.vmap(self.o)(F.softplus(F.softplus(self.a(x)) @ self.w))
+
+
 def scripted():
     """A network whose activation torch.jit.script has made."""
     with warnings.catch_warnings():
@@ -325,6 +332,7 @@ class Detached(nn.Linear):
     [
         (Recomputed(), r"torch\.utils\.checkpoint.*switch them off"),
         (Mapped(), r"that linear uses .*torch\.vmap"),
+        (MappedLast(), r"what comes of o is computed .*torch\.vmap"),
         (scripted(), r"that linear uses .*torch\.jit\.script"),
         (nn.Sequential(nn.Linear(6, 16), nn.ReLU(), Detached(16, 1)), "2: it is computed without"),
     ],
