@@ -350,6 +350,15 @@ class Filling(Watch):
 
     def _draw(self, operand: Operand, parts: int) -> Tensor:
         """Weights whose part has the correlation of the target; their scale comes later."""
+        weight, layer = self._free_draw(operand, parts), operand.layer
+        if layer.map is None or not layer.map.said:
+            return weight
+        assert layer.raw is not None
+        layer.map.write(weight)
+        return layer.map.forward(layer.raw.detach())
+
+    def _free_draw(self, operand: Operand, parts: int) -> Tensor:
+        """Weights as if any could be written."""
         weight = torch.empty(
             operand.weight.shape, dtype=operand.weight.dtype, device=self._generator.device
         )

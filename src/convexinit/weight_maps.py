@@ -42,6 +42,8 @@ class WeightMap:
         forward: the weight from raw values, in the shape of the parameter.
         write: makes a weight the one that the network uses, up to rounding.
         positivity: the map by itself, without gain; None if only the network computes it.
+        said: whether the user says it, so that weights may differ from what is written, as with a
+            mask or a bound.
     """
 
     name: str
@@ -50,6 +52,7 @@ class WeightMap:
     forward: Callable[[Tensor], Tensor]
     write: Callable[[Tensor], None]
     positivity: Positivity | None = None
+    said: bool = False
 
 
 Fit = tuple[Positivity, float, tuple[int, ...]]  # a map with gain and layout, as in WeightMap
@@ -354,14 +357,10 @@ def inverted_map(network: nn.Module, call: Call, parameter: str) -> WeightMap | 
     )  # fmt: skip
 
 
-def said_map(weight: Tensor, raw: Tensor, entry: Positivity, gain: float) -> WeightMap:
+def said_map(call: Call, weight: Tensor, raw: Tensor, entry: Positivity, gain: float) -> WeightMap:
     """The map that the user says: ``gain`` times an entry, of a parameter or of its transpose."""
     layout = tuple(range(raw.ndim))
     if raw.shape != weight.shape:
         layout = layout[::-1]
-
-    def forward(values: Tensor) -> Tensor:
-        return (gain * entry.forward(values)).permute(layout).reshape(weight.shape)
-
     write = _writer(_divided(entry, gain), layout, raw)
-    return WeightMap(entry.name, gain, layout, forward, write, entry)
+    return WeightMap(entry.name, gain, layout, _probe(call, weight, raw), write, entry, said=True)

@@ -169,9 +169,15 @@ def test_a_map_that_the_user_says_need_not_count_a_mask_or_a_bound():
     mask = (matrix() > 0).float()
     for map_of in (lambda w: mask * F.softplus(w), lambda w: F.softplus(w).clamp(0.01, 2)):
         network = middle(lambda n, z, map_of=map_of: F.linear(z, map_of(n.w)), w=matrix())
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the variance, as the mask is not counted
-            init_icnn_(network, X, layers={"w": {"positivity": "softplus"}})
+        said = {"w": {"positivity": "softplus"}}
+        init_icnn_(network, X, layers=said, generator=generator())
+        row = check_signal(network, X, layers=said).rows[1]
+        assert (row.mean, row.std) == (pytest.approx(0, abs=0.01), pytest.approx(1, rel=0.01))
+    narrow = middle(lambda n, z: F.linear(z, F.softplus(n.w).clamp(max=0.5)), w=matrix())
+    with unchanged(narrow), pytest.raises(ValueError, match="layer w does not become"):
+        init_icnn_(narrow, X, layers=said)
+    init_icnn_(narrow, X, layers=said, method="moments", rho=0.9, generator=generator())
+    assert check_signal(narrow, X, layers=said).rows[1].std == pytest.approx(1, rel=0.01)
 
 
 def test_a_network_that_writes_to_its_weights_may_only_project_them():
