@@ -257,9 +257,9 @@ class _Gradients:
         """By what parameters are multiplied if they shift all rows alike, given their gradients."""
         summed = cache(partial(self._summed, draw))
         return {
-            # No more precise than the parameter, whatever it is brought to in the network.
+            # No more precise than the parameter and the operation, whatever they are brought to.
             name: {
-                per: (slope.flatten() / summed(per)).to(slope.dtype)
+                per: (slope.flatten() / summed(per)).to(_coarser(slope.dtype, self.like.dtype))
                 for per, size in self.sizes.items()
                 if slope.numel() == size or (self.one.summed and per == "layer")
             }
@@ -364,6 +364,11 @@ def _choose_biases(gradients: _Gradients, found: _Coefficients, again: _Coeffici
                 parameter = gradients.candidates[name]
                 gradients.one.biases.append(BiasOption(name, parameter, coefficient.detach(), per))
                 break
+
+
+def _coarser(first: torch.dtype, second: torch.dtype) -> torch.dtype:
+    """The less precise of two data types."""
+    return max(first, second, key=lambda dtype: torch.finfo(dtype).eps)
 
 
 def _is_one(coefficient: Tensor) -> bool:

@@ -221,3 +221,22 @@ def test_in_autocast_the_weights_that_were_written_are_seen(cached):
     for signal in (*signals, *recorded(network, INPUTS)):
         assert float(signal.float().mean()) == pytest.approx(0, abs=0.05)
         assert float(signal.float().var(0).mean()) == pytest.approx(1, rel=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_biases_are_found_where_results_of_autocast_are_brought_to_float32(dtype):
+    class Mixed(nn.Sequential):
+        def forward(self, x):
+            with torch.autocast("cpu", dtype):
+                x = F.softplus(self[2](F.softplus(self[0](x).float())).float())
+            return self[4](x)
+
+    torch.manual_seed(0)
+    network = Mixed(*layers()[:4], nn.Linear(32, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_icnn_(network, INPUTS, generator=generator())
+    rows = check_signal(network, INPUTS).rows
+    assert [row.bias for row in rows] == ["0.bias", "2.bias", "4.bias"]
+    assert [row.mean for row in rows] == pytest.approx([0] * 3, abs=0.02)
+    assert [row.std for row in rows] == pytest.approx([1] * 3, abs=0.02)
