@@ -155,8 +155,9 @@ def check_signal(
 
     - "explodes, 44 times a layer": the standard deviation is more than 3 times that of the layer
       before. "vanishes": less than a third (said of hidden layers alone).
-    - "not centred": the mean is larger than the standard deviation; the parameter that could
-      centre it is named (of all that exist, the most suitable one).
+    - "not centred": the mean, or those of single units (root mean square), are larger than the
+      standard deviation; the parameter that could centre it is named (of all that exist, the most
+      suitable one).
     - "convex path carries a constant": less than 5% of the variance comes through it.
     - "units are alike": correlated by more than 0.95.
     - "dead": no gradient reaches more than half of the units.
@@ -207,7 +208,7 @@ def check_signal(
             if watch.differentiated is not None:
                 output = watch.differentiated
             dead, gradients = _differentiated(watch, output, found)
-            rows += _rows(found, watch, dead, gradients)
+            rows += _rows(found, watch, dead, gradients, len(arguments[0]))
             notes += [_note(watch, output), _not_seen(found)]
     if not rows:
         raise ValueError(
@@ -386,7 +387,11 @@ def _not_seen(found: Found) -> str:
 
 
 def _rows(
-    found: Found, watch: Measuring, reached: dict[int, Tensor], gradients: dict[int, float]
+    found: Found,
+    watch: Measuring,
+    reached: dict[int, Tensor],
+    gradients: dict[int, float],
+    rows: int,
 ) -> Iterator[LayerSignal]:
     """One row for every pre-activation, and for every layer that cannot be initialised."""
     before = math.nan
@@ -401,7 +406,7 @@ def _rows(
         if isinstance(one, FoundLayer):
             yield LayerSignal(one.name, one.call.name, verdict=one.problem)
             continue
-        row = _row(one, watch, reached, gradients, before)
+        row = _row(one, watch, reached, gradients, before, rows)
         before = row.std
         yield row
 
@@ -412,12 +417,13 @@ def _row(
     reached: dict[int, Tensor],
     gradients: dict[int, float],
     before: float,
+    rows: int,
 ) -> LayerSignal:
     first, signal = one.first, watch.signal(one)
     convex = torch.zeros_like(signal)
     for layer in one.constrained:
         convex += watch.part(one, layer)
-    variance, others = mean_variance(convex), mean_variance(signal - convex)
+    variance, others = (mean_variance(part.reshape(rows, -1)) for part in (convex, signal - convex))
     exists = one.constrained and variance + others > 0
     share = round(variance / (variance + others), 6) if exists else math.nan
     gradient = reached.get(one.call.index)
@@ -446,6 +452,11 @@ def _row(
         if layer.negative and layer.call.product
     ]
     problems += _verdicts(row, before, one.output, precision)
+    apart = float((signal.mean(0) - row.mean).square().mean().sqrt())
+    if abs(row.mean) <= row.std < apart:
+        shifts = one.biases and one.biases[0].per != "layer"
+        remedy = f"`{row.bias}` could do it" if shifts else "no parameter shifts units apart"
+        problems.append(f"units are not centred, by {apart / row.std:.3g} deviations; {remedy}")
     return replace(row, verdict="; ".join(dict.fromkeys(problems)))
 
 

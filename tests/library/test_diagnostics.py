@@ -355,3 +355,21 @@ def test_a_missing_package_is_named(method, package, monkeypatch):
 def test_what_cannot_be_checked_is_refused(network, inputs, message):
     with unchanged(network), pytest.raises(ValueError, match=message):
         check_signal(network, inputs)
+
+
+def test_biases_that_differ_between_positions_are_no_skip_connection():
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(5, 16), nn.Linear(16, 1)
+            self.weight = nn.Parameter(torch.rand(4, 4, 4, 4))
+            self.bias = nn.Parameter(10 * torch.randn(4, 4))
+
+        def forward(self, x):
+            z = F.softplus(self.first(x)).view(-1, 4, 4)
+            heads = torch.einsum("nij,ijkl->nkl", z, self.weight) + self.bias
+            return self.last(F.softplus(heads.flatten(1)))
+
+    torch.manual_seed(0)
+    row = check_signal(Heads(), torch.randn(100, 5)).rows[1]
+    assert (row.convex, row.skip) == (1, 0)
