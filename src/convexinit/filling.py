@@ -36,11 +36,14 @@ from convexinit.products import Dependence
 from convexinit.proof import is_proven_convex
 from convexinit.unseen import unseen_remarks
 
-# Passes over all layers: one that draws, the others correct what it could not foresee.
+# Passes over all layers: one that draws, others that correct what it could not foresee. One more
+# measures what they left.
 _PASSES = 5
 _PASSES_WITH_FIRST_BATCH = 2  # after which normalisations stay as they are
 _TOLERATED = (0.1, 0.2)  # deviations of mean and variance that are not reported
-_FEWEST_ROWS = 10.0  # that a variance may rest on without being reported
+_APART = 1.0  # distance of the means of units that is not, in standard deviations
+# That a variance may rest on: its standard error is then what is tolerated.
+_FEWEST_ROWS = 1 / _TOLERATED[1] ** 2
 
 
 def fill_network_(
@@ -222,11 +225,11 @@ def _fill_(
     statistics = set(map(id, evaluation.statistics))
     rescaled = _take_rescaled(found, statistics)
 
-    for number in range(_PASSES):
+    for number in range(_PASSES + 1):
         copies = [argument.detach().clone() for argument in arguments]
         filling = Filling(
             list(zip(copies, levels, strict=True)), found, target, generator, number == 0,
-            statistics, rescaled, kept,
+            number < _PASSES, statistics, rescaled, kept,
         )  # fmt: skip
         try:
             # As in the trace, where a network asks its tensors whether they require gradients.
@@ -310,10 +313,11 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
             "positive bias"
         )
     few: dict[str, float] = {}
+    uncentred: dict[str, float] = {}
     later: list[tuple[float, str, str]] = []  # what is off, as it is used again
     used: set[int] = set()
     for one in found.pre_activations:
-        mean, variance, rows = reached.get(one, Deviation(0.0, 0.0, math.inf))
+        mean, apart, variance, rows = reached.get(one, Deviation(0.0, 0.0, 0.0, math.inf))
         own = {id(layer.raw) for layer in one.constrained + one.free}
         own |= {id(option.parameter) for option in one.biases[:1]}
         again, used = own & used, own | used
@@ -334,12 +338,20 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
                 )
         elif rows < _FEWEST_ROWS:
             few[one.name] = rows
+        if apart > _APART and not (one.said or (one.output and one.constrained)):
+            uncentred[one.name] = apart
     if later:
         _, worst, moments = max(later)
         names = ", ".join(dict.fromkeys(name for _, name, _ in later))
         messages.append(
             f"a weight or bias of these layers was set at its first use: {names}; of later uses "
             f"one of {worst} is the farthest from the target, with {moments}"
+        )
+    if uncentred:
+        messages.append(
+            f"no parameter can centre each unit of these layers: {', '.join(uncentred)}; the means "
+            f"of units are up to {max(uncentred.values()):.3g} standard deviations from the target "
+            "(root mean square). Give them a bias with a number for each unit, or inputs of mean 0"
         )
     if few:
         messages.append(

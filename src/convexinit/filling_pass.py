@@ -62,11 +62,14 @@ class Deviation(NamedTuple):
 
     Attributes:
         mean: its distance from that of the target, in standard deviations.
+        apart: how far the means of units are from it that no bias shifts by itself, likewise (root
+            mean square).
         variance: its relative distance.
         rows: on how many the variance rests: all of them if they share in it alike.
     """
 
     mean: float
+    apart: float
     variance: float
     rows: float
 
@@ -123,12 +126,14 @@ class Filling(Watch):
         target: Target,
         generator: Generator,
         drawing: bool,
+        writing: bool,
         statistics: Collection[int],
         rescaled: set[int],
         kept: set[int],
     ) -> None:
         super().__init__(inputs, found.trace.constants())
-        self._target, self._generator, self._drawing = target, generator, drawing
+        self._target, self._generator = target, generator
+        self._drawing, self._writing = drawing, writing
         self._ends = {one.call.index: one for one in found.pre_activations}
         self._last = max(self._ends)
         members = [layer for one in found.pre_activations for layer in one.constrained + one.free]
@@ -146,6 +151,8 @@ class Filling(Watch):
         self._used = set(kept)  # also parameters of earlier pre-activations, which stay
         self._statistics, self._rescaled = statistics, rescaled
         self._gathers = found.gathers
+        first = [option.parameter for one in found.pre_activations for option in one.biases[:1]]
+        self._bent = {id(bias) for bias in first if not found.acts_as_affine(bias)}
         self._foreseen = not drawing or (
             not statistics and not rescaled and all(map(found.is_foreseen, found.pre_activations))
         )
@@ -266,7 +273,7 @@ class Filling(Watch):
             weights = [self._draw(operand, len(fillable)) for operand in fillable]
         else:
             self._measure(one, Signal.of(values))
-            if one.normalised or self.deviations[one].is_small:
+            if one.normalised or self.deviations[one].is_small or not self._writing:
                 return
             weights = [operand.weight for operand in fillable]
         parts = [self._part(one, o, w) for o, w in zip(fillable, weights, strict=True)]
@@ -342,10 +349,13 @@ class Filling(Watch):
 
     def _measure(self, one: PreActivation, signal: Signal) -> None:
         """Keep by how much a pre-activation is off the moments of the target."""
-        mean = float((signal.means - one.noise).mean()) - self._target.mean
-        variance = signal.variance / self._target.variance_of(one) - 1
+        away = (signal.means - one.noise - self._target.mean) / self._target.std
+        apart = not one.biases or one.biases[0].per == "layer"
         self.deviations[one] = Deviation(
-            mean / self._target.std if one.biases else 0.0, variance, signal.effective_rows()
+            float(away.mean()) if one.biases else 0.0,
+            float(away.square().mean().sqrt()) if apart else 0.0,
+            signal.variance / self._target.variance_of(one) - 1,
+            signal.effective_rows(),
         )
 
     def _draw(self, operand: Operand, parts: int) -> Tensor:
@@ -470,6 +480,8 @@ class Filling(Watch):
         # Of a sum over units each of them takes its share.
         share = len(means) / option.parameter.numel()
         change = (share * shift / option.coefficient).reshape(option.parameter.shape)
+        if id(option.parameter) in self._bent:
+            change = change.clamp(-1, 1)  # further away the coefficient is another
         option.parameter.add_(change.to(option.parameter))
         if option.per == "position":
             return Signal.of(product.by_unit(in_shape + shift.reshape(shape[1:])))

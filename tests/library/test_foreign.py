@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+import re
 import warnings
 
 import pytest
@@ -360,6 +361,7 @@ class Mean(nn.Module):
 
 
 X = normal(64, INPUTS, seed=0)
+MANY = normal(512, INPUTS, seed=0)  # of which no variance rests on a few
 CONTEXT = FOREIGN["partially convex, relu"].inputs(64, 0)
 
 
@@ -648,9 +650,9 @@ def test_free_weights_of_maps_with_negative_values_are_scaled_or_reported(bends,
     network = nn.Sequential(first, nn.ReLU(), nn.Linear(16, 1))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        init_icnn_(network, X, generator=generator())
+        init_icnn_(network, MANY, generator=generator())
     assert [message in str(one.message) for one in caught] == [True] * bool(message)
-    assert message or float(first(X).var(0).mean()) == pytest.approx(1, abs=0.02)
+    assert message or float(first(MANY).var(0).mean()) == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3])
@@ -722,26 +724,63 @@ def test_what_shifts_rows_differently_is_no_bias(dtype):
         init_icnn_(SquaredSkip().to(dtype), X.to(dtype))
 
 
-def test_biases_that_a_map_bounds_are_reported():
-    class PositiveBias(nn.Module):
+@pytest.mark.parametrize("bends", [F.softplus, torch.tanh, torch.sinh])
+def test_biases_that_a_map_bends_are_reported_as_they_are(bends):
+    class Bent(nn.Module):
         def __init__(self):
             super().__init__()
             self.first, self.last = nn.Linear(INPUTS, 16), nn.Linear(16, 1)
             self.weight, self.raw = nn.Parameter(torch.rand(16, 16)), nn.Parameter(torch.zeros(16))
 
+        def hidden(self, x):
+            return F.relu(self.first(x)) @ self.weight + bends(self.raw)
+
         def forward(self, x):
-            z = F.relu(self.first(x)) @ self.weight + F.softplus(self.raw)
-            return self.last(F.relu(z))
+            return self.last(F.relu(self.hidden(x)))
 
     torch.manual_seed(0)
-    with pytest.warns(UserWarning, match="its weights and bias cannot make up for what is added"):
-        init_icnn_(PositiveBias(), X, generator=generator())
+    network = Bent()
+    words = (
+        r"layer weight has the mean ([-.\d]+) and the variance ([.\d]+), as its weights and bias"
+    )
+    with pytest.warns(UserWarning, match=words) as caught:
+        init_icnn_(network, MANY, variance=9.0, generator=generator())
+    (told,) = filter(None, (re.search(words, str(one.message)) for one in caught))
+    mean, variance = moments(network.hidden(MANY).detach())
+    assert [float(number) for number in told.groups()] == pytest.approx([mean, variance], rel=0.01)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_first_layers_whose_units_cannot_be_centred_are_reported(shared):
+    class Uncentred(nn.Sequential):
+        def __init__(self):
+            first = nn.Linear(INPUTS, 32, bias=False)
+            super().__init__(first, nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
+            self.shift = nn.Parameter(torch.zeros(1)) if shared else 0.0
+
+        def forward(self, x):
+            return nn.Sequential(*list(self)[1:])(self[0](x) + self.shift)
+
+    torch.manual_seed(0)
+    network, inputs = Uncentred(), MANY + 5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_icnn_(network, MANY, generator=generator())
+        assert not check_signal(network, MANY).rows[0].verdict
+    with pytest.warns(UserWarning, match="centre each unit of these layers: 0; the means") as told:
+        init_icnn_(network, inputs, generator=generator())
+    means = (network[0](inputs) + network.shift).mean(0)
+    apart = f"{float(means.square().mean().sqrt().detach()):.3g} standard deviations"
+    assert [apart in str(one.message) for one in told] == [True]
+    verdict = check_signal(network, inputs).rows[0].verdict
+    assert verdict.startswith("units are not centred, by ")
+    assert verdict.endswith("no parameter shifts units apart")
 
 
 def test_no_variance_is_too_large_to_tell_its_rows():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        init_icnn_(built("softplus potential"), X, variance=1e20, generator=generator())
+        init_icnn_(built("softplus potential"), MANY, variance=1e20, generator=generator())
 
 
 def test_warnings_name_the_layer():
@@ -817,6 +856,7 @@ def test_deep_gates_that_shut_leave_the_target_on_fresh_inputs(seed):
     network, inputs = built(name, 8, seed), FOREIGN[name].inputs
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "what these layers read is multiplied by a gate")
+        warnings.filterwarnings("ignore", "the variances of these layers rest on a few")
         warnings.simplefilter("error", append=True)
         init_icnn_(network, inputs(ROWS, 0), convex=1, generator=generator())
     for signal in pre_activations(network, inputs(FRESH, 7), convex=(1,)):
@@ -1068,7 +1108,7 @@ def test_other_moments_of_a_normalisation_are_reported():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         init_icnn_(
-            Normalised(1), X, method="moments", bias_noise=0.5, rho=0.3, generator=generator()
+            Normalised(1), MANY, method="moments", bias_noise=0.5, rho=0.3, generator=generator()
         )
 
 
