@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from convexinit.nested import flat, replace, tensors_in
 from convexinit.products import Dependence, Product
 
-_GRADIENTS = {"grad", "backward"}
+GRADIENTS = {"grad", "backward"}
 
 
 class PassEnded(Exception):  # noqa: N818
@@ -131,7 +131,7 @@ class Watch(TorchFunctionMode):
                 return total / len(stack.parts) if name == "mean" else total
         operands = tensors_in(args, kwargs)
         level = max(map(self.dependence, operands), default=Dependence.CONSTANT)
-        if level and name in _GRADIENTS:
+        if level and name in GRADIENTS:
             self.on_gradient(tensors_in(args[:1]))
         output = self.run(function, args, kwargs, level)
         if not any(map(self.is_reached, operands)):
@@ -348,4 +348,6 @@ class Way:
 
 def _exchanged(tensor: Tensor, old: Tensor, new: Tensor, copies: bool) -> Tensor:
     chosen = new if tensor is old else tensor
+    if chosen.is_floating_point():  # some functions take tensors of one type alone
+        chosen = chosen.to(torch.promote_types(chosen.dtype, new.dtype))
     return chosen.clone() if copies else chosen

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.autograd.graph import allow_mutation_on_saved_tensors
 
 from convexinit.assignment import is_close
 from convexinit.calls import PassEnded, calls_between, following
@@ -228,19 +229,32 @@ def _fill_(
         Dependence.AFFINE if index in columns else Dependence.CONTEXT
         for index in range(len(arguments))
     ]
+    differentiates = found.trace.differentiates and not found.returns_gradient
     statistics = set(map(id, evaluation.statistics))
     rescaled = _take_rescaled(found, statistics)
+
+    # What is differentiated may have been computed with weights as they were before they are
+    # filled, which autograd keeps only if it is told to.
+    keeps: list[bool] = []
 
     def watched(watch: Callable[[list[tuple[Tensor, Dependence]]], AnyPass]) -> AnyPass:
         copies = [argument.detach().clone() for argument in arguments]
         watching = watch(list(zip(copies, levels, strict=True)))
         try:
-            # As in the trace, where a network asks its tensors whether they require gradients.
-            with torch.set_grad_enabled(found.returns_gradient), watching, suppress(PassEnded):
+            with (
+                # As in the trace, where a network asks its tensors whether they require gradients.
+                torch.set_grad_enabled(found.returns_gradient or differentiates),
+                allow_mutation_on_saved_tensors() if keeps else nullcontext(),
+                watching,
+                suppress(PassEnded),
+            ):
                 watching.output = run(network, copies, call)
         except NOT_CALLABLE as error:
             if error is watching.error:
                 raise
+            if differentiates and not keeps:
+                keeps.append(True)
+                return watched(watch)
             raise not_callable(network, arguments, error) from error
         watching.check_complete()
         return watching
