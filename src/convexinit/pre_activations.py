@@ -130,8 +130,10 @@ def _end_of(trace: Trace, call: Call) -> tuple[Call, bool, tuple[int, ...]]:
         current, most = user, max(most, numbers)
         if same:
             end = user
-        # A fixed matrix may give as many as it reads. What was shifted before is left to that.
-        mixed = mixed or (not same and alone and user.product is not None)
+        # A fixed matrix may give as many as it reads, and so may indices. What was shifted before
+        # is left to that.
+        moves = user.product is not None or numbers == size
+        mixed = mixed or (not same and alone and moves)
         fewer = numbers < most or (mixed and numbers == size)
         if not same and fewer and numbers <= size and len(user.value) == 2 * trace.rows:
             end, summed = user, True

@@ -248,6 +248,8 @@ class Trace(Watch):
         """
         call = self.calls[-1]
         if level and not call.product and self._is_constant(call, tensor):
+            for maker in _each(call.made_by.values()):  # of which it reads the shape alone
+                maker.consumers = [user for user in maker.consumers if user is not call]
             return Dependence.CONSTANT
         if level != Dependence.AFFINE:
             call.level = max(call.level, level)

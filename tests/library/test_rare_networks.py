@@ -371,3 +371,40 @@ def test_a_linear_layer_of_another_kind_makes_no_stack_and_can_be_kept():
     init_icnn_(network, X, layers={"forms": {"keep": True}}, generator=generator())
     assert torch.equal(network.forms.weight, before)
     assert check_signal(network, X).rows[2].std == pytest.approx(1, rel=0.01)
+
+
+def test_half_precision_is_handed_on_by_functions_of_one_type():
+    def passed_on(network, z):
+        return torch.zeros_like(z).index_add(1, torch.tensor([1, 0]), z @ network.w)
+
+    network = Hidden(
+        lambda n, x: n.last(F.relu(passed_on(n, F.relu(n.first(x))) + n.bias)).sum(1),
+        w=matrix().abs(), bias=torch.zeros(16),
+    ).bfloat16()  # fmt: skip
+    nodes = torch.stack([X, X.flip(0)], 1).bfloat16()
+    init_icnn_(network, nodes, generator=generator())
+    assert check_signal(network, nodes).rows[1].std == pytest.approx(1, rel=0.05)
+
+
+SENDERS, RECEIVERS = torch.tensor([0, 1, 0]), torch.tensor([1, 0, 0])
+
+
+@pytest.mark.parametrize(
+    "passed_on",
+    [
+        lambda y: y[:, [1, 0]],
+        lambda y: y.roll(1, 1),
+        lambda y: torch.zeros(len(y), 2, 16).index_add(1, torch.tensor([1, 0]), y),
+        lambda y: torch.zeros_like(y).index_add_(1, RECEIVERS, y[:, SENDERS]),
+        lambda y: y.new_zeros(y.shape).index_add(1, RECEIVERS, y[:, SENDERS]),
+    ],
+)
+def test_messages_that_are_passed_by_indices_are_centred_by_a_bias_behind_them(passed_on):
+    network = Hidden(
+        lambda n, x: n.last(F.relu(passed_on(F.relu(n.first(x)) @ n.w) + n.bias)).sum(1),
+        w=matrix().abs(), bias=torch.zeros(16),
+    )  # fmt: skip
+    nodes = torch.stack([X, X.flip(0)], 1)
+    init_icnn_(network, nodes, generator=generator())
+    row = check_signal(network, nodes).rows[1]
+    assert (row.mean, row.std) == (pytest.approx(0, abs=0.01), pytest.approx(1, rel=0.01))
