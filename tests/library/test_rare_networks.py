@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrizations, parametrize
 from torch.overrides import TorchFunctionMode
 
 from convexinit import check_signal, init_icnn_, keep_convex
@@ -105,6 +105,19 @@ def with_softmax():
     ],
 )
 def test_weights_without_an_inverse_are_refused(network):
+    with unchanged(network), pytest.raises(ValueError, match="in a way that cannot be inverted"):
+        init_icnn_(network, X)
+
+
+def test_a_map_behind_a_parametrization_counts():
+    def normed(function):
+        linear = parametrizations.weight_norm(nn.Linear(16, 16))
+        return middle(lambda n, z: F.linear(z, function(n.linear.weight)), linear=linear)
+
+    for function in (F.softplus, torch.exp, lambda w: F.softplus(w) / 16, lambda w: w):
+        network = init_icnn_(normed(function), X, generator=generator())
+        assert check_signal(network, X).rows[1].std == pytest.approx(1, rel=0.05)
+    network = normed(lambda w: w.softmax(1))
     with unchanged(network), pytest.raises(ValueError, match="in a way that cannot be inverted"):
         init_icnn_(network, X)
 
