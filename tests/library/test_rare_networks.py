@@ -421,3 +421,20 @@ def test_messages_that_are_passed_by_indices_are_centred_by_a_bias_behind_them(p
     init_icnn_(network, nodes, generator=generator())
     row = check_signal(network, nodes).rows[1]
     assert (row.mean, row.std) == (pytest.approx(0, abs=0.01), pytest.approx(1, rel=0.01))
+
+
+def test_what_addmm_adds_to_its_product_is_a_skip_connection():
+    def layers(skip):
+        return Hidden(
+            lambda n, x: n.last(F.relu(skip(n, n.free(x) + n.bias, F.relu(n.first(x))))),
+            free=nn.Linear(INPUTS, 16, bias=False), w=matrix().abs(), bias=torch.zeros(16),
+        )  # fmt: skip
+
+    added = layers(lambda n, free, z: torch.addmm(free, z, n.w))
+    plain = layers(lambda n, free, z: free + z @ n.w)
+    for network in (added, plain):
+        init_icnn_(network, X, generator=generator())
+    assert all(map(torch.allclose, added.parameters(), plain.parameters()))
+    rows, expected = check_signal(added, X).rows, check_signal(plain, X).rows
+    assert [row.convex for row in rows] == pytest.approx([r.convex for r in expected], nan_ok=True)
+    assert 0.4 < rows[1].skip < 0.6
