@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from convexinit.nested import flat, replace, tensors_in
 from convexinit.products import Dependence, Product
 
-_GRADIENTS = {"grad", "backward"}
+GRADIENTS = {"grad", "backward"}
 
 
 class PassEnded(Exception):  # noqa: N818
@@ -131,7 +131,7 @@ class Watch(TorchFunctionMode):
                 return total / len(stack.parts) if name == "mean" else total
         operands = tensors_in(args, kwargs)
         level = max(map(self.dependence, operands), default=Dependence.CONSTANT)
-        if level and name in _GRADIENTS:
+        if level and name in GRADIENTS:
             self.on_gradient(tensors_in(args[:1]))
         output = self.run(function, args, kwargs, level)
         if not any(map(self.is_reached, operands)):
@@ -346,7 +346,7 @@ class Way:
             function, args, kwargs, output = self._made[index]
             # What a call changes in place is the network's own, and is wanted again.
             copies = changes_in_place(getattr(function, "__name__", ""))
-            renew = partial(_renewed, new=new, copies=copies)
+            renew = partial(_renewed, new=new, dtype=result.dtype, copies=copies)
             renewed = replace(args, renew)
             made = function(*renewed, **replace(kwargs, renew))
             if made is None:  # of an assignment to a part, as in w[mask] = 0
@@ -355,6 +355,8 @@ class Way:
         return made
 
 
-def _renewed(tensor: Tensor, new: Mapping[int, Any], copies: bool) -> Tensor:
+def _renewed(tensor: Tensor, new: Mapping[int, Any], dtype: torch.dtype, copies: bool) -> Tensor:
     chosen = new.get(id(tensor), tensor)
+    if chosen.is_floating_point():  # some functions take tensors of one type alone
+        chosen = chosen.to(torch.promote_types(chosen.dtype, dtype))
     return chosen.clone() if copies else chosen

@@ -223,6 +223,7 @@ class Measuring(Watch):
 
     Attributes:
         results: of operations and of pre-activations, by the index of their call.
+        alone: results of operations that add something to them, without that.
         means: of what constrained operations read, likewise.
         shifts: zeros that were added to pre-activations, by index.
         differentiated: what the network differentiates, None if it does not.
@@ -237,6 +238,7 @@ class Measuring(Watch):
         self._constrained = {m.call.index for one in found.pre_activations for m in one.constrained}
         self._ways = ways_to_sums(found)
         self.results: dict[int, Tensor] = {}
+        self.alone: dict[int, Tensor] = {}
         self.means: dict[int, float] = {}
         self.shifts: dict[int, Tensor] = {}
         self.differentiated: Tensor | None = None
@@ -257,7 +259,8 @@ class Measuring(Watch):
     def part(self, one: PreActivation, layer: FoundLayer) -> Tensor:
         """What an operation adds to a pre-activation, ``[rows and positions, units]``."""
         shape = self.results[one.first.call.index].shape
-        return one.part(layer, self.results[layer.call.index], shape, self._ways).double()
+        result = self.alone.get(layer.call.index, self.results[layer.call.index])
+        return one.part(layer, result, shape, self._ways).double()
 
     def signal(self, one: PreActivation) -> Tensor:
         """A pre-activation, ``[rows and positions, units]``."""
@@ -274,6 +277,8 @@ class Measuring(Watch):
             product = as_product(function, args, kwargs, self.dependence)
             if product:
                 self.means[index] = float(product.input.detach().mean(dtype=torch.float64))
+                if product.name == "addmm":
+                    self.alone[index] = product.function(product.input, product.weight).detach()
         output = function(*args, **kwargs)
         # Calls that give no tensor, such as that of a shape, are not counted.
         if not level or index not in self._names or not isinstance(output, Tensor):

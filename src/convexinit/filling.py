@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.autograd.graph import allow_mutation_on_saved_tensors
 
 from convexinit.assignment import is_close
 from convexinit.calls import PassEnded, calls_between, following
@@ -222,6 +223,7 @@ def _fill_(
         Dependence.AFFINE if index in columns else Dependence.CONTEXT
         for index in range(len(arguments))
     ]
+    differentiates = found.trace.differentiates and not found.returns_gradient
     statistics = set(map(id, evaluation.statistics))
     rescaled = _take_rescaled(found, statistics)
 
@@ -232,8 +234,14 @@ def _fill_(
             number < _PASSES, statistics, rescaled, kept,
         )  # fmt: skip
         try:
-            # As in the trace, where a network asks its tensors whether they require gradients.
-            with torch.set_grad_enabled(found.returns_gradient), filling, suppress(PassEnded):
+            with (
+                # As in the trace, where a network asks its tensors whether they require gradients.
+                torch.set_grad_enabled(found.returns_gradient or differentiates),
+                # What is differentiated may have been computed with weights before they are filled.
+                allow_mutation_on_saved_tensors() if differentiates else nullcontext(),
+                filling,
+                suppress(PassEnded),
+            ):
                 filling.output = run(network, copies, call)
         except NOT_CALLABLE as error:
             if error is filling.error:

@@ -105,7 +105,7 @@ def _end_of(trace: Trace, call: Call) -> tuple[Call, bool, tuple[int, ...]]:
         others = [t for t in user.operands if id(t) not in operands]
         scales = user.name in MULTIPLICATIONS | DIVISIONS
         if (
-            trace.is_weighted(user)
+            (trace.is_weighted(user) and not _is_added(user, operands))
             or user.value is None
             or len(operands) != 1
             or (scales and any(trace.dependence(t) for t in others))
@@ -131,12 +131,22 @@ def _end_of(trace: Trace, call: Call) -> tuple[Call, bool, tuple[int, ...]]:
         current, most = user, max(most, numbers)
         if same:
             end = user
-        # A fixed matrix may give as many as it reads. What was shifted before is left to that.
-        mixed = mixed or (not same and alone and user.product is not None)
+        # A fixed matrix may give as many as it reads, and so may indices. What was shifted before
+        # is left to that.
+        moves = user.product is not None or numbers == size
+        mixed = mixed or (not same and alone and moves)
         fewer = numbers < most or (mixed and numbers == size)
         if not same and fewer and numbers <= size and len(user.value) == 2 * trace.rows:
             end, summed = user, True
     return end, summed, order
+
+
+def _is_added(user: Call, operands: Mapping[int, Tensor]) -> bool:
+    """Whether a linear operation adds an operand to its result, as ``addmm`` does."""
+    product = user.product
+    if product is None or {id(product.input), id(product.weight)} & operands.keys():
+        return False
+    return user.name == "addmm" and not user.kwargs
 
 
 def _is_part(tensor: Tensor) -> bool:

@@ -28,7 +28,13 @@ _GATHERING = RESHAPES | SELECTIONS | {
 _SUMS = SUMS - {"sub", "__sub__", "sub_", "__isub__"}
 _NEGATIVE = {"neg", "__neg__", "rsub", "__rsub__"}
 _EVEN = {"square", "abs", "pow", "__pow__"}
-_NOT_NEGATIVE = {"softplus", "relu", "exp", "sigmoid", "softmax", "square", "abs"}
+# Means of entries, or the entries and constants beside them.
+_POOLING = {
+    "pad", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
+}  # fmt: skip
+_NORMS = {"norm": "p", "linalg_vector_norm": "ord"}  # with the name of their exponent
+_NOT_NEGATIVE = {"softplus", "relu", "exp", "sigmoid", "softmax", "square", "abs", *_NORMS}
 
 
 def _argument(call: Call, place: int, name: str, default: Any) -> Any:
@@ -52,7 +58,10 @@ def _with(name: str, default: float, least: float, most: float) -> Callable[[Cal
 
 # Convex functions of one operand that do not decrease, and what has to be true of their call.
 _INCREASING: dict[str, Callable[[Call], bool]] = {
-    **dict.fromkeys(("relu", "relu_", "exp", "logsumexp", "amax"), _always),
+    **dict.fromkeys(
+        ("relu", "relu_", "exp", "logsumexp", "amax", "max_pool1d", "max_pool2d", "max_pool3d"),
+        _always,
+    ),
     # With a low threshold it jumps there.
     "softplus": lambda call: (
         _with("beta", 1.0, 1e-30, math.inf)(call) and _argument(call, 2, "threshold", 20.0) >= 20
@@ -109,7 +118,7 @@ def _is_convex(trace: Trace, call: Call, columns: Mapping[int, Any]) -> bool:
     first = call.args[0] if call.args else None
     if not all(t.is_floating_point() for t in [*moving, *tensors_in(flat(call.output))]):
         return False
-    if "out" in kwargs:
+    if kwargs.get("out") is not None:
         return False
     if call.product:
         weight = call.product.weight
@@ -135,8 +144,20 @@ def _is_convex(trace: Trace, call: Call, columns: Mapping[int, Any]) -> bool:
         alone = len(moving) == len(factors) == 1
         alone &= name in MULTIPLICATIONS or first is moving[0]
         return alone and (not curved or _is_positive(trace, call, factors[0]))
+    if name in {"maximum", "max"} and len(tensors_in(call.args)) == 2:
+        return True
+    if name == "batch_norm":
+        scale = _argument(call, 3, "weight", None)
+        still = _argument(call, 5, "training", False) is False and [*map(id, moving)] == [id(first)]
+        return still and (not curved or scale is None or _is_positive(trace, call, scale))
     if len(operands) > 1 or first is not moving[0]:
         return False
+    if name in _POOLING:
+        return "divisor_override" not in kwargs and len(call.args) <= 6
+    if name in _NORMS:
+        exponent = _argument(call, 1, _NORMS[name], None)
+        large = exponent in (None, "fro") or (isinstance(exponent, (int, float)) and exponent >= 1)
+        return large and not curved and trace.dependence(call.output) == Dependence.CURVED
     if name in _EVEN:
         two = "pow" not in name or _argument(call, 1, "exponent", 0) == 2
         return two and _bends_upwards(trace, call, moving[0])

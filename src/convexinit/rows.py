@@ -103,10 +103,16 @@ class Rows:
         """Float64 values ``[m, outputs]``, see :meth:`arguments`."""
         # As many rows at once as the function was given, which it has the memory for.
         size = max(len(self.points), 256)
-        parts = [
-            self._values(points[start : start + size], rows[start : start + size])
-            for start in range(0, len(points), size)
-        ]
+        try:
+            parts = [
+                self._values(points[start : start + size], rows[start : start + size])
+                for start in range(0, len(points), size)
+            ]
+        except RuntimeError:
+            if torch.is_grad_enabled():
+                raise
+            with torch.enable_grad():  # which it may need inside, to differentiate something
+                return self(points, rows).detach()
         return torch.cat(parts)
 
     def _values(self, points: Tensor, rows: Tensor) -> Tensor:

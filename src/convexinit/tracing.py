@@ -15,7 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convexinit.calls import Call, PassEnded, Watch, changes_in_place, preceding
+from convexinit.calls import (
+    GRADIENTS,
+    Call,
+    PassEnded,
+    Watch,
+    changes_in_place,
+    preceding,
+)
 from convexinit.nested import flat, replace
 from convexinit.products import Dependence, as_product, one_matrix
 
@@ -56,6 +63,7 @@ class Trace(Watch):
         differentiated: what the network differentiates first; None if it does not. Calls that do
             not lead to it are left out then.
         lost: name of the first call in which a tensor of unknown origin meets others, "" for none.
+        differentiates: whether anything is differentiated, which needs gradients.
         reads: whether numbers that depend on the inputs, or on parameters, leave the tensors, as
             for a branch.
     """
@@ -68,6 +76,7 @@ class Trace(Watch):
         self.calls: list[Call] = []
         self.differentiated: Tensor | None = None
         self.lost = ""
+        self.differentiates = False
         self.reads = False
         self._lost: set[int] = set()
         self._passed: set[int] = set()  # stacks that are summed, and used in no other way
@@ -103,6 +112,7 @@ class Trace(Watch):
         """Make the call and record it."""
         makers: dict[int, Call] = {}
         call = Call(self.count, function, args, kwargs, makers)
+        self.differentiates |= call.name in GRADIENTS
         operands = call.operands
         makers |= {id(t): self._makers[id(t)] for t in operands if id(t) in self._makers}
         if not (reached := any(map(self.is_reached, operands))):
@@ -238,6 +248,8 @@ class Trace(Watch):
         """
         call = self.calls[-1]
         if level and not call.product and self._is_constant(call, tensor):
+            for maker in _each(call.made_by.values()):  # of which it reads the shape alone
+                maker.consumers = [user for user in maker.consumers if user is not call]
             return Dependence.CONSTANT
         if level != Dependence.AFFINE:
             call.level = max(call.level, level)

@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from convexinit import ConvexDifference, check_signal, init_icnn_, keep_convex, parameter_groups
+from convexinit import (
+    ConvexDifference,
+    check_signal,
+    init_icnn_,
+    is_convex,
+    keep_convex,
+    parameter_groups,
+)
 from support.foreign_networks import INPUTS, ActNorm, TransportPotential, normal
 from support.networks import generator
 
@@ -145,3 +152,27 @@ def test_networks_that_ask_for_gradients_are_filled_as_they_were_traced():
     torch.manual_seed(0)
     network = init_icnn_(Scaled(), X, generator=generator())
     assert float(network.net(2 * X).detach().var()) == pytest.approx(1.0, abs=0.01)
+
+
+class Levelled(nn.Module):
+    """A convex function less what makes its value and slope zero at the origin."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.energy = TransportPotential(3)
+
+    def forward(self, x):
+        origin = torch.zeros(1, INPUTS, requires_grad=True)
+        value = self.energy(origin)
+        return self.energy(x) - value - x @ of_sum(value, origin).T
+
+
+def test_a_function_that_differentiates_itself_elsewhere_is_initialised():
+    network = Levelled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "no parameter can centre the output layer")
+        init_icnn_(network, X, generator=generator())
+    assert check_signal(network, X).rows[1].std == pytest.approx(1, rel=0.01)
+    assert is_convex(network, X)

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrizations, parametrize
 from torch.overrides import TorchFunctionMode
 
 from convexinit import check_signal, init_icnn_, keep_convex
@@ -106,6 +106,19 @@ def with_softmax():
     ],
 )
 def test_weights_without_an_inverse_are_refused(network):
+    with unchanged(network), pytest.raises(ValueError, match="in a way that cannot be inverted"):
+        init_icnn_(network, X)
+
+
+def test_a_map_behind_a_parametrization_counts():
+    def normed(function):
+        linear = parametrizations.weight_norm(nn.Linear(16, 16))
+        return middle(lambda n, z: F.linear(z, function(n.linear.weight)), linear=linear)
+
+    for function in (F.softplus, torch.exp, lambda w: F.softplus(w) / 16, lambda w: w):
+        network = init_icnn_(normed(function), X, generator=generator())
+        assert check_signal(network, X).rows[1].std == pytest.approx(1, rel=0.05)
+    network = normed(lambda w: w.softmax(1))
     with unchanged(network), pytest.raises(ValueError, match="in a way that cannot be inverted"):
         init_icnn_(network, X)
 
@@ -394,3 +407,57 @@ def test_a_linear_layer_of_another_kind_makes_no_stack_and_can_be_kept():
     init_icnn_(network, X, layers={"forms": {"keep": True}}, generator=generator())
     assert torch.equal(network.forms.weight, before)
     assert check_signal(network, X).rows[2].std == pytest.approx(1, rel=0.01)
+
+
+def test_half_precision_is_handed_on_by_functions_of_one_type():
+    def passed_on(network, z):
+        return torch.zeros_like(z).index_add(1, torch.tensor([1, 0]), z @ network.w)
+
+    network = Hidden(
+        lambda n, x: n.last(F.relu(passed_on(n, F.relu(n.first(x))) + n.bias)).sum(1),
+        w=matrix().abs(), bias=torch.zeros(16),
+    ).bfloat16()  # fmt: skip
+    nodes = torch.stack([X, X.flip(0)], 1).bfloat16()
+    init_icnn_(network, nodes, generator=generator())
+    assert check_signal(network, nodes).rows[1].std == pytest.approx(1, rel=0.05)
+
+
+SENDERS, RECEIVERS = torch.tensor([0, 1, 0]), torch.tensor([1, 0, 0])
+
+
+@pytest.mark.parametrize(
+    "passed_on",
+    [
+        lambda y: y[:, [1, 0]],
+        lambda y: y.roll(1, 1),
+        lambda y: torch.zeros(len(y), 2, 16).index_add(1, torch.tensor([1, 0]), y),
+        lambda y: torch.zeros_like(y).index_add_(1, RECEIVERS, y[:, SENDERS]),
+        lambda y: y.new_zeros(y.shape).index_add(1, RECEIVERS, y[:, SENDERS]),
+    ],
+)
+def test_messages_that_are_passed_by_indices_are_centred_by_a_bias_behind_them(passed_on):
+    network = Hidden(
+        lambda n, x: n.last(F.relu(passed_on(F.relu(n.first(x)) @ n.w) + n.bias)).sum(1),
+        w=matrix().abs(), bias=torch.zeros(16),
+    )  # fmt: skip
+    nodes = torch.stack([X, X.flip(0)], 1)
+    init_icnn_(network, nodes, generator=generator())
+    row = check_signal(network, nodes).rows[1]
+    assert (row.mean, row.std) == (pytest.approx(0, abs=0.01), pytest.approx(1, rel=0.01))
+
+
+def test_what_addmm_adds_to_its_product_is_a_skip_connection():
+    def layers(skip):
+        return Hidden(
+            lambda n, x: n.last(F.relu(skip(n, n.free(x) + n.bias, F.relu(n.first(x))))),
+            free=nn.Linear(INPUTS, 16, bias=False), w=matrix().abs(), bias=torch.zeros(16),
+        )  # fmt: skip
+
+    added = layers(lambda n, free, z: torch.addmm(free, z, n.w))
+    plain = layers(lambda n, free, z: free + z @ n.w)
+    for network in (added, plain):
+        init_icnn_(network, X, generator=generator())
+    assert all(map(torch.allclose, added.parameters(), plain.parameters()))
+    rows, expected = check_signal(added, X).rows, check_signal(plain, X).rows
+    assert [row.convex for row in rows] == pytest.approx([r.convex for r in expected], nan_ok=True)
+    assert 0.4 < rows[1].skip < 0.6
