@@ -34,7 +34,7 @@ from convexinit.filling_pass import Deviation, Filling, Target, normalises
 from convexinit.finding import apart_from_all, apart_remarks, find_prepared, problems_of
 from convexinit.found import Found, FoundLayer, Options, PreActivation
 from convexinit.products import Dependence
-from convexinit.proof import is_proven_convex
+from convexinit.proof import is_proven_convex, nearly_convex
 from convexinit.unseen import unseen_remarks
 
 # Passes over all layers: one that draws, others that correct what it could not foresee. One more
@@ -102,7 +102,7 @@ def fill_network_(
                     try:
                         messages += not_convex(
                             network, arguments, columns, function, differentiates
-                        )
+                        ) or nearly_convex(found.trace)
                     except NOT_CALLABLE as error:
                         if not differentiates:  # of steps of an optimiser, say
                             messages.append(f"whether the network is convex is not known: {error}")

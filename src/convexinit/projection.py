@@ -19,6 +19,7 @@ from convexinit.evaluation import NOT_CALLABLE, Convex, Inputs, as_tuple, convex
 from convexinit.finding import apart_from_all, apart_remarks, find, no_convex_layer
 from convexinit.found import Found, FoundLayer
 from convexinit.layers import ConvexLayer, check_not_stacked, clamp_negative_, project_layers_
+from convexinit.proof import nearly_convex
 from convexinit.unseen import UNDERSTOOD
 from convexinit.weight_maps import WeightMap
 
@@ -134,7 +135,7 @@ def keep_convex(
                 with suppress(*NOT_CALLABLE):
                     messages += not_convex(
                         network, arguments, columns, function, found.returns_gradient
-                    )
+                    ) or nearly_convex(found.trace)
         for message in messages:
             warnings.warn(message, stacklevel=2)
     return handle

@@ -56,6 +56,9 @@ def _with(name: str, default: float, least: float, most: float) -> Callable[[Cal
     return is_within
 
 
+# Activations that are convex where values are mostly, and fall and bend down below zero.
+_NEARLY = {"silu", "gelu", "mish", "hardswish"}
+
 # Convex functions of one operand that do not decrease, and what has to be true of their call.
 _INCREASING: dict[str, Callable[[Call], bool]] = {
     **dict.fromkeys(
@@ -98,6 +101,17 @@ def is_proven_convex(
         and set(trace.users) <= {*known}
         and all(_is_convex(trace, call, columns) for call in trace.calls)
     )
+
+
+def nearly_convex(trace: Trace) -> list[str]:
+    """A warning of activations whose networks may pass for convex at the points that are tried."""
+    curved = (call.name for call in trace.calls if call.level == Dependence.CURVED)
+    if not (names := sorted(_NEARLY & {*curved})):
+        return []
+    return [
+        f"{', '.join(names)} is not convex below zero, so that the network is not either, though "
+        "it is at the points that were tried; softplus is much the same, and convex"
+    ]
 
 
 def _is_convex(trace: Trace, call: Call, columns: Mapping[int, Any]) -> bool:

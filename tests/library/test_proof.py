@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from convexinit import filling, init_icnn_, is_convex
+from convexinit import filling, init_icnn_, is_convex, keep_convex
 from convexinit.evaluation import as_tuple, convex_columns, first_of
 from convexinit.finding import find
 from convexinit.proof import is_proven_convex
@@ -283,6 +283,18 @@ def test_a_layer_of_zeros_is_no_context():
     assert not proven(network)
     with pytest.warns(UserWarning, match="not convex in argument 0"):
         init_icnn_(network, X)
+
+
+@pytest.mark.parametrize("activation", [nn.SiLU, nn.GELU, nn.Mish])
+def test_activations_that_are_convex_at_most_points_are_named(activation):
+    torch.manual_seed(0)
+    made = (nn.Sequential(nn.Linear(16, 16), activation()) for _ in range(3))
+    network = nn.Sequential(nn.Linear(6, 16), activation(), *made, nn.Linear(16, 1))
+    named = f"{activation.__name__.lower()} is not convex below zero"
+    with pytest.warns(UserWarning, match=named):
+        init_icnn_(network, X, mean=50.0)
+    with pytest.warns(UserWarning, match=named):
+        keep_convex(torch.optim.SGD(network.parameters(), 0.1), network, inputs=X)
 
 
 LEFT_TO_VALUES = {"branching", "invariants"}
