@@ -502,7 +502,8 @@ def _unfit(one: PreActivation, operands: list[Operand], variance: float) -> str:
         return _sums_alike(one.name)
     return (
         f"what the layer {one.name} reads is not finite, or does not vary, with these inputs: an "
-        "activation before it grows or falls too fast"
+        "activation before it grows or falls too fast; use another, a smaller variance, or fewer "
+        "layers"
     )
 
 
@@ -516,6 +517,6 @@ def _sums_alike(name: str) -> str:
 
 _OTHER_PATH = (
     "the network makes other calls from one pass to the next, so that its layers cannot be filled "
-    "one after the other; give it a branch that depends on shapes alone, or say with call= which "
-    "function to follow, for a fixed point a fixed number of its steps"
+    "one after the other; give it a branch that depends on shapes alone, but not on the number of "
+    "rows, or say with call= which function to follow, for a fixed point a few of its steps"
 )

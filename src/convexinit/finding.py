@@ -28,6 +28,7 @@ from convexinit.evaluation import (
     convex_columns,
     evaluated,
     first_of,
+    forward,
     is_within,
     not_callable,
     run,
@@ -124,7 +125,11 @@ def find_prepared(
             parameter.requires_grad_()
     rows = min(_ROWS, len(arguments[0]) // 2)
     halves = _halves(arguments, columns, rows)
-    trace, output, needs_gradient = _trace(network, halves, columns, call, rows)
+    try:
+        trace, output, needs_gradient = _trace(network, halves, columns, call, rows)
+    except ValueError:
+        _check_rows(network, arguments, tuple(halves), call)
+        raise
     result = trace.differentiated if trace.returns_gradient else first_of(output)
     hidden = _unread(network, trace) if trace.is_lost(result) else []
     if trace.lost or hidden:
@@ -160,6 +165,24 @@ def find_prepared(
         layers, pre_activations, trace.returns_gradient, needs_gradient, output, 2 * rows, unseen,
         trace, _apart(network, trace),
     )  # fmt: skip
+
+
+def _check_rows(
+    network: nn.Module,
+    arguments: tuple[Tensor, ...],
+    few: tuple[Tensor, ...],
+    call: Callable[..., Tensor] | None,
+) -> None:
+    """Raise ValueError if a network can be called with all rows, but not with a few of them."""
+    try:
+        forward(network, few, call)
+    except ValueError as error:
+        forward(network, arguments, call)  # which raises what is wrong with all of them too
+        raise ValueError(
+            f"the network can be called with {len(arguments[0])} rows, but not with {len(few[0])} "
+            "of them, on which its layers are looked for; let it take any number of rows, and hold "
+            f"nothing that has a number for each. With these, {error}"
+        ) from error
 
 
 def _apart(network: nn.Module, trace: Trace) -> list[str]:

@@ -87,9 +87,10 @@ class FoundLayer:
             return self.problem
         return (
             "its weight is computed from a parameter in a way that cannot be inverted, as with a "
-            "mask, a bound, a softmax or a copy for every row; say the map without that with "
-            "layers={name: {'positivity': ..., 'gain': ...}}, or give its parametrization a "
-            "right_inverse, or leave it as it is: {'keep': True}"
+            "mask, a bound, a softmax, a part of a parameter or a copy for every row; say the map "
+            "around which a mask or a bound is with layers={name: {'positivity': ..., 'gain': "
+            "...}}, or give its parametrization a right_inverse, or leave it as it is: "
+            "{'keep': True}"
         )
 
     @property

@@ -112,7 +112,9 @@ def init_icnn_(
         activation: the activation between the layers: a name in
             :data:`convexinit.activations.ACTIVATIONS` or any elementwise callable. None for that of
             the MLP, CNN or PICNN that the network is or holds, and for ReLU without one.
-        rho: see :func:`~convexinit.moments_init_`.
+        rho: see :func:`~convexinit.moments_init_`. With ``inputs`` units are more alike than that
+            where features are correlated, as in deeper layers: weights that differ enough to make
+            up for it are mostly small, and seldom large.
         variance: see :func:`~convexinit.moments_init_`.
         bias_noise: see :func:`~convexinit.moments_init_`.
         mean: see :func:`~convexinit.moments_init_`.

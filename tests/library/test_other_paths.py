@@ -138,7 +138,7 @@ class Pieces(nn.Module):
 def test_an_output_of_another_kind_is_not_looked_at():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        init_icnn_(Pieces(), normal(64, INPUTS, seed=1))
+        init_icnn_(Pieces(), normal(512, INPUTS, seed=1))
 
 
 class Equilibrium(nn.Module):

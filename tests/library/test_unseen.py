@@ -625,3 +625,10 @@ def test_a_bias_that_is_added_after_a_transposition_is_found(function, weight, b
     assert [row.mean for row in rows.values()] == pytest.approx([0.0] * 3, abs=0.02)
     assert [row.std for row in rows.values()] == pytest.approx([1.0] * 3, abs=0.02)
     assert is_convex(network, X)
+
+
+def test_networks_that_hold_a_number_for_every_row_are_told_so():
+    network = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 1))
+    network.register_buffer("offset", torch.ones(len(X), 1))
+    with pytest.raises(ValueError, match=rf"called with {len(X)} rows, but not with 16 of them"):
+        init_icnn_(network, X, call=lambda n, x: n(x) + n.offset)
