@@ -438,3 +438,18 @@ def test_what_addmm_adds_to_its_product_is_a_skip_connection():
     rows, expected = check_signal(added, X).rows, check_signal(plain, X).rows
     assert [row.convex for row in rows] == pytest.approx([r.convex for r in expected], nan_ok=True)
     assert 0.4 < rows[1].skip < 0.6
+
+
+@pytest.mark.parametrize("warned", [True, False])
+def test_inputs_that_are_read_beside_features_are_mentioned(warned):
+    network = Hidden(
+        lambda n, x: n.last(
+            F.relu(n.wide(torch.cat([F.relu(n.first(x)), x if warned else x.abs()], 1)))
+        ),
+        wide=nn.Linear(16 + INPUTS, 16),
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        init_icnn_(network, X, generator=generator())
+    messages = [str(one.message) for one in caught]
+    assert [("for both: wide." in message) for message in messages] == [True] * warned
