@@ -247,6 +247,8 @@ class _Gradients:
             for name, p in parameters.items()
             if one.summed or p.numel() in self.sizes.values()
         }
+        values = [self.value, *(layer.call.value for layer in layers)]
+        self.results = [value for value in values if value is not None]
         self._source = torch.Generator().manual_seed(3)
 
     def draw(self) -> Tensor:
@@ -266,9 +268,10 @@ class _Gradients:
         """By what parameters are multiplied if they shift all rows alike, given their gradients."""
         summed = cache(partial(self._summed, draw))
         return {
-            # No more precise than the parameter, whatever it is brought to in the network.
+            # No more precise than the parameter, whatever it is brought to in the network, and than
+            # the results of the operations.
             name: {
-                per: (slope.flatten() / summed(per)).to(slope.dtype)
+                per: (slope.flatten() / summed(per)).to(_coarsest([slope, *self.results]))
                 for per, size in self.sizes.items()
                 if slope.numel() == size or (self.one.summed and per == "layer")
             }
@@ -282,6 +285,11 @@ class _Gradients:
         if per == "unit":
             return self.product.by_unit(draw).sum(0)
         return draw.sum(0).flatten() if per == "position" else draw.sum().reshape(1)
+
+
+def _coarsest(tensors: Iterable[Tensor]) -> torch.dtype:
+    """The type of the tensors that has the fewest digits."""
+    return max((tensor.dtype for tensor in tensors), key=lambda dtype: torch.finfo(dtype).eps)
 
 
 def _differentiate(
