@@ -262,6 +262,12 @@ class _Gradients:
             torch.rand(self.value.shape, generator=self._source, device="cpu").pow(8).to(self.value)
         )
 
+    def balanced_draw(self) -> Tensor:
+        """One for half of the rows and minus one for others: what shifts all alike adds up to 0."""
+        signs = torch.ones(len(self.value), *[1] * (self.value.ndim - 1))
+        signs[torch.randperm(len(signs), generator=self._source)[: len(signs) // 2]] = -1
+        return signs.expand(self.value.shape).to(self.value)
+
     def coefficients(
         self, draw: Tensor, names: Iterable[str], slopes: Iterable[Tensor | None]
     ) -> _Coefficients:
@@ -317,7 +323,26 @@ def _differentiate(
     for one, known, draw, names, gradients in zip(
         together, found, others, doubtful, second, strict=True
     ):
-        _choose_biases(one, known, one.coefficients(draw, names, gradients))
+        again = one.coefficients(draw, names, gradients)
+        for name in _varying(one, names):
+            known.pop(name, None)
+        _choose_biases(one, known, again)
+
+
+def _varying(gradients: _Gradients, names: Iterable[str]) -> list[str]:
+    """Parameters that rows differ by, such as gains: half precision hides how little they do."""
+    names = list(names)
+    precision = max(torch.finfo(value.dtype).eps for value in gradients.results)
+    if precision < 1e-4 or len(gradients.value) % 2 or not names:
+        return []
+    draws = [gradients.balanced_draw()]
+    (slopes,) = _gradients_of([gradients], draws, [[gradients.candidates[name] for name in names]])
+    least = precision * len(gradients.value) / 16
+    return [
+        name
+        for name, slope in zip(names, slopes, strict=True)
+        if slope is not None and bool((slope.abs() > least).any())
+    ]
 
 
 def _gradients_of(

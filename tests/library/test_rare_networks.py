@@ -453,3 +453,37 @@ def test_inputs_that_are_read_beside_features_are_mentioned(warned):
         init_icnn_(network, X, generator=generator())
     messages = [str(one.message) for one in caught]
     assert [("for both: wide." in message) for message in messages] == [True] * warned
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gains_are_no_biases_in_half_precision(dtype):
+    """Where the signal hardly varies, a gain seems to shift all rows alike."""
+
+    class Scaled(Hidden):
+        def forward(self, x):
+            z = F.linear(F.softplus(self.first(x)), self.w.exp() / 16)
+            z = F.softplus(F.softplus(self.gains) * z + self.bias)
+            return 10 * F.softplus(self.gain) * F.linear(z, self.last.weight.exp() / 16, self.end)
+
+    network = Scaled(
+        None, gain=torch.tensor(0.1), gains=torch.full((16,), 0.5), w=matrix() / 10,
+        bias=torch.zeros(16), end=torch.zeros(1),
+    ).to(dtype)  # fmt: skip
+    init_icnn_(network, X.to(dtype), generator=generator())
+    assert (network.gains == 0.5).all()
+    assert float(network.gain.detach()) == pytest.approx(0.1, rel=0.01)
+    rows = check_signal(network, X.to(dtype)).rows
+    assert [row.std for row in rows[1:]] == pytest.approx([1, 1], rel=0.05)
+
+
+def test_biases_are_found_behind_an_autocast_of_the_network():
+    class Cast(Hidden):
+        def forward(self, x):
+            with torch.autocast("cpu", torch.bfloat16):
+                z = F.softplus(self.first(x))
+                return F.linear(z, self.last.weight.exp() / 16, self.last.bias).float()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        network = init_icnn_(Cast(None), X, generator=generator())
+    assert check_signal(network, X).rows[-1].mean == pytest.approx(0, abs=0.02)
