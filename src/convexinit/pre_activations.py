@@ -324,25 +324,29 @@ def _differentiate(
         together, found, others, doubtful, second, strict=True
     ):
         again = one.coefficients(draw, names, gradients)
-        for name in _varying(one, names):
+        for name in _varying(one, known, names):
             known.pop(name, None)
         _choose_biases(one, known, again)
 
 
-def _varying(gradients: _Gradients, names: Iterable[str]) -> list[str]:
-    """Parameters that rows differ by, such as gains: half precision hides how little they do."""
-    names = list(names)
-    precision = max(torch.finfo(value.dtype).eps for value in gradients.results)
-    if precision < 1e-4 or len(gradients.value) % 2 or not names:
+def _varying(gradients: _Gradients, known: _Coefficients, names: Iterable[str]) -> list[str]:
+    """Parameters that rows differ by, such as gains: a signal may hide how little they do."""
+    names = [name for name in names if known[name]]
+    if len(gradients.value) % 2 or not names:
         return []
-    draws = [gradients.balanced_draw()]
-    (slopes,) = _gradients_of([gradients], draws, [[gradients.candidates[name] for name in names]])
-    least = precision * len(gradients.value) / 16
-    return [
-        name
-        for name, slope in zip(names, slopes, strict=True)
-        if slope is not None and bool((slope.abs() > least).any())
-    ]
+    wanted = [gradients.candidates[name] for name in names]
+    (slopes,) = _gradients_of([gradients], [gradients.balanced_draw()], [wanted])
+    # Sums are made in float32 at least, and zero but for their rounding.
+    rounding = 8 * min(
+        torch.finfo(dtype).eps for dtype in (torch.float32, _coarsest(gradients.results))
+    )
+    varying = []
+    for name, slope in zip(names, slopes, strict=True):
+        largest = max(float(one.abs().max()) for one in known[name].values())
+        summed = gradients.value.numel() / gradients.candidates[name].numel()
+        if slope is not None and bool((slope.abs() > rounding * summed * largest).any()):
+            varying.append(name)
+    return varying
 
 
 def _gradients_of(
@@ -398,7 +402,8 @@ def _choose_biases(gradients: _Gradients, found: _Coefficients, again: _Coeffici
         found: its coefficients.
         again: those of other draws, for what is not known without.
     """
-    for name, options in found.items():
+    # Those that are added as they are first: others may be gains of a signal that does not vary.
+    for name, options in sorted(found.items(), key=lambda item: item[0] in again):
         for per, coefficient in options.items():
             if name not in again or (
                 is_close(coefficient, again[name][per]) and bool((coefficient != 0).all())

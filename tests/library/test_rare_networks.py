@@ -476,6 +476,24 @@ def test_gains_are_no_biases_in_half_precision(dtype):
     assert [row.std for row in rows[1:]] == pytest.approx([1, 1], rel=0.05)
 
 
+def test_gains_of_a_signal_that_has_vanished_are_no_biases():
+    class Vanishing(Hidden):
+        def forward(self, x):
+            z = F.softplus(self.first(x))
+            for weight, gain, bias in zip(self.weights, self.gains, self.biases, strict=True):
+                z = F.softplus(F.softplus(gain) * F.linear(z, weight.exp()) + bias)
+            return self.last(z)
+
+    def each(value, *size):
+        return nn.ParameterList([torch.full(size, value) for _ in range(6)])
+
+    network = Vanishing(None, weights=each(-7.0, 16, 16), gains=each(0.5, 16), biases=each(0.0, 16))
+    init_icnn_(network, X, generator=generator())
+    assert all((gain == 0.5).all() for gain in network.gains)
+    rows = check_signal(network, X).rows
+    assert [row.std for row in rows] == pytest.approx([1.0] * 8, rel=0.01)
+
+
 def test_biases_are_found_behind_an_autocast_of_the_network():
     class Cast(Hidden):
         def forward(self, x):
