@@ -91,6 +91,7 @@ def fill_network_(
                 if writes:
                     _check_left(network, arguments, function, found)
                 messages += _remarks(found, reached, target) + unseen_remarks(found.unseen)
+                messages += _of_concatenations(found)
                 if found.gathers and target.convex_path and _meets(found, reached):
                     messages += _of_output(found, output, target)
                 if target.convex_path and target.draw is None:
@@ -369,6 +370,27 @@ def _remarks(found: Found, reached: Mapping[PreActivation, Deviation], target: T
             "which they bend less, or fewer layers"
         )
     return messages
+
+
+def _of_concatenations(found: Found) -> list[str]:
+    """A warning of layers that need non-negative weights for a part of what they read alone."""
+    names: dict[str, None] = {}
+    for one in found.pre_activations:
+        for layer in one.constrained:
+            product = layer.call.product
+            maker = layer.call.made_by.get(id(product.input)) if product else None
+            if maker is None or maker.name not in {"cat", "concat", "hstack"} or layer.kept:
+                continue
+            levels = set(map(found.trace.dependence, maker.operands))
+            if Dependence.CURVED in levels and levels & {Dependence.CONTEXT, Dependence.AFFINE}:
+                names[layer.name] = None
+    if not names:
+        return []
+    return [
+        "these layers read inputs beside features, in one tensor, and have non-negative weights "
+        f"for both: {', '.join(names)}. Those of inputs may have both signs in a layer of their "
+        "own, the result of which is added"
+    ]
 
 
 def _reason(one: PreActivation, target: Target) -> str:

@@ -248,6 +248,8 @@ class _Gradients:
             for name, p in parameters.items()
             if one.summed or p.numel() in self.sizes.values()
         }
+        values = [self.value, *(layer.call.value for layer in layers)]
+        self.results = [value for value in values if value is not None]
         self._source = torch.Generator().manual_seed(3)
 
     def draw(self) -> Tensor:
@@ -261,15 +263,23 @@ class _Gradients:
             torch.rand(self.value.shape, generator=self._source, device="cpu").pow(8).to(self.value)
         )
 
+    def balanced_draw(self) -> Tensor:
+        """One for half of the rows and minus one for others: what shifts all alike adds up to 0."""
+        signs = torch.ones(len(self.value), *[1] * (self.value.ndim - 1), device="cpu")
+        order = torch.randperm(len(signs), generator=self._source, device="cpu")
+        signs[order[: len(signs) // 2]] = -1
+        return signs.expand(self.value.shape).to(self.value)
+
     def coefficients(
         self, draw: Tensor, names: Iterable[str], slopes: Iterable[Tensor | None]
     ) -> _Coefficients:
         """By what parameters are multiplied if they shift all rows alike, given their gradients."""
         summed = cache(partial(self._summed, draw))
         return {
-            # No more precise than the parameter and the operation, whatever they are brought to.
+            # No more precise than the parameter, whatever it is brought to in the network, and than
+            # the results of the operations.
             name: {
-                per: (slope.flatten() / summed(per)).to(_coarser(slope.dtype, self.like.dtype))
+                per: (slope.flatten() / summed(per)).to(_coarsest([slope, *self.results]))
                 for per, size in self.sizes.items()
                 if slope.numel() == size or (self.one.summed and per == "layer")
             }
@@ -283,6 +293,11 @@ class _Gradients:
         if per == "unit":
             return self.product.by_unit(draw).sum(0)
         return draw.sum(0).flatten() if per == "position" else draw.sum().reshape(1)
+
+
+def _coarsest(tensors: Iterable[Tensor]) -> torch.dtype:
+    """The type of the tensors that has the fewest digits."""
+    return max((tensor.dtype for tensor in tensors), key=lambda dtype: torch.finfo(dtype).eps)
 
 
 def _differentiate(
@@ -310,7 +325,30 @@ def _differentiate(
     for one, known, draw, names, gradients in zip(
         together, found, others, doubtful, second, strict=True
     ):
-        _choose_biases(one, known, one.coefficients(draw, names, gradients))
+        again = one.coefficients(draw, names, gradients)
+        for name in _varying(one, known, names):
+            known.pop(name, None)
+        _choose_biases(one, known, again)
+
+
+def _varying(gradients: _Gradients, known: _Coefficients, names: Iterable[str]) -> list[str]:
+    """Parameters that rows differ by, such as gains: a signal may hide how little they do."""
+    names = [name for name in names if known[name]]
+    if len(gradients.value) % 2 or not names:
+        return []
+    wanted = [gradients.candidates[name] for name in names]
+    (slopes,) = _gradients_of([gradients], [gradients.balanced_draw()], [wanted])
+    # Sums are made in float32 at least, and zero but for their rounding.
+    rounding = 8 * min(
+        torch.finfo(dtype).eps for dtype in (torch.float32, _coarsest(gradients.results))
+    )
+    varying = []
+    for name, slope in zip(names, slopes, strict=True):
+        largest = max(float(one.abs().max()) for one in known[name].values())
+        summed = gradients.value.numel() / gradients.candidates[name].numel()
+        if slope is not None and bool((slope.abs() > rounding * summed * largest).any()):
+            varying.append(name)
+    return varying
 
 
 def _gradients_of(
@@ -366,7 +404,8 @@ def _choose_biases(gradients: _Gradients, found: _Coefficients, again: _Coeffici
         found: its coefficients.
         again: those of other draws, for what is not known without.
     """
-    for name, options in found.items():
+    # Those that are added as they are first: others may be gains of a signal that does not vary.
+    for name, options in sorted(found.items(), key=lambda item: item[0] in again):
         for per, coefficient in options.items():
             if name not in again or (
                 is_close(coefficient, again[name][per]) and bool((coefficient != 0).all())
@@ -374,11 +413,6 @@ def _choose_biases(gradients: _Gradients, found: _Coefficients, again: _Coeffici
                 parameter = gradients.candidates[name]
                 gradients.one.biases.append(BiasOption(name, parameter, coefficient.detach(), per))
                 break
-
-
-def _coarser(first: torch.dtype, second: torch.dtype) -> torch.dtype:
-    """The less precise of two data types."""
-    return max(first, second, key=lambda dtype: torch.finfo(dtype).eps)
 
 
 def _is_one(coefficient: Tensor) -> bool:

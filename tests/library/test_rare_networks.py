@@ -461,3 +461,70 @@ def test_what_addmm_adds_to_its_product_is_a_skip_connection():
     rows, expected = check_signal(added, X).rows, check_signal(plain, X).rows
     assert [row.convex for row in rows] == pytest.approx([r.convex for r in expected], nan_ok=True)
     assert 0.4 < rows[1].skip < 0.6
+
+
+@pytest.mark.parametrize("warned", [True, False])
+def test_inputs_that_are_read_beside_features_are_mentioned(warned):
+    network = Hidden(
+        lambda n, x: n.last(
+            F.relu(n.wide(torch.cat([F.relu(n.first(x)), x if warned else x.abs()], 1)))
+        ),
+        wide=nn.Linear(16 + INPUTS, 16),
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        init_icnn_(network, X, generator=generator())
+    messages = [str(one.message) for one in caught]
+    assert [("for both: wide." in message) for message in messages] == [True] * warned
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gains_are_no_biases_in_half_precision(dtype):
+    """Where the signal hardly varies, a gain seems to shift all rows alike."""
+
+    class Scaled(Hidden):
+        def forward(self, x):
+            z = F.linear(F.softplus(self.first(x)), self.w.exp() / 16)
+            z = F.softplus(F.softplus(self.gains) * z + self.bias)
+            return 10 * F.softplus(self.gain) * F.linear(z, self.last.weight.exp() / 16, self.end)
+
+    network = Scaled(
+        None, gain=torch.tensor(0.1), gains=torch.full((16,), 0.5), w=matrix() / 10,
+        bias=torch.zeros(16), end=torch.zeros(1),
+    ).to(dtype)  # fmt: skip
+    init_icnn_(network, X.to(dtype), generator=generator())
+    assert (network.gains == 0.5).all()
+    assert float(network.gain.detach()) == pytest.approx(0.1, rel=0.01)
+    rows = check_signal(network, X.to(dtype)).rows
+    assert [row.std for row in rows[1:]] == pytest.approx([1, 1], rel=0.05)
+
+
+def test_gains_of_a_signal_that_has_vanished_are_no_biases():
+    class Vanishing(Hidden):
+        def forward(self, x):
+            z = F.softplus(self.first(x))
+            for weight, gain, bias in zip(self.weights, self.gains, self.biases, strict=True):
+                z = F.softplus(F.softplus(gain) * F.linear(z, weight.exp()) + bias)
+            return self.last(z)
+
+    def each(value, *size):
+        return nn.ParameterList([torch.full(size, value) for _ in range(6)])
+
+    network = Vanishing(None, weights=each(-7.0, 16, 16), gains=each(0.5, 16), biases=each(0.0, 16))
+    init_icnn_(network, X, generator=generator())
+    assert all((gain == 0.5).all() for gain in network.gains)
+    rows = check_signal(network, X).rows
+    assert [row.std for row in rows] == pytest.approx([1.0] * 8, rel=0.01)
+
+
+def test_biases_are_found_behind_an_autocast_of_the_network():
+    class Cast(Hidden):
+        def forward(self, x):
+            with torch.autocast("cpu", torch.bfloat16):
+                z = F.softplus(self.first(x))
+                return F.linear(z, self.last.weight.exp() / 16, self.last.bias).float()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        network = init_icnn_(Cast(None), X, generator=generator())
+    assert check_signal(network, X).rows[-1].mean == pytest.approx(0, abs=0.02)
