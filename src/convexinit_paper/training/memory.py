@@ -18,7 +18,7 @@ COPIES = 5
 SIGNALS = 4
 BYTES = 4  # of a float32
 # What needs less memory than networks that do not fit.
-SMALLER = "fewer seeds at once or a smaller model.width"
+FEWER_WEIGHTS = "fewer seeds at once or a smaller model.width"
 
 
 def training_bytes(parameters: int, units: int, batch_size: int) -> int:

@@ -30,7 +30,7 @@ from convexinit_paper.request.options import (
     require,
 )
 from convexinit_paper.training.loop import Split, epoch_order
-from convexinit_paper.training.memory import BYTES, SMALLER, require_memory
+from convexinit_paper.training.memory import BYTES, FEWER_WEIGHTS, require_memory
 from convexinit_paper.training.randomness import seeded_generator
 
 INITIALISATIONS = ("he", "principled", "orthogonal", "bias_only", "lsuv", "principled_lsuv")
@@ -305,7 +305,7 @@ def build_stack(
         f"{len(seeds)} networks of {parameters:,} parameters"
         if len(seeds) > 1
         else f"the {parameters:,} parameters of a network",
-        SMALLER,
+        FEWER_WEIGHTS,
     )
     return stack_networks(
         [
