@@ -105,7 +105,10 @@ def test_launchers_give_the_same_numbers(tmp_path):
     ("option", "expected"),
     [
         ("model=icn", "icnn_init"),
-        ("experiment=mnits", "mnist"),
+        ("experiment=mnits", "Did you mean mnist?\nThere are autoencoder, cifar10,"),
+        ("model=", "there is no model=.\nThere are autoencoder, icnn, "),
+        ("hydra/launcher=job", "Did you mean joblib?"),
+        ("hydra/launcher=joblib", "to use it: python run.py -m hydra/launcher=joblib results_dir="),
         ("dataset=minst", "digits"),
         ("rho=1.5", "Did you mean model.rho?"),
         ("trainer.epoch=3", "Did you mean trainer.epochs?"),

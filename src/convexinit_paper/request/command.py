@@ -20,8 +20,10 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra._internal import utils as hydra_utils
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException, HydraException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
@@ -260,6 +262,21 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def check_launcher() -> None:
+    """Refuse a launcher in a command that is no sweep: the run would not be launched by it.
+
+    Raises:
+        ConfigError: the launcher is not the default.
+    """
+    config = HydraConfig.get()
+    launcher = config.runtime.choices["hydra/launcher"]
+    if config.mode == RunMode.RUN and launcher != "basic":
+        words = (word for word in sys.argv[1:] if word not in ("--run", "-r"))
+        raise ConfigError(
+            f"hydra/launcher={launcher} is for sweeps; to use it: {run_command(['-m', *words])}"
+        )
+
+
 def run_reported(function: Callable[[], Any]) -> Any:
     """What the function returns; the process ends with one message if it fails."""
     try:
@@ -289,6 +306,11 @@ def message_of(error: BaseException) -> str:
         if misspelt:
             text = f"this experiment has no option {misspelt[1]}.{_suggestion(misspelt[1])}"
             text += "\npython run.py --help lists all options."
+        choice = re.search(
+            r"Could not find '(.+)/([^/]*)'\s+Available options in .*?:(.*)", text, re.DOTALL
+        )
+        if choice:
+            text = _no_choice(choice[1], choice[2], choice[3].split())
         if text.startswith("Cannot find primary config"):
             text += (
                 "\nExperiments are chosen by experiment=<name>; python run.py --help lists them."
@@ -313,6 +335,18 @@ def message_of(error: BaseException) -> str:
     if len(lines) > MAX_LINES:
         lines = [lines[0], ", ".join(line.strip() for line in lines[1:])]
     return "\n".join(lines)
+
+
+def _no_choice(group: str, name: str, choices: list[str]) -> str:
+    """What to say of a choice that a group of the configuration has not.
+
+    Args:
+        group: its name.
+        name: what was chosen.
+        choices: that there are.
+    """
+    hint = did_you_mean(name, choices)
+    return f"there is no {group}={name}.{hint}\nThere are {', '.join(choices)}."
 
 
 def _not_readable(override: str, reason: str) -> str:
