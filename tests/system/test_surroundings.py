@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from convexinit_paper.store.runs import read_runs
-from support.commands import SHORT, command, environment, run_prepared
+from support.commands import SHORT, command, environment, run, run_prepared
 from support.data import ROOT
 
 
@@ -270,3 +270,9 @@ def test_paths_that_stand_for_no_folder_are_refused_before_work_begins(tmp_path,
     assert len(result.stderr.splitlines()) <= 10
     assert "is no" in result.stderr  # replaced, or home folder
     assert list((tmp_path / "here").iterdir()) == list((tmp_path / "home").iterdir()) == []
+
+
+def test_a_folder_of_data_that_is_set_to_nothing_is_not_set(tmp_path):
+    assert run(*SHORT, results_dir=tmp_path / "runs", CONVEXINIT_DATA="").returncode == 0
+    result = run("experiment=mnist", results_dir=tmp_path / "runs", CONVEXINIT_DATA="")
+    assert f"--data-dir {ROOT / 'data'}" in result.stderr

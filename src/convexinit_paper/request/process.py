@@ -16,8 +16,11 @@ ESCAPED = "convexinit.escaped"  # name of the rule for characters that an output
 def begin_command() -> None:
     """Prepare a process that was started as a command, before it reads or writes anything.
 
-    All text is UTF-8 whatever the locale, and output that nobody reads any more is no error.
+    All text is UTF-8 whatever the locale, and output that nobody reads any more is no error. A
+    folder of data that is set to nothing counts as not set.
     """
+    if not os.environ.get("CONVEXINIT_DATA"):
+        os.environ.pop("CONVEXINIT_DATA", None)
     _use_utf8()
     codecs.register_error(ESCAPED, _escape)
     sys.stdout, sys.stderr = _outlet(sys.stdout), _outlet(sys.stderr)
