@@ -100,10 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             except RunError as error:
                 failures.setdefault(str(error), []).append(name)
     except RunError as error:
-        sys.exit(f"error: {error}")
+        sys.exit("error: " + str(error).replace("with results_dir=...", "with --runs"))
     except OSError as error:  # of a full disk without the name of a file
-        place = error.filename or out
-        sys.exit(f"error: {place}: {error.strerror}\n--out chooses another folder.")
+        place, reason = error.filename or out, error.strerror or error
+        sys.exit(f"error: {place}: {reason}\n--out chooses another folder.")
     if failures:
         sys.exit(_told(failures))
     if not drawn or not (all if options.names else any)(drawn.values()):

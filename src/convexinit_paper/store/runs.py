@@ -239,9 +239,11 @@ def read_runs(root: Path, experiment: str | None = None) -> list[Run]:
         RunError: if one of them cannot be read.
     """
     name = experiment or "*"
-    folders = [*root.glob(f"{name}/[!.]*"), *displaced(root, name)]
-    for place in (root, *root.glob(name), *folders):  # in which nothing is seen, not even runs
-        if place.is_dir() and is_closed(place, os.R_OK | os.X_OK):
-            closed = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
-            raise unreadable(place, closed)
+    try:
+        folders = [*root.glob(f"{name}/[!.]*"), *displaced(root, name)]
+        for place in (root, *root.glob(name), *folders):  # in which nothing is seen, not even runs
+            if place.is_dir() and is_closed(place, os.R_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+    except PermissionError as closed:  # or a folder above them is
+        raise unreadable(Path(closed.filename), closed) from closed
     return [read_run(folder) for folder in sorted(folders) if is_stored(folder)]
