@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 from functools import cache
+from itertools import takewhile
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -108,8 +109,9 @@ def checked_arguments(arguments: list[str]) -> list[str]:
     if len(modes) > 1:
         meanings = ", ".join(f"{mode} {MODES[mode]}" for mode in modes)
         raise ConfigError(f"{' and '.join(modes)} do not go together: {meanings}. Leave one out.")
-    if given.resolve and not given.cfg:
-        raise ConfigError("--resolve goes with --cfg: python run.py --cfg job --resolve")
+    for flag, example in (("resolve", "--resolve"), ("package", "--package trainer")):
+        if vars(given)[flag] and not given.cfg:
+            raise ConfigError(f"--{flag} goes with --cfg: python run.py --cfg job {example}")
     # All that a command is but for its mode.
     places = ("config_path", "config_name", "config_dir")
     words = [
@@ -140,7 +142,7 @@ def checked_arguments(arguments: list[str]) -> list[str]:
             )
         if not equal and not word.startswith("~"):
             whole = [*(["-m"] if given.multirun else []), *words]
-            raise ConfigError(_no_option(word, options[index - 1] if index else "", whole))
+            raise ConfigError(_no_option(options[max(index - 1, 0) :], word, whole))
         if not given.multirun and _is_sweep(word):
             raise ConfigError(_several_values(word, words))
     return [*map(_with_user_path, options), *flags]
@@ -220,12 +222,12 @@ def _given_twice(first: str, second: str, words: Iterable[str]) -> str:
     return f"{name} is given twice, as {first} and {second}; leave one out{more}"
 
 
-def _no_option(word: str, before: str, words: Iterable[str]) -> str:
+def _no_option(options: list[str], word: str, words: Iterable[str]) -> str:
     """What to say of a word that is no option.
 
     Args:
-        word: that has no equal sign.
-        before: the argument before it.
+        options: from the one before the word on, if there is one.
+        word: the first that has no equal sign.
         words: of the command.
     """
     lines = [f"{word}: missing EQUAL sign; options are written name=value"]
@@ -235,10 +237,12 @@ def _no_option(word: str, before: str, words: Iterable[str]) -> str:
         lines.append(f"If it was meant as one: {run_command(meant)}")
     if word in _option_names():
         lines.append(f"Did you mean {word}=...?")
-    name, equal, value = before.partition("=")
+    first, *others = options
+    name, equal, value = first.partition("=")
     if equal and not groups:
-        whole = shlex.quote(argument(name, f"{value} {word}"))
-        lines.append(f"If it belongs to the value before it, quote both: {whole}")
+        value = " ".join([value, *takewhile(lambda other: "=" not in other, others)])
+        whole = f"{name}={value}" if value.startswith(("[", "{")) else argument(name, value)
+        lines.append(f"If it belongs to the value before it, quote both: {shlex.quote(whole)}")
     return "\n".join([*lines, "python run.py --help lists all options."])
 
 
@@ -345,8 +349,8 @@ def _no_choice(group: str, name: str, choices: list[str]) -> str:
         name: what was chosen.
         choices: that there are.
     """
-    hint = did_you_mean(name, choices)
-    return f"there is no {group}={name}.{hint}\nThere are {', '.join(choices)}."
+    hint = did_you_mean(name.lower(), choices)
+    return f"there is no {group}={name}.{hint}\nChoose from {', '.join(choices)}."
 
 
 def _not_readable(override: str, reason: str) -> str:
