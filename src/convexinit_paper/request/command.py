@@ -31,6 +31,7 @@ from omegaconf.errors import InterpolationResolutionError
 from convexinit_paper.request.config import CONF
 from convexinit_paper.request.options import ConfigError
 from convexinit_paper.request.paths import OPTIONS, with_user_path
+from convexinit_paper.request.process import is_interruption
 from convexinit_paper.request.quoting import argument, run_command
 from convexinit_paper.request.suggestions import did_you_mean
 
@@ -285,10 +286,10 @@ def run_reported(function: Callable[[], Any]) -> Any:
     """What the function returns; the process ends with one message if it fails."""
     try:
         return function()
-    except KeyboardInterrupt:
-        sys.stderr.write("\nInterrupted. Finished runs are stored; ask again to go on.\n")
-        sys.exit(130)
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
+        if is_interruption(error):
+            sys.stderr.write("\nInterrupted. Finished runs are stored; ask again to go on.\n")
+            sys.exit(130)
         if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0"):
             raise
         sys.stderr.write(f"error: {message_of(error)}\n")
