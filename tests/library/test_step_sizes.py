@@ -387,8 +387,8 @@ def test_the_ratio_is_measured_as_it_is_planned(activation, difference):
 def test_widths_and_depths_of_our_own(widths, inputs, skip):
     network = init_icnn_(MLP([inputs, *widths, 1], skip=skip), generator=generator())
     found = rates_of(network, inputs=batch(300, inputs))
-    # The ratio of ReLU features is planned as 1 and measured, of 400 draws, up to 1.11, where narrow
-    # layers follow wide ones. A layer too many, of six, would be 0.17 off.
+    # The ratio of ReLU features is planned as 1 and measured, of 400 draws, up to 1.11, where
+    # narrow layers follow wide ones. A layer too many, of six, would be 0.17 off.
     assert found == pytest.approx(rates_of(network), rel=0.15)
 
 
