@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from convexinit_paper.request.command import (
+    check_launcher,
     checked_arguments,
     end_with_parent,
     install_error_reports,
@@ -30,6 +31,7 @@ def main(config: DictConfig) -> None:
     from convexinit_paper.experiments import run_experiment
 
     end_with_parent()
+    check_launcher()
     resolved = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
     folder = run_experiment(resolved)
     if HydraConfig.get().mode == RunMode.RUN:

@@ -7,6 +7,7 @@ that there is one best image. R is trained through these steps, once from its au
 once from ``init_icnn_``. The picture ``denoiser.png`` goes to FOLDER.
 """
 
+import argparse
 import copy
 import math
 import sys
@@ -100,4 +101,11 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).expanduser())
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="made if it is not there")
+    try:
+        main(parser.parse_args().folder.expanduser())
+    except OSError as error:
+        sys.exit(f"error: {error}")

@@ -8,6 +8,7 @@ point to another at constant prediction. It is trained from its author's start a
 ``init_icnn_``. The picture ``level_set_walk.png`` goes to FOLDER.
 """
 
+import argparse
 import copy
 import sys
 from pathlib import Path
@@ -99,4 +100,11 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).expanduser())
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="made if it is not there")
+    try:
+        main(parser.parse_args().folder.expanduser())
+    except OSError as error:
+        sys.exit(f"error: {error}")

@@ -9,6 +9,7 @@ of f and g with ``f(x) + g(y) >= <x, y>``, where a square penalises what is miss
 them, and once by ``init_icnn_``. The picture ``optimal_transport.png`` goes to FOLDER.
 """
 
+import argparse
 import copy
 import sys
 from pathlib import Path
@@ -108,4 +109,11 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).expanduser())
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="made if it is not there")
+    try:
+        main(parser.parse_args().folder.expanduser())
+    except OSError as error:
+        sys.exit(f"error: {error}")

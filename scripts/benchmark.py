@@ -446,16 +446,18 @@ def main() -> None:
     print(f"ceiling: {rate / 1e9:.0f} GFLOP/s in products of the MNIST network's shapes\n")
     print(f"{'':62} median      range        goal")
     lines = [line for line in comparisons(arguments.rounds) if arguments.only in line[0]]
+    rates = [line for line in codec_rates(arguments.rounds) if arguments.only in line[0]]
+    if not lines and not rates:
+        parser.error(f"no line contains {arguments.only!r}; without --only all are shown")
     for name, goal, measure in tqdm(lines, disable=None):
         values = measure()
         middle = statistics.median(values)
         tqdm.write(f"{name:62} {middle:6.2f}  {min(values):5.2f}-{max(values):5.2f}   {goal}")
     print(f"\n{'':62} median      range, per second")
-    for name, measure in codec_rates(arguments.rounds):
-        if arguments.only in name:
-            values = measure()
-            middle = statistics.median(values)
-            print(f"{name:62} {middle:6.0f}  {min(values):5.0f}-{max(values):5.0f}")
+    for name, measure in rates:
+        values = measure()
+        middle = statistics.median(values)
+        print(f"{name:62} {middle:6.0f}  {min(values):5.0f}-{max(values):5.0f}")
 
 
 if __name__ == "__main__":

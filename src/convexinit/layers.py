@@ -162,7 +162,7 @@ class ConvexLinear(ConvexLayer, Linear):
         dtype: of the parameters.
 
     Raises:
-        ValueError: if ``positivity`` is unknown.
+        ValueError: if ``positivity`` is unknown or gives negative weights.
 
     Example:
         >>> layer = ConvexLinear(3, 2, positivity="softplus")
@@ -229,7 +229,7 @@ class ConvexConv2d(ConvexLayer, Conv2d):
         dtype: of the parameters.
 
     Raises:
-        ValueError: if ``positivity`` is unknown.
+        ValueError: if ``positivity`` is unknown or gives negative weights.
     """
 
     def __init__(

@@ -165,15 +165,38 @@ def resolve_positivity(positivity: str | Positivity) -> Positivity:
     """Return the map of this name; a map is returned as it is.
 
     Raises:
-        ValueError: for an unknown name; the message lists the known ones.
+        ValueError: for an unknown name, where the message lists the known ones, and for a map that
+            gives negative weights.
 
     Example:
         >>> resolve_positivity("exp").forward(torch.zeros(1))
         tensor([1.])
     """
-    if isinstance(positivity, Positivity):
-        return positivity
-    return check_choice("positivity", positivity, POSITIVITY)
+    if not isinstance(positivity, Positivity):
+        positivity = check_choice("positivity", positivity, POSITIVITY)
+    _check_non_negative(positivity)
+    return positivity
+
+
+@torch.no_grad()
+def _check_non_negative(positivity: Positivity) -> None:
+    """Raise ValueError if a map visibly gives negative weights.
+
+    The check looks at a grid over [-10, 10], so that it can prove a violation, not its absence.
+    """
+    if positivity.projects:
+        return
+    raw = torch.linspace(-10, 10, 2001, dtype=torch.float64, device="cpu")
+    try:
+        weights = positivity.forward(raw.clone())  # a clone, because it may work in place
+        least = float(weights.min())
+    except RuntimeError:  # nothing to see, as in FakeTensorMode; a map that fails does so in use
+        return
+    if least < -1e-9:
+        raise ValueError(
+            f"positivity {positivity.name!r} gives negative weights, such as {least:.3g} for "
+            f"{float(raw[weights.argmin()]):.3g}; a map must give at least 0 for every number"
+        )
 
 
 class Mapped(nn.Module):
@@ -249,7 +272,7 @@ class NonNegative(Mapped):
         positivity: a name in :data:`POSITIVITY` or a map, not "projection", which computes nothing.
 
     Raises:
-        ValueError: if the map is unknown or "projection".
+        ValueError: if the map is unknown, "projection" or gives negative weights.
 
     Example:
         >>> from torch.nn.utils.parametrize import register_parametrization

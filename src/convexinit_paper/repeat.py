@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         stored = read_run(options.folder)
+        expected = stored.metrics
         results_dir = options.results_dir or repeated_folder(stored)
         again = read_run(repeat(stored, results_dir, options.data_dir))
     except Exception as error:
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         message = re.sub(r"\b(results|data)_dir=", r"--\1-dir=", message_of(error))
         sys.exit(f"error: {message}")
     print(f"run: {again.folder}")
-    verdict, is_equal = compare(stored.metrics, again.metrics)
+    verdict, is_equal = compare(expected, again.metrics)
     print(verdict)
     if not is_equal:
         print(f"stored:   {made_with(stored)}\nrepeated: {made_with(again)}")

@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -10,12 +11,14 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.parametrize import register_parametrization
 
 from convexinit import ConvexConv2d, ConvexLinear, init_icnn_
 from convexinit.positivity import (
     POSITIVITY,
     NonNegative,
+    Positivity,
     has_slope,
     resolve_positivity,
     softplus,
@@ -182,6 +185,21 @@ def test_a_parametrised_layer_starts_as_a_convex_one():
     for layer in layers:
         init_icnn_(layer, method="moments", generator=generator())
     torch.testing.assert_close(layers[0].weight, layers[1].nonnegative_weight, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("forward", [torch.sin, F.silu, lambda raw: raw.sub_(1).relu_() - 0.1])
+def test_a_map_that_gives_negative_weights_is_refused(forward):
+    own = Positivity("own", forward, forward)
+    for use in (partial(ConvexLinear, 3, 2), partial(ConvexConv2d, 3, 2, 1), NonNegative):
+        with pytest.raises(
+            ValueError, match=r"^positivity 'own' gives negative weights, such as -"
+        ):
+            use(positivity=own)
+
+
+def test_a_map_is_not_tried_where_there_are_no_values():
+    with FakeTensorMode():
+        assert ConvexLinear(3, 2, positivity="exp").weight.shape == (2, 3)
 
 
 def test_projection_is_no_parametrization():

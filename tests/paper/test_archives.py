@@ -184,3 +184,4 @@ def test_encrypted_zip_archive(tmp_path):
             content[place + offset] |= 1
     source.write_bytes(content)
     assert "encrypted" in message(source)
+    assert message(source).endswith("unpack it and give the folder")

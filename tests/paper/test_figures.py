@@ -1,6 +1,8 @@
 """Figures of training losses and signals, the tables beside them, and the command line."""
 
+import errno
 import json
+import os
 from itertools import pairwise
 
 import matplotlib as mpl
@@ -471,6 +473,31 @@ def test_a_place_that_cannot_be_written_to(root, tmp_path):
     arguments = ["figure-2", "--scale", "demo", "--runs", str(root / "runs")]
     with pytest.raises(SystemExit, match=r"error: .*file"):
         main([*arguments, "--out", str(tmp_path / "file")])
+
+
+def test_a_full_disk_is_said_to_be_that(root, tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # without a file, as when writing
+
+    store_training(root, "icnn")
+    monkeypatch.setattr(style, "write", full)
+    arguments = ["figure-2", "--scale", "demo", "--runs", str(root / "runs")]
+    with pytest.raises(SystemExit) as error:
+        main([*arguments, "--out", str(tmp_path)])
+    assert str(error.value).startswith(f"error: {tmp_path}: No space left on device\n--out ")
+
+
+def test_an_error_of_several_figures_is_said_once(root, tmp_path):
+    for experiment in ("digits", "depth"):
+        for seed in (8, 9):
+            store_training(root, "icnn", batch_losses(20, 1), experiment, seeds=[seed])
+    names = ["figure-2", "training-summary", "depth"]
+    with pytest.raises(SystemExit) as error:
+        main([*names, "--runs", str(root / "runs"), "--out", str(tmp_path)])
+    first, *others = str(error.value).splitlines()
+    assert first.startswith("error: figure-2, training-summary: two sets of runs fit the panel")
+    assert others[-1] == "Another error is in each of depth; drawn alone they show it."
+    assert len(others) == 4
 
 
 def test_settings_do_not_leak():

@@ -89,6 +89,19 @@ def test_files_in_memory_do_not_count_as_used(tmp_path):
         group_bytes(tmp_path)
 
 
+def test_the_first_version_of_control_groups_is_read_too(tmp_path):
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    (memory / "memory.limit_in_bytes").write_text("1000\n")
+    (memory / "memory.usage_in_bytes").write_text("900\n")
+    (memory / "memory.stat").write_text(
+        "inactive_file 0\ntotal_rss 100\ntotal_inactive_file 700\ntotal_active_file 100\n"
+    )
+    assert group_bytes(tmp_path) == 900
+    (memory / "memory.limit_in_bytes").write_text(f"{2**63 - 4096}\n")  # none
+    assert group_bytes(tmp_path) > 2**62
+
+
 def test_what_does_not_fit_is_refused(monkeypatch):
     for free in (10**9, None):
         monkeypatch.setattr(memory, "available_bytes", lambda device, free=free: free)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from convexinit.networks import CNN, MLP
+from convexinit.positivity import POSITIVITY, Positivity
 from convexinit_paper.data.datasets import dataset_settings, load_dataset
 from convexinit_paper.request.config import composed, parse_section
 from convexinit_paper.request.options import ConfigError
@@ -72,6 +73,12 @@ def parameters_of(network):
 def test_options_that_exclude_each_other_are_named(overrides, message):
     with pytest.raises(ConfigError, match=message):
         model_settings(*overrides)
+
+
+def test_a_map_in_the_table_that_gives_negative_weights_is_refused(monkeypatch):
+    monkeypatch.setitem(POSITIVITY, "exp", Positivity("exp", torch.sin, torch.asin))
+    with pytest.raises(ConfigError, match=r"^model\.positivity 'exp' gives negative weights"):
+        model_settings("model.positivity=exp")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from convexinit_paper.figures.tables import table_1
 from convexinit_paper.store.runs import COLUMNS, read_run
 from support.data import ROOT
 from support.drawn import table_of
+from support.runs import rewrite
 from support.stored import ASSAYS, rising, store_final, store_toxicity
 
 
@@ -59,7 +60,7 @@ def test_a_recorded_run_of_tox21_is_small_and_gives_the_same_table(tmp_path, rec
     names = [*(f"auroc_{assay}" for assay in ASSAYS), "auroc", "loss"]
     metrics = [rows("test", name, epochs, 47 * epochs, seeds=10) for name in names]
     metrics.append(rows("train", "batch_loss", (steps - 1) // 47 + 1, steps, seeds=10))
-    pd.concat(metrics).to_csv(folder / "metrics.csv", index=False, float_format="%.9g")
+    rewrite(folder, pd.concat(metrics), float_format="%.9g")
     excluded = {"excluded.test": np.array([["ID", "[Hg]", "an element"]])}
     np.savez_compressed(folder / "arrays.npz", **excluded)
     copy = recording.record(read_run(folder), tmp_path)
@@ -77,8 +78,7 @@ def test_recorded_final_runs_are_small_and_give_the_same_figure(tmp_path, record
     accuracy, loss = (np.round(values, 4) for values in rising(3, 25))
     folder = store_final(tmp_path, "icnn", (accuracy, loss))
     steps = rows("train", "batch_loss", 1, np.arange(10_000))
-    metrics = pd.concat([pd.read_csv(folder / "metrics.csv"), steps])
-    metrics.to_csv(folder / "metrics.csv", index=False)
+    rewrite(folder, pd.concat([pd.read_csv(folder / "metrics.csv"), steps]))
     recorded = recording.record(read_run(folder), tmp_path / "recorded" / "runs")
     assert "batch_loss" not in (recorded / "metrics.csv").read_text()
     before, after = (

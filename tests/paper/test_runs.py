@@ -15,9 +15,9 @@ from convexinit_paper.store.errors import RunError
 from convexinit_paper.store.identity import run_folder
 from convexinit_paper.store.locks import claimed
 from convexinit_paper.store.provenance import git_revision
-from convexinit_paper.store.runs import is_stored, read_run, read_runs
+from convexinit_paper.store.runs import COLUMNS, is_stored, read_run, read_runs
 from convexinit_paper.store.staging import staging
-from support.runs import config_of, hidden, outcome_of, write
+from support.runs import config_of, hidden, outcome_of, rewrite, write
 
 
 def test_a_run_is_read_back_as_it_was_written(tmp_path):
@@ -113,6 +113,22 @@ def test_a_damaged_run_is_named(tmp_path, name):
     (folder / name).write_text("{ [")
     with pytest.raises(RunError, match=folder.name):
         _ = [read_run(folder).metrics, read_run(folder).arrays]
+
+
+def test_metrics_that_are_not_as_they_were_written_are_not_read(tmp_path):
+    folder = write(config_of(tmp_path))
+    path = folder / "metrics.csv"
+    path.write_text(path.read_text().replace("batch_loss,1", "batch_loss,9"))
+    with pytest.raises(RunError, match=r"metrics\.csv is not as it was written"):
+        _ = read_run(folder).metrics
+
+
+@pytest.mark.parametrize("row", ["x,1,1,train,loss,1", "0,,1,train,loss,1", "0,1,1,train,loss,x"])
+def test_words_in_the_place_of_numbers_are_no_metrics(tmp_path, row):
+    folder = write(config_of(tmp_path))
+    rewrite(folder, pd.DataFrame([row.split(",")], columns=COLUMNS))
+    with pytest.raises(RunError, match="cannot be read"):
+        _ = read_run(folder).metrics
 
 
 def test_nan_survives_the_round_trip(tmp_path):

@@ -105,7 +105,12 @@ def test_launchers_give_the_same_numbers(tmp_path):
     ("option", "expected"),
     [
         ("model=icn", "icnn_init"),
-        ("experiment=mnits", "mnist"),
+        ("experiment=mnits", "Did you mean mnist?\nChoose from autoencoder, cifar10,"),
+        ("model=", "there is no model=.\nChoose from autoencoder, icnn, "),
+        ("experiment=MNIST", "Did you mean mnist?"),
+        ("model.widths=5", "model.widths: must be a list such as [3,7]; got 5"),
+        ("hydra/launcher=job", "Did you mean joblib?"),
+        ("hydra/launcher=joblib", "to use it: python run.py -m hydra/launcher=joblib results_dir="),
         ("dataset=minst", "digits"),
         ("rho=1.5", "Did you mean model.rho?"),
         ("trainer.epoch=3", "Did you mean trainer.epochs?"),
@@ -153,6 +158,7 @@ def test_wrong_options_end_with_one_short_message(tmp_path, option, expected):
         ("-c job seeds=1 -m", "--multirun and --cfg do not go together"),
         ("--info -m", "--multirun and --info do not go together"),
         ("--resolve", "--cfg job --resolve"),
+        ("--package trainer", "--cfg job --package trainer"),
         ("--info nothing", "python run.py --hydra-help"),
         ("--cfg", "python run.py --hydra-help"),
         ("-cn", "python run.py --hydra-help"),
@@ -160,12 +166,30 @@ def test_wrong_options_end_with_one_short_message(tmp_path, option, expected):
         ("help", "python run.py --help"),
         ("digits", "python run.py experiment=digits"),
         ("icnn_init seeds=2", "python run.py model=icnn_init"),
-        ("-m digits", "python run.py experiment=digits"),
+        ("-m digits", "python run.py -m experiment=digits"),
+        ("seeds=2 digits", "python run.py seeds=2 experiment=digits"),
+        ("--model icnn -m seeds=1,2", "python run.py model=icnn -m seeds=1,2"),
         ("trainer.epochs 3", "trainer.epochs=..."),
         ("dataset.title=my images", """'dataset.title="my images"'"""),
+        ("dataset.title=my own images seeds=2", """'dataset.title="my own images"'"""),
+        ("seeds=[3, 7, 9] model=icnn", "'seeds=[3, 7, 9]'"),
         ("seeds=[1,2", "seeds=[3,7]"),
         ("model=icnn,icnn_init", "python run.py -m model=icnn,icnn_init"),
         ("seeds=3,7", "'seeds=[3,7]'"),
+        (
+            "experiment=mnist seeds=3,7 model=icnn",
+            "python run.py -m experiment=mnist seeds=3,7 model=icnn",
+        ),
+        ("seeds=range(1,3) model=icnn,icnn_init", "-m 'seeds=range(1,3)' model=icnn,icnn_init"),
+        (
+            "--config-dir conf/model seeds=3,7",
+            "python run.py -m --config-dir=conf/model seeds=3,7",
+        ),
+        ("seeds=2 --cfg job seeds=3", "seeds is given twice, as seeds=2 and seeds=3"),
+        ("seeds=2 --cfg job traner.epochs=3", "Did you mean trainer.epochs?"),
+        ("seeds=2 --cfg job digits", "digits: missing EQUAL sign"),
+        ("seeds=2 --info all seeds=3", "seeds is given twice"),
+        ("seeds=2 --help traner.epochs=3", "Did you mean trainer.epochs?"),
         ("model=icnn seeds=2 model=icnn_init", "python run.py -m seeds=2 model=icnn,icnn_init"),
         ("-m hydra.sweeper.max_batch_size=-1", "at least 1, or null for all; got -1"),
         ("-m results_dir=a seeds=2 results_dir=b", "results_dir is given twice"),
@@ -189,7 +213,10 @@ def test_wrong_words_and_flags_end_with_what_to_type(tmp_path, arguments, expect
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", ["--cfg job", "--info all", "--info defaults", "--help"])
+@pytest.mark.parametrize(
+    "arguments",
+    ["--cfg job", "seeds=2 --cfg job", "seeds=2 --info", "--info all", "--info defaults", "--help"],
+)
 def test_flags_that_show_something(tmp_path, arguments):
     result = run(*arguments.split(), results_dir=tmp_path)
     assert result.returncode == 0

@@ -505,6 +505,13 @@ def test_a_run_that_only_its_owner_can_read_is_said_to_be_that(colleague, shared
     assert is_intact(colleague)
 
 
+def test_runs_in_a_folder_that_only_its_owner_can_enter_are_said_to_be_that(colleague, shared):
+    shared.chmod(0o700)
+    error = as_nobody(lambda: len(read_runs(shared / "runs")))
+    assert isinstance(error, AccessError)
+    assert f"{shared} belongs to root" in str(error)
+
+
 def test_a_lock_that_only_its_owner_can_open_is_said_to_be_that(fake, shared):
     folder = request_of(request(shared, RHOS[0])).folder
     folder.parent.mkdir(parents=True)

@@ -10,6 +10,7 @@ from convexinit_paper.repeat import compare, main, repeated_folder
 from convexinit_paper.store.runs import COLUMNS, Run
 from support.commands import folder_of, run
 from support.data import ROOT
+from support.runs import rewrite
 
 
 def table(*values):
@@ -43,15 +44,21 @@ def test_config_yaml_alone_makes_the_same_run(tmp_path, capsys):
     assert f"run: {tmp_path / 'a' / 'repeated'}" in output
     assert "identical: all " in output
 
-    # A run that was tampered with is not what its configuration gives.
+    # Numbers that are not what its configuration gives.
     metrics = pd.read_csv(folder / "metrics.csv")
     metrics.loc[7, "value"] *= 1.001
-    metrics.to_csv(folder / "metrics.csv", index=False)
+    rewrite(folder, metrics)
     with pytest.raises(SystemExit):
         main([str(folder), "--results-dir", str(tmp_path / "c")])
     output = capsys.readouterr().out
     assert "different: 1 of" in output
     assert "torch" in output
+
+    # A damaged run is not made again.
+    (folder / "metrics.csv").write_text("seed,epoch,step,split,metric,value\n0,x,1,a,b,1\n")
+    with pytest.raises(SystemExit, match=f"^error: the run in {folder} cannot be read"):
+        main([str(folder), "--results-dir", str(tmp_path / "d")])
+    assert not (tmp_path / "d").exists()
 
 
 def test_a_run_under_another_name_than_that_of_an_experiment_is_made_again(tmp_path, capsys):

@@ -3,6 +3,7 @@
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from convexinit_paper.request.command import run_reported
 from convexinit_paper.store.runs import read_runs
-from support.commands import SHORT, command, environment, run_prepared
+from support.commands import SHORT, command, environment, run, run_prepared
 from support.data import ROOT
 
 
@@ -270,3 +272,45 @@ def test_paths_that_stand_for_no_folder_are_refused_before_work_begins(tmp_path,
     assert len(result.stderr.splitlines()) <= 10
     assert "is no" in result.stderr  # replaced, or home folder
     assert list((tmp_path / "here").iterdir()) == list((tmp_path / "home").iterdir()) == []
+
+
+def test_a_folder_of_data_that_is_set_to_nothing_is_not_set(tmp_path):
+    assert run(*SHORT, results_dir=tmp_path / "runs", CONVEXINIT_DATA="").returncode == 0
+    result = run("experiment=mnist", results_dir=tmp_path / "runs", CONVEXINIT_DATA="")
+    assert f"--data-dir {ROOT / 'data'}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        *([f"{ROOT / 'scripts' / name}.py"] for name in ("benchmark", "record_runs")),
+        *(["-m", f"convexinit_paper.{name}"] for name in ("figures", "repeat", "tracking")),
+    ],
+)
+def test_ctrl_c_ends_every_command_without_a_traceback(program, tmp_path):
+    # As soon as the command begins to read its arguments.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import argparse, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "argparse.ArgumentParser.parse_args = lambda *_: signal.raise_signal(signal.SIGINT)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(ROOT / "src")])
+    done = subprocess.run(
+        [sys.executable, *program], capture_output=True, text=True, check=False,
+        env=environment(PYTHONPATH=path),
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == "\nInterrupted.\n"
+
+
+def test_an_error_that_comes_of_ctrl_c_is_none(capsys):
+    def interrupted():
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise AttributeError("half made")
+
+    with pytest.raises(SystemExit) as end:
+        run_reported(interrupted)
+    assert end.value.code == 130
+    assert capsys.readouterr().err.startswith("\nInterrupted. ")

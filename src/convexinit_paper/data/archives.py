@@ -120,7 +120,10 @@ def _errors(source: Path) -> Iterator[None]:
         NotImplementedError,  # compression methods that zipfile does not know
         RuntimeError,  # encrypted members
     ) as error:
-        raise DataError(f"the archive {source} is damaged or cannot be read: {error}") from error
+        raise DataError(
+            f"the archive {source} is damaged or cannot be read: {error}; copy or download it "
+            "again, or unpack it and give the folder"
+        ) from error
 
 
 def _members(source: Path) -> Iterator[Member]:

@@ -160,10 +160,8 @@ def file_error(name: str, path: str, data_dir: Path, fault: str, *hints: str) ->
             for folder in (data_dir.parent, data_dir.parent.parent)
             if (folder / path).is_file()
         ][:1]
-    command = f"python scripts/download_data.py {name} --data-dir {shlex.quote(str(data_dir))}"
-    lines += [
-        f"To download it:  {command}",
-        ELSEWHERE,
-        *hints,
-    ]
+    if data_dir.is_dir() or not data_dir.exists():
+        command = f"python scripts/download_data.py {name} --data-dir {shlex.quote(str(data_dir))}"
+        lines.append(f"To download it:  {command}")
+    lines += [ELSEWHERE, *hints]
     return DataError("\n".join(lines))

@@ -12,7 +12,7 @@ from convexinit_paper.data.whitening import fit_whitening, whitening_bytes
 from convexinit_paper.training.memory import BYTES, require_memory
 
 # What needs less memory than images that do not fit.
-SMALLER = "smaller images (dataset.size of a folder of images)"
+SMALLER_IMAGES = "smaller images (dataset.size of a folder of images)"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def preprocess(data: ImageData, how: str) -> ImageInputs:
     if how not in PREPROCESSING:
         raise ValueError(f"unknown pre-processing {how!r}; known: {', '.join(PREPROCESSING)}")
     pixels = data.train_inputs.numel() + data.test_inputs.numel()
-    require_memory(BYTES * pixels, f"{data.title}: the inputs of networks", SMALLER)
+    require_memory(BYTES * pixels, f"{data.title}: the inputs of networks", SMALLER_IMAGES)
     return PREPROCESSING[how](data)
 
 
@@ -92,7 +92,7 @@ def whiten(data: ImageData, kind: str) -> ImageInputs:
     require_memory(
         whitening_bytes(features),
         f"{data.title}: the matrices of {kind} whitening of {features:,} pixel values",
-        f"{SMALLER} or dataset.preprocessing=normalise",
+        f"{SMALLER_IMAGES} or dataset.preprocessing=normalise",
     )
     whitening = fit_whitening(data.train_inputs.flatten(1), kind, data.white)
     return _apply(lambda images: whitening.apply(images.flatten(1)), data)

@@ -90,28 +90,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
     root = options.runs or default_runs
     drawn: dict[str, bool] = {}
     reported: set[str] = set()
-    failures: list[str] = []
+    failures: dict[str, list[str]] = {}
+    out = options.out or default_out
     try:
         runs = read_runs(root)
         for name in options.names or FIGURES:
             try:
-                drawn[name] = draw(
-                    FIGURES[name], runs, options.scale, root, options.out or default_out, reported
-                )
+                drawn[name] = draw(FIGURES[name], runs, options.scale, root, out, reported)
             except RunError as error:
-                failures.append(f"error: {name}: {error}")
+                failures.setdefault(str(error), []).append(name)
     except RunError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        sys.exit(f"error: {error.filename}: {error.strerror}")
+        sys.exit("error: " + str(error).replace("with results_dir=...", "with --runs"))
+    except OSError as error:  # of a full disk without the name of a file
+        place, reason = error.filename or out, error.strerror or error
+        sys.exit(f"error: {place}: {reason}\n--out chooses another folder.")
     if failures:
-        sys.exit("\n".join(failures))
+        sys.exit(_told(failures))
     if not drawn or not (all if options.names else any)(drawn.values()):
         undrawn = ", ".join(name for name, done in drawn.items() if not done)
         sys.exit(
             f"error: no runs for {undrawn} in {root}{_state(root)}. Run the commands above, or "
             "choose another folder with --runs."
         )
+
+
+def _told(failures: dict[str, list[str]]) -> str:
+    """The first message, and for which figures there are others.
+
+    Args:
+        failures: names of figures by message.
+    """
+    first, *others = failures.items()
+    message, names = first
+    text = f"error: {', '.join(names)}: {message}"
+    if others:
+        rest = ", ".join(name for _, names in others for name in names)
+        text += f"\nAnother error is in each of {rest}; drawn alone they show it."
+    return text
 
 
 def _state(root: Path) -> str:

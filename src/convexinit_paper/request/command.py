@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import glob
 import multiprocessing
 import os
@@ -12,20 +13,25 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import cache
+from itertools import takewhile
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal import utils as hydra_utils
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import CompactHydraException, OverrideParseException
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import CompactHydraException, HydraException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from convexinit_paper.request.config import CONF
 from convexinit_paper.request.options import ConfigError
 from convexinit_paper.request.paths import OPTIONS, with_user_path
+from convexinit_paper.request.process import is_interruption
 from convexinit_paper.request.quoting import argument, run_command
 from convexinit_paper.request.suggestions import did_you_mean
 
@@ -75,7 +81,7 @@ def checked_arguments(arguments: list[str]) -> list[str]:
 
     Example:
         >>> checked_arguments(["seeds=2", "-m", "model=icnn,icnn_init"])
-        ['-m', 'seeds=2', 'model=icnn,icnn_init']
+        ['seeds=2', 'model=icnn,icnn_init', '-m']
         >>> checked_arguments(["--experiment=mnist"])
         Traceback (most recent call last):
         convexinit_paper.request.options.ConfigError: there is no flag --experiment
@@ -84,28 +90,40 @@ def checked_arguments(arguments: list[str]) -> list[str]:
     """
     parser = hydra_utils.get_args_parser()
     known = {*parser._option_string_actions} - {"--experimental-rerun"}  # from files never written
-    for index, word in enumerate(arguments):
-        flag, _, value = word.partition("=")
-        name = flag.lstrip(DASHES)
-        if name not in ("", flag) and flag not in known:
+    for word in arguments:
+        flag = word.partition("=")[0]
+        if _is_flag(flag) and flag not in known:
+            name = flag.lstrip(DASHES)
             meant = known & {f"-{name}", f"--{name}"}
             if meant:
                 raise ConfigError(f"there is no flag {flag}; did you mean {meant.pop()}?")
-            raise ConfigError(_no_flag(flag, value or _value_of_flag(arguments[index + 1 :])))
+            raise ConfigError(_no_flag(flag, arguments, known))
     try:
         parser.exit_on_error = False
-        given = parser.parse_known_args(multirun_first(arguments))[0]
+        options, flags = _options_and_flags(arguments, parser)
+        given = parser.parse_args([*options, *flags])
     except argparse.ArgumentError as error:
         raise ConfigError(f"{error}\npython run.py --hydra-help explains the flags.") from error
     if given.help or given.hydra_help:
-        return arguments
+        return [*options, *flags]
     modes = [mode for mode in MODES if getattr(given, mode.strip("-").replace("-", "_"))]
     if len(modes) > 1:
         meanings = ", ".join(f"{mode} {MODES[mode]}" for mode in modes)
         raise ConfigError(f"{' and '.join(modes)} do not go together: {meanings}. Leave one out.")
-    if given.resolve and not given.cfg:
-        raise ConfigError("--resolve goes with --cfg: python run.py --cfg job --resolve")
-    for index, word in enumerate(given.overrides):
+    for flag, example in (("resolve", "--resolve"), ("package", "--package trainer")):
+        if vars(given)[flag] and not given.cfg:
+            raise ConfigError(f"--{flag} goes with --cfg: python run.py --cfg job {example}")
+    # All that a command is but for its mode.
+    places = ("config_path", "config_name", "config_dir")
+    words = [
+        *(
+            f"--{place.replace('_', '-')}={vars(given)[place]}"
+            for place in places
+            if vars(given)[place]
+        ),
+        *options,
+    ]
+    for index, word in enumerate(options):
         name, equal, value = word.partition("=")
         if name.startswith("hydra.") and value.lstrip("'\"").startswith("~"):
             raise ConfigError(
@@ -115,17 +133,20 @@ def checked_arguments(arguments: list[str]) -> list[str]:
             raise ConfigError(
                 f"{word}: {name!r} is no name of an option\npython run.py --help lists all options."
             )
-        first = next(word for word in given.overrides if word.partition("=")[0] == name)
+        first = next(word for word in options if word.partition("=")[0] == name)
         if word != first:
-            raise ConfigError(_given_twice(first, word, given.overrides))
+            raise ConfigError(_given_twice(first, word, words))
         if (CONF / name).is_dir() and (value.startswith("[") or value == "null"):
             raise ConfigError(
                 f"{word}: {name} takes one choice; for a run with each of several: "
-                + _sweep(name, value.strip("[]") if "[" in value else "...", given.overrides)
+                + _sweep(name, value.strip("[]") if "[" in value else "...", words)
             )
         if not equal and not word.startswith("~"):
-            raise ConfigError(_no_option(word, given.overrides[index - 1] if index else ""))
-    return multirun_first([_with_user_path(word) for word in arguments])
+            whole = [*(["-m"] if given.multirun else []), *words]
+            raise ConfigError(_no_option(options[max(index - 1, 0) :], word, whole))
+        if not given.multirun and _is_sweep(word):
+            raise ConfigError(_several_values(word, words))
+    return [*map(_with_user_path, options), *flags]
 
 
 def _with_user_path(word: str) -> str:
@@ -136,17 +157,53 @@ def _with_user_path(word: str) -> str:
     return argument(name, with_user_path(name, value))
 
 
-def _value_of_flag(rest: list[str]) -> str:
-    """What follows a word that was meant as a flag with a value."""
-    is_value = bool(rest) and "=" not in rest[0] and not rest[0].startswith("-")
-    return rest[0] if is_value else "..."
+def _is_flag(word: str) -> bool:
+    """Whether a word begins as a flag does, and is not dashes alone."""
+    return word.lstrip(DASHES) not in ("", word)
 
 
-def _no_flag(flag: str, value: str) -> str:
-    """What to say of a flag that there is not."""
-    example = run_command([f"{flag.strip(DASHES)}={value}"])
+def _options_and_flags(
+    arguments: list[str], parser: argparse.ArgumentParser
+) -> tuple[list[str], list[str]]:
+    """Options, and flags with their values: Hydra refuses options on both sides of a flag."""
+    options, flags, rest = [], [], [word for word in arguments if word != "--"]
+    while rest:
+        word = rest.pop(0)
+        action = parser._option_string_actions.get(word.partition("=")[0])
+        if action is None:
+            options.append(word)
+            continue
+        flags.append(word)
+        takes_value = action.nargs != 0 and "=" not in word
+        if takes_value and _is_value(rest, needed=action.nargs is None):
+            flags.append(rest.pop(0))
+    return options, flags
+
+
+def _is_value(rest: list[str], needed: bool) -> bool:
+    """Whether a flag's value comes next; where none is needed, an option is none."""
+    return bool(rest) and not _is_flag(rest[0]) and (needed or "=" not in rest[0])
+
+
+def _no_flag(flag: str, arguments: list[str], known: Collection[str]) -> str:
+    """What to say of a flag that there is not.
+
+    Args:
+        flag: the first of those.
+        arguments: of the command.
+        known: flags that there are.
+    """
+    words, rest = [], [*arguments]
+    while rest:
+        word = rest.pop(0)
+        name, equal, value = word.partition("=")
+        if _is_flag(name) and name not in known:
+            if not equal:
+                value = rest.pop(0) if _is_value(rest, needed=False) else "..."
+            word = f"{name.strip(DASHES)}={value}"
+        words.append(word)
     return (
-        f"there is no flag {flag}\nOptions are written without dashes: {example}\n"
+        f"there is no flag {flag}\nOptions are written without dashes: {run_command(words)}\n"
         "python run.py --help lists all options."
     )
 
@@ -166,36 +223,28 @@ def _given_twice(first: str, second: str, words: Iterable[str]) -> str:
     return f"{name} is given twice, as {first} and {second}; leave one out{more}"
 
 
-def _no_option(word: str, before: str) -> str:
+def _no_option(options: list[str], word: str, words: Iterable[str]) -> str:
     """What to say of a word that is no option.
 
     Args:
-        word: that has no equal sign.
-        before: the argument before it.
+        options: from the one before the word on, if there is one.
+        word: the first that has no equal sign.
+        words: of the command.
     """
     lines = [f"{word}: missing EQUAL sign; options are written name=value"]
     groups = sorted(path.parent.name for path in CONF.glob(f"*/{glob.escape(word)}.yaml"))
     for group in ["experiment"] if "experiment" in groups else groups:
-        lines.append(f"Did you mean {run_command([argument(group, word)])}?")
+        meant = (argument(group, word) if one == word else one for one in words)
+        lines.append(f"If it was meant as one: {run_command(meant)}")
     if word in _option_names():
         lines.append(f"Did you mean {word}=...?")
-    name, equal, value = before.partition("=")
+    first, *others = options
+    name, equal, value = first.partition("=")
     if equal and not groups:
-        whole = shlex.quote(argument(name, f"{value} {word}"))
-        lines.append(f"If it belongs to the value before it, quote both: {whole}")
+        value = " ".join([value, *takewhile(lambda other: "=" not in other, others)])
+        whole = f"{name}={value}" if value.startswith(("[", "{")) else argument(name, value)
+        lines.append(f"If it belongs to the value before it, quote both: {shlex.quote(whole)}")
     return "\n".join([*lines, "python run.py --help lists all options."])
-
-
-def multirun_first(arguments: list[str]) -> list[str]:
-    """The arguments of the command line with ``-m`` at the front, if it is among them.
-
-    Hydra refuses it between options.
-
-    Example:
-        >>> multirun_first(["seeds=2", "-m", "model=icnn,icnn_init"])
-        ['-m', 'seeds=2', 'model=icnn,icnn_init']
-    """
-    return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
 
 
 @cache
@@ -218,14 +267,29 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def check_launcher() -> None:
+    """Refuse a launcher in a command that is no sweep: the run would not be launched by it.
+
+    Raises:
+        ConfigError: the launcher is not the default.
+    """
+    config = HydraConfig.get()
+    launcher = config.runtime.choices["hydra/launcher"]
+    if config.mode == RunMode.RUN and launcher != "basic":
+        words = (word for word in sys.argv[1:] if word not in ("--run", "-r"))
+        raise ConfigError(
+            f"hydra/launcher={launcher} is for sweeps; to use it: {run_command(['-m', *words])}"
+        )
+
+
 def run_reported(function: Callable[[], Any]) -> Any:
     """What the function returns; the process ends with one message if it fails."""
     try:
         return function()
-    except KeyboardInterrupt:
-        sys.stderr.write("\nInterrupted. Finished runs are stored; ask again to go on.\n")
-        sys.exit(130)
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
+        if is_interruption(error):
+            sys.stderr.write("\nInterrupted. Finished runs are stored; ask again to go on.\n")
+            sys.exit(130)
         if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0"):
             raise
         sys.stderr.write(f"error: {message_of(error)}\n")
@@ -247,9 +311,11 @@ def message_of(error: BaseException) -> str:
         if misspelt:
             text = f"this experiment has no option {misspelt[1]}.{_suggestion(misspelt[1])}"
             text += "\npython run.py --help lists all options."
-        sweep = re.search(r"Ambiguous value for argument '(.*)'\n1\. ", text, re.DOTALL)
-        if sweep:
-            text = _several_values(sweep[1])
+        choice = re.search(
+            r"Could not find '(.+)/([^/]*)'\s+Available options in .*?:(.*)", text, re.DOTALL
+        )
+        if choice:
+            text = _no_choice(choice[1], choice[2], choice[3].split())
         if text.startswith("Cannot find primary config"):
             text += (
                 "\nExperiments are chosen by experiment=<name>; python run.py --help lists them."
@@ -276,6 +342,18 @@ def message_of(error: BaseException) -> str:
     return "\n".join(lines)
 
 
+def _no_choice(group: str, name: str, choices: list[str]) -> str:
+    """What to say of a choice that a group of the configuration has not.
+
+    Args:
+        group: its name.
+        name: what was chosen.
+        choices: that there are.
+    """
+    hint = did_you_mean(name.lower(), choices)
+    return f"there is no {group}={name}.{hint}\nChoose from {', '.join(choices)}."
+
+
 def _not_readable(override: str, reason: str) -> str:
     """What to say of an argument that Hydra's grammar does not have."""
     name, _, value = override.partition("=")
@@ -289,20 +367,28 @@ def _not_readable(override: str, reason: str) -> str:
     )
 
 
-def _several_values(override: str) -> str:
-    """What to say of values with commas where there is no sweep."""
+def _is_sweep(override: str) -> bool:
+    """Whether an option has several values; of one that cannot be read Hydra says so."""
+    with contextlib.suppress(HydraException):
+        return OverridesParser.create().parse_override(override).is_sweep_override()
+    return False
+
+
+def _several_values(override: str, words: Iterable[str]) -> str:
+    """What to say of values with commas where there is no sweep.
+
+    Args:
+        override: the option.
+        words: of the command.
+    """
     name, _, value = override.partition("=")
-    others = (
-        ""
-        if name in OPTIONS
-        else f"For a run with each of them: {run_command(['-m', override])}\n"
-        f"For a list: {shlex.quote(f'{name}=[{value}]')}\n"
-    )
-    return (
-        f"{override} has several values.\n"
-        + others
-        + f"If the comma belongs to the value: {shlex.quote(argument(name, value))}"
-    )
+    lines = [f"{override} has several values."]
+    if name not in OPTIONS:
+        lines.append(f"For a run with each of them: {run_command(['-m', *words])}")
+        if "(" not in value:
+            lines.append(f"For a list: {shlex.quote(f'{name}=[{value}]')}")
+    lines.append(f"If they are one value: {shlex.quote(argument(name, value))}")
+    return "\n".join(lines)
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -50,7 +50,10 @@ def parse_section(kind: type[T], options: dict[str, Any], section: str) -> T:
             OmegaConf.update(schema, name, options[name])
         return cast("T", OmegaConf.to_object(schema))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{section}.{error.full_key}: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        if "is not a ListConfig" in reason:
+            reason = f"must be a list such as [3,7]; got {options[str(error.full_key)]!r}"
+        raise ConfigError(f"{section}.{error.full_key}: {reason}") from error
     except OutOfRangeError as error:
         raise error.within(section) from error
     except ValueError as error:  # of the library

@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TextIO
 
 ESCAPED = "convexinit.escaped"  # name of the rule for characters that an output cannot show
@@ -16,11 +17,30 @@ ESCAPED = "convexinit.escaped"  # name of the rule for characters that an output
 def begin_command() -> None:
     """Prepare a process that was started as a command, before it reads or writes anything.
 
-    All text is UTF-8 whatever the locale, and output that nobody reads any more is no error.
+    All text is UTF-8 whatever the locale, and output that nobody reads any more is no error. A
+    folder of data that is set to nothing counts as not set. Ctrl-C ends it without a traceback.
     """
+    sys.excepthook = _show
+    if not os.environ.get("CONVEXINIT_DATA"):
+        os.environ.pop("CONVEXINIT_DATA", None)
     _use_utf8()
     codecs.register_error(ESCAPED, _escape)
     sys.stdout, sys.stderr = _outlet(sys.stdout), _outlet(sys.stderr)
+
+
+def is_interruption(error: BaseException | None) -> bool:
+    """Whether it is Ctrl-C, or an error that came up while a package tidied up after it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show an error that nobody handles."""
+    if is_interruption(error):
+        sys.stderr.write("\nInterrupted.\n")
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def _use_utf8() -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ from convexinit_paper.store.staging import displaced, is_closed, replace
 
 FILES = ("config.yaml", "metrics.csv", "summary.json")
 COLUMNS = ["seed", "epoch", "step", "split", "metric", "value"]
+TYPES = {"seed": int, "epoch": int, "step": int, "value": float}
 
 
 @dataclass(frozen=True)
@@ -90,15 +92,17 @@ class Run:
         """Table with the columns :data:`COLUMNS`.
 
         Raises:
-            RunError: if the file is damaged.
+            RunError: if the file is damaged, or not as it was written.
         """
         path = self.folder / "metrics.csv"
         try:
-            with path.open("rb") as file:
-                file.seek(-1, os.SEEK_END)
-                if file.read() != b"\n":  # half a row would be read as a row
-                    raise ValueError("metrics.csv is cut off")
-            return pd.read_csv(path, dtype={"value": float})[COLUMNS]
+            content = path.read_bytes()
+            if not content.endswith(b"\n"):  # half a row would be read as a row
+                raise ValueError("metrics.csv is cut off")
+            written = self.summary.get("sha256", {}).get(path.name)
+            if written and hashlib.sha256(content).hexdigest() != written:
+                raise ValueError("metrics.csv is not as it was written")
+            return pd.read_csv(io.BytesIO(content), dtype=TYPES)[COLUMNS]
         except (OSError, ValueError, KeyError) as error:
             raise unreadable(self.folder, error) from error
 
@@ -235,9 +239,11 @@ def read_runs(root: Path, experiment: str | None = None) -> list[Run]:
         RunError: if one of them cannot be read.
     """
     name = experiment or "*"
-    folders = [*root.glob(f"{name}/[!.]*"), *displaced(root, name)]
-    for place in (root, *root.glob(name), *folders):  # in which nothing is seen, not even runs
-        if place.is_dir() and is_closed(place, os.R_OK | os.X_OK):
-            closed = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
-            raise unreadable(place, closed)
+    try:
+        folders = [*root.glob(f"{name}/[!.]*"), *displaced(root, name)]
+        for place in (root, *root.glob(name), *folders):  # in which nothing is seen, not even runs
+            if place.is_dir() and is_closed(place, os.R_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+    except PermissionError as closed:  # or a folder above them is
+        raise unreadable(Path(closed.filename), closed) from closed
     return [read_run(folder) for folder in sorted(folders) if is_stored(folder)]

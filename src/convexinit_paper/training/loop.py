@@ -17,7 +17,7 @@ from convexinit_paper.progress import TrainingProgress
 from convexinit_paper.store.checkpoints import Checkpoint
 from convexinit_paper.training.history import History, Measurement
 from convexinit_paper.training.machine import set_precision
-from convexinit_paper.training.memory import BYTES, SMALLER, require_memory
+from convexinit_paper.training.memory import BYTES, FEWER_WEIGHTS, require_memory
 from convexinit_paper.training.objectives import CLASSIFICATION, Objective
 from convexinit_paper.training.resuming import TrainingState, set_states, states_of
 from convexinit_paper.training.settings import TrainerSettings
@@ -99,7 +99,7 @@ def train(
     if device.type == "cpu":  # elsewhere torch says so
         parameters = sum(parameter.numel() for parameter in network.parameters())
         what = f"the gradients and two moments of Adam of {parameters:,} parameters"
-        require_memory(3 * BYTES * parameters, what, SMALLER)
+        require_memory(3 * BYTES * parameters, what, FEWER_WEIGHTS)
     network.to(device)
     training = training.to(device)
     held_out = {name: split.to(device) for name, split in held_out.items()}

@@ -18,7 +18,7 @@ COPIES = 5
 SIGNALS = 4
 BYTES = 4  # of a float32
 # What needs less memory than networks that do not fit.
-SMALLER = "fewer seeds at once or a smaller model.width"
+FEWER_WEIGHTS = "fewer seeds at once or a smaller model.width"
 
 
 def training_bytes(parameters: int, units: int, batch_size: int) -> int:
@@ -69,20 +69,24 @@ def require_memory(needed: int, what: str, advice: str) -> None:
 
 
 def group_bytes(group: Path) -> int:
-    """Free memory of a control group, its folder given.
+    """Free memory of a control group, the folder of all its controllers given.
 
     Files that were read and are kept in memory count as used there, but give way when it is needed.
+    Version 1 of control groups has a folder for each controller, and a limit that no machine
+    reaches where there is none.
 
     Raises:
         OSError, ValueError: it has no limit.
     """
-    limit, used = (
-        int((group / name).read_text(encoding="utf-8")) for name in ("memory.max", "memory.current")
-    )
+    maximum, current, total = "memory.max", "memory.current", ""
+    if not (group / maximum).is_file() and (group / "memory").is_dir():
+        group /= "memory"
+        maximum, current, total = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"
+    limit, used = (int((group / name).read_text(encoding="utf-8")) for name in (maximum, current))
     statistics = dict(
         line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines()
     )
-    files = sum(int(statistics.get(name, 0)) for name in ("inactive_file", "active_file"))
+    files = sum(int(statistics.get(f"{total}{name}_file", 0)) for name in ("inactive", "active"))
     return limit - used + files
 
 

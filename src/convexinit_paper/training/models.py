@@ -15,7 +15,7 @@ from convexinit.layers import Linear, project_
 from convexinit.lsuv import lsuv_init_
 from convexinit.moments import activation_moments
 from convexinit.networks import CNN, MLP
-from convexinit.positivity import POSITIVITY
+from convexinit.positivity import POSITIVITY, resolve_positivity
 from convexinit.stacking import stack_networks
 from convexinit_paper.request.options import (
     FRACTION,
@@ -30,7 +30,7 @@ from convexinit_paper.request.options import (
     require,
 )
 from convexinit_paper.training.loop import Split, epoch_order
-from convexinit_paper.training.memory import BYTES, SMALLER, require_memory
+from convexinit_paper.training.memory import BYTES, FEWER_WEIGHTS, require_memory
 from convexinit_paper.training.randomness import seeded_generator
 
 INITIALISATIONS = ("he", "principled", "orthogonal", "bias_only", "lsuv", "principled_lsuv")
@@ -92,6 +92,7 @@ class ModelSettings(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        resolve_positivity(self.positivity)
         if self.widths is None:
             enough = self.num_hidden is not None and self.num_hidden >= 1
             require(enough, "num_hidden", "at least 1", self.num_hidden, "widths is null")
@@ -305,7 +306,7 @@ def build_stack(
         f"{len(seeds)} networks of {parameters:,} parameters"
         if len(seeds) > 1
         else f"the {parameters:,} parameters of a network",
-        SMALLER,
+        FEWER_WEIGHTS,
     )
     return stack_networks(
         [
