@@ -183,17 +183,20 @@ def as_product(
             first, second = operands
     if dependence(first) > dependence(second):
         units = None if second.ndim == 1 or (prefix and _sums_all(prefix[0], 1)) else -1
+        features = _summed(prefix[0], 0, first.ndim) if prefix else -1
         stored = not prefix and second.ndim > 1
         return Product(
-            name, first, second, lambda x, w: plain(*prefix, x, w), units, -1, stored, expanded
-        )
-    units = None if first.ndim == 1 else -min(2, second.ndim)
+            name, first, second, lambda x, w: plain(*prefix, x, w), units, features, stored,
+            expanded,
+        )  # fmt: skip
+    features = -min(2, second.ndim)
+    units = None if first.ndim == 1 else features
     if prefix:
         units = None if _sums_all(prefix[0], 0) else -1
+        features = _summed(prefix[0], 1, second.ndim)
     return Product(
-        name, second, first, lambda x, w: plain(*prefix, w, x), units, -min(2, second.ndim),
-        expanded=expanded,
-    )  # fmt: skip
+        name, second, first, lambda x, w: plain(*prefix, w, x), units, features, expanded=expanded
+    )
 
 
 def one_matrix(weight: Tensor) -> Tensor:
@@ -207,3 +210,14 @@ def _sums_all(equation: str, place: int) -> bool:
     """Whether no dimension of an operand of einsum is left in the result."""
     operands, _, result = equation.partition("->")
     return bool(result) and not set(operands.split(",")[place]) & set(result) - {" "}
+
+
+def _summed(equation: str, place: int, dimensions: int) -> int:
+    """The last dimension of an operand of einsum that is summed with the other, from the end."""
+    operands, _, result = equation.replace(" ", "").partition("->")
+    own, other = operands.split(",")[place], operands.split(",")[1 - place]
+    summed = set(other) - set(result) - {"."}
+    first, _, last = own.partition("...")
+    places = [i - dimensions for i, letter in enumerate(first) if letter in summed]
+    places += [i - len(last) for i, letter in enumerate(last) if letter in summed]
+    return places[-1] if places else -1
