@@ -56,6 +56,8 @@ def roles(network, inputs=X, convex=0):
     [
         lambda n, z: n.w.__rmatmul__(z),
         lambda n, z: torch.einsum("io,bi->bo", n.w, z),
+        lambda n, z: torch.einsum("bi,io->ob", z, n.w).T,
+        lambda n, z: torch.einsum("ci,b...i->bc...", n.w, z[:, None])[:, :, 0],
         lambda n, z: F.linear(z, n.w.exp().split(16)[0]),
     ],
 )
