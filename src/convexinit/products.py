@@ -182,18 +182,21 @@ def as_product(
             expanded, operands[place] = operands[place], matrix
             first, second = operands
     if dependence(first) > dependence(second):
-        units = None if second.ndim == 1 or (prefix and _sums_all(prefix[0], 1)) else -1
+        units, features = None if second.ndim == 1 else -1, -1
+        if prefix:
+            units, features = _dimensions(prefix[0], first, second)
         stored = not prefix and second.ndim > 1
         return Product(
-            name, first, second, lambda x, w: plain(*prefix, x, w), units, -1, stored, expanded
-        )
-    units = None if first.ndim == 1 else -min(2, second.ndim)
+            name, first, second, lambda x, w: plain(*prefix, x, w), units, features, stored,
+            expanded,
+        )  # fmt: skip
+    features = -min(2, second.ndim)
+    units = None if first.ndim == 1 else features
     if prefix:
-        units = None if _sums_all(prefix[0], 0) else -1
+        units, features = _dimensions(prefix[0], second, first, weight_first=True)
     return Product(
-        name, second, first, lambda x, w: plain(*prefix, w, x), units, -min(2, second.ndim),
-        expanded=expanded,
-    )  # fmt: skip
+        name, second, first, lambda x, w: plain(*prefix, w, x), units, features, expanded=expanded
+    )
 
 
 def one_matrix(weight: Tensor) -> Tensor:
@@ -203,7 +206,34 @@ def one_matrix(weight: Tensor) -> Tensor:
     return weight
 
 
-def _sums_all(equation: str, place: int) -> bool:
-    """Whether no dimension of an operand of einsum is left in the result."""
-    operands, _, result = equation.partition("->")
-    return bool(result) and not set(operands.split(",")[place]) & set(result) - {" "}
+def _dimensions(
+    equation: str, inputs: Tensor, weight: Tensor, weight_first: bool = False
+) -> tuple[int | None, int]:
+    """Of an einsum: the units in its result, None for one unit, and what they sum of the input."""
+    operands, arrow, result = equation.replace(" ", "").partition("->")
+    of_input, of_weight = operands.split(",")[:: -1 if weight_first else 1]
+    if not arrow:
+        letters = of_input + of_weight
+        result = "..." * ("." in letters) + "".join(
+            sorted(letter for letter in set(letters) - {"."} if letters.count(letter) == 1)
+        )
+
+    def place(letter: str, term: str, dimensions: int) -> int:
+        """From the end; what ``...`` stands for comes between."""
+        first, _, last = term.partition("...")
+        return (
+            last.index(letter) - len(last) if letter in last else first.index(letter) - dimensions
+        )
+
+    rest = max(
+        tensor.ndim - len(term.replace("...", "")) if "." in term else 0
+        for term, tensor in ((of_input, inputs), (of_weight, weight))
+    )
+    kept = [letter for letter in result if letter in of_weight]
+    own = [letter for letter in kept if letter not in of_input] or kept
+    units = None
+    if own:
+        shape = len(result.replace("...", "")) + rest * ("." in result)
+        units = -1 if own[-1] == "." else place(own[-1], result, shape)
+    summed = [x for x in of_input if x in of_weight and x not in result and x != "."]
+    return units, place(summed[-1], of_input, inputs.ndim) if summed else -1

@@ -56,12 +56,31 @@ def roles(network, inputs=X, convex=0):
     [
         lambda n, z: n.w.__rmatmul__(z),
         lambda n, z: torch.einsum("io,bi->bo", n.w, z),
+        lambda n, z: torch.einsum("bi,io->ob", z, n.w).T,
+        lambda n, z: torch.einsum("ci,b...i->bc...", n.w, z[:, None])[:, :, 0],
         lambda n, z: F.linear(z, n.w.exp().split(16)[0]),
     ],
 )
 def test_layers_are_filled_however_they_are_called(layer):
     network = init_icnn_(middle(layer, w=matrix().abs()), X, generator=generator())
     assert check_signal(network, X).rows[1].std == pytest.approx(1, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "equation", ["oi,bi->bo", "oi,bi", "oi,...i->...o", "bi,oi->bo", "b...,o...->bo", "oi,ib->bo"]
+)
+def test_weights_of_einsum_have_the_moments_of_a_linear_layer_in_any_order(equation):
+    def product(network, z):
+        z = z.T if "ib" in equation else z
+        return torch.einsum(equation, *((z, network.w) if equation[0] == "b" else (network.w, z)))
+
+    weights = [
+        init_icnn_(
+            middle(layer, w=matrix().abs()), X, method="moments", generator=generator()
+        ).w.detach()
+        for layer in (lambda n, z: F.linear(z, n.w), product)
+    ]
+    torch.testing.assert_close(*weights)
 
 
 def test_a_vector_for_every_position_is_filled():
