@@ -156,6 +156,12 @@ def _fits(
     for entry in _as_softplus(forward, draws):
         for place, gain in _fitting(_images([entry], draws, layouts), weight):
             yield entry, gain, layouts[place]
+    least = min(_value_at(forward, draws, value) for value in (-100.0, 0.0))
+    if 0 < least < math.inf:
+        for place, gain in _fitting(images, weight - least):
+            entry = named[place % len(named)]
+            if not entry.projects:
+                yield _raised(entry, least / gain), gain, layouts[place // len(named)]
 
 
 @lru_cache(64)
@@ -204,13 +210,25 @@ def _agree(first: Tensor, second: Tensor) -> bool:
 
 def _as_softplus(forward: Callable[[Tensor], Tensor], like: Tensor) -> list[Positivity]:
     """The softplus that a map is if it is one, from its value at 0 and its slope far above."""
-    at_zero, at_40, at_80 = (
-        float(forward(torch.full_like(like, value)).flatten()[0]) for value in (0.0, 40.0, 80.0)
-    )
+    at_zero, at_40, at_80 = (_value_at(forward, like, value) for value in (0.0, 40.0, 80.0))
     slope = (at_80 - at_40) / 40
     if not (at_zero > 0 and 0 < slope / at_zero < math.inf):
         return []
     return [softplus(slope * math.log(2) / at_zero)]
+
+
+def _value_at(forward: Callable[[Tensor], Tensor], like: Tensor, value: float) -> float:
+    """What a map makes of a number."""
+    return float(forward(torch.full_like(like, value)).flatten()[0])
+
+
+def _raised(entry: Positivity, offset: float) -> Positivity:
+    """A map to which a number is added, such as what keeps weights from zero."""
+    return Positivity(
+        f"{entry.name} + {offset:.3g}",
+        lambda raw: entry.forward(raw) + offset,
+        lambda weight: entry.inverse((weight - offset).clamp_min(0)),
+    )
 
 
 def _divided(entry: Positivity, gain: float) -> Callable[[Tensor], Tensor]:

@@ -169,6 +169,23 @@ class Mirrored(Softmax):
         return raw + raw.flip(0).tanh()
 
 
+@pytest.mark.parametrize(
+    ("map_of", "name"),
+    [
+        (lambda w: w.square() + 1e-4, "square + 0.0001"),
+        (lambda w: F.relu(w) + 1e-3, "clip + 0.001"),
+        (lambda w: (F.softplus(w) + 1e-6) / 16, "softplus + 1e-06"),
+        (lambda w: 2 * (w.abs() + 1e-4).T, "abs + 0.0001"),
+    ],
+)
+def test_what_keeps_weights_from_zero_counts(map_of, name):
+    network = middle(lambda n, z: F.linear(z, map_of(n.w)), w=matrix())
+    init_icnn_(network, X, generator=generator())
+    row = check_signal(network, X).rows[1]
+    assert row.map == name
+    assert (row.mean, row.std) == (pytest.approx(0, abs=0.01), pytest.approx(1, rel=0.01))
+
+
 def test_a_map_that_the_user_says_fits_a_transposed_parameter():
     said = {"w": {"positivity": softplus(2.0), "gain": 0.5}}
     network = Hidden(
