@@ -8,6 +8,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from numbers import Real
 from typing import Any, TypeVar
 
@@ -155,6 +156,9 @@ def check_generator(generator: Generator | None) -> None:
         )
 
 
+_signature = cache(inspect.signature)
+
+
 def check_unchanged(function: Callable[..., Any], arguments: dict[str, Any], reason: str) -> None:
     """Raise ValueError if an argument of a function is not at its default.
 
@@ -163,7 +167,7 @@ def check_unchanged(function: Callable[..., Any], arguments: dict[str, Any], rea
         arguments: values by name.
         reason: why they are of no use, after a name.
     """
-    parameters = inspect.signature(function).parameters
+    parameters = _signature(function).parameters
     for name, value in arguments.items():
         if value != parameters[name].default:
             raise ValueError(f"{name} {reason}")

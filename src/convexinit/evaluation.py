@@ -195,6 +195,16 @@ class Snapshot:
         self._tensors = [(t, t.detach().clone(), t.requires_grad) for t in tensors.values()]
 
     @torch.no_grad()
+    def has_changed(self, tensors: Iterable[Tensor | None]) -> bool:
+        """Whether some of these are not as they were; sparse ones are not looked at."""
+        numbers = set(map(id, tensors))
+        return not all(
+            torch.equal(tensor, value)
+            for tensor, value, _ in self._tensors
+            if id(tensor) in numbers and tensor.layout is torch.strided
+        )
+
+    @torch.no_grad()
     def restore(self, kept: Iterable[Tensor] = (), modules: Iterable[nn.Module] = ()) -> None:
         """Give the network its state back.
 
@@ -244,6 +254,7 @@ class Evaluation:
         starting: modules that initialise themselves on their first batch (ActNorm), by name.
         statistics: running means and variances of batch normalisations, but of those that are in
             evaluation mode in a network that is not.
+        snapshot: of the network as it was.
         keeps: whether ``kept``, and what a first batch has set, stays at the end.
         kept: parameters and statistics.
     """
@@ -262,6 +273,7 @@ class Evaluation:
             for tensor in (module.running_mean, module.running_var)
             if tensor is not None
         ]
+        self.snapshot = Snapshot(network)
         self.keeps = False
         self.kept: list[Tensor] = [*network.parameters(), *self.statistics]
         self._network, self._arguments, self._call = network, arguments, call
@@ -371,7 +383,7 @@ def evaluated(
             that were made in inference mode, or it cannot be called to give modules a first batch.
     """
     _check_watchable(network)
-    snapshot, evaluation = Snapshot(network), Evaluation(network, arguments, call)
+    evaluation = Evaluation(network, arguments, call)
     device = arguments[0].device
     try:
         with (
@@ -384,6 +396,6 @@ def evaluated(
             yield evaluation
     finally:
         if evaluation.keeps:
-            snapshot.restore(evaluation.kept, evaluation.starting.values())
+            evaluation.snapshot.restore(evaluation.kept, evaluation.starting.values())
         else:
-            snapshot.restore()
+            evaluation.snapshot.restore()

@@ -66,15 +66,11 @@ def fill_network_(
         with evaluated(network, arguments, call, again=True) as evaluation:
             messages, founds = [], []
             for function in functions:
-                before = [
-                    (tensor, tensor.detach().clone())
-                    for tensor in network.parameters()
-                    if tensor.layout is torch.strided
-                ]
                 found = find_prepared(
                     network, arguments, columns, function, layers or {}, evaluation.starting
                 )
-                writes = not all(torch.equal(tensor, value) for tensor, value in before)
+                constrained = [m.raw for one in found.pre_activations for m in one.constrained]
+                writes = evaluation.snapshot.has_changed(constrained)
                 founds.append(found)
                 kept = _take_kept(network, found)
                 _check_found(found, target)

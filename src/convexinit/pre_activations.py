@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from convexinit.assignment import is_close
-from convexinit.calls import Call, changes_in_place, following
+from convexinit.calls import Call, calls_between, changes_in_place, following, leads_only_to
 from convexinit.found import BiasOption, FoundLayer, Options, PreActivation
-from convexinit.tracing import DIVISIONS, MULTIPLICATIONS, RESHAPES, Trace
+from convexinit.tracing import DIVISIONS, MULTIPLICATIONS, RESHAPES, SUMS, Trace
 
+_SCALINGS = MULTIPLICATIONS | DIVISIONS
 _Coefficients = dict[str, dict[str, Tensor]]  # by parameter; for each unit, position or all
 
 WITHOUT_GRADIENTS = (
@@ -103,7 +104,7 @@ def _end_of(trace: Trace, call: Call) -> tuple[Call, bool, tuple[int, ...]]:
         (user,) = current.consumers
         operands = {id(t): t for t in user.operands if user.made_by.get(id(t)) is current}
         others = [t for t in user.operands if id(t) not in operands]
-        scales = user.name in MULTIPLICATIONS | DIVISIONS
+        scales = user.name in _SCALINGS
         if (
             (trace.is_weighted(user) and not _is_added(user, operands))
             or user.value is None
@@ -287,12 +288,46 @@ class _Gradients:
             if slope is not None
         }
 
+    def is_bias(self, trace: Trace, parameter: Tensor) -> bool | None:
+        """Whether a parameter is a number for each unit that is added to all rows alike.
+
+        As the calls that read it show: not if it scales what depends on the inputs. None where they
+        do not show it.
+        """
+        users = trace.users.get(id(parameter), [])
+        if self.one.summed or len(users) != 1:
+            return None
+        (user,) = users
+        if user.name in _SCALINGS:
+            return False if _depending(trace, user) else None
+        if parameter.numel() != self.sizes["unit"] or not leads_only_to(user, self.one.call):
+            return None
+        reading = [t for t in user.operands if any(p is parameter for p in user.leaves_of(t))]
+        if user.product:
+            by_unit = user.product.name == "linear" or user.product.is_convolution
+            added = by_unit and all(t is not user.product.weight for t in reading)
+        else:
+            matrices = user.value is not None and user.value.ndim == 2 == self.like.ndim
+            in_rows = all(t.shape[-1:] == (parameter.numel(),) == (t.numel(),) for t in reading)
+            added = user.name in SUMS and matrices and in_rows
+        later = [*calls_between(user, self.one.call)]
+        scaled = all(
+            call.name in SUMS or (call.name in _SCALINGS and len(_depending(trace, call)) == 1)
+            for call in later
+        )
+        return True if added and scaled else None
+
     def _summed(self, draw: Tensor, per: str) -> Tensor:
         """Gradient by what is added to all rows: for each unit, each position or as one number."""
         draw = self.one.seen(draw, self.like.shape)
         if per == "unit":
             return self.product.by_unit(draw).sum(0)
         return draw.sum(0).flatten() if per == "position" else draw.sum().reshape(1)
+
+
+def _depending(trace: Trace, call: Call) -> list[Tensor]:
+    """Operands that depend on the inputs."""
+    return [t for t in call.operands if trace.dependence(t)]
 
 
 def _coarsest(tensors: Iterable[Tensor]) -> torch.dtype:
@@ -312,38 +347,74 @@ def _differentiate(
         _scale(one, draw, gradients[: len(one.layers)], ends, trace, squares)
         found.append(one.coefficients(draw, one.candidates, gradients[len(one.layers) :]))
     # Random draws do not give ones by chance. Others have to be the same for other draws.
-    doubtful = [
-        [name for name, options in names.items() if not _is_one(next(iter(options.values())))]
-        for names in found
-    ]
-    others = [one.other_draw() for one in together]
+    doubtful = []
+    for one, known in zip(together, found, strict=True):
+        roles = {
+            name: one.is_bias(trace, one.candidates[name])
+            for name, options in known.items()
+            if not _is_one(next(iter(options.values())))
+        }
+        for name in [name for name, is_bias in roles.items() if is_bias is False]:
+            del known[name]
+        doubtful.append([name for name, is_bias in roles.items() if is_bias is None])
+    again: list[_Coefficients] = [{} for _ in together]
+    if any(doubtful):
+        again = _differentiate_again(together, found, doubtful)
+    for one, known, repeated in zip(together, found, again, strict=True):
+        _choose_biases(one, known, repeated)
+
+
+def _differentiate_again(
+    together: list[_Gradients], found: list[_Coefficients], doubtful: list[list[str]]
+) -> list[_Coefficients]:
+    """Coefficients of some parameters for other draws; those by which rows differ are removed.
+
+    Args:
+        together: pre-activations.
+        found: coefficients of each.
+        doubtful: names of the parameters, for each.
+    """
+    draws = [one.other_draw() for one in together]
     wanted = [
         [one.candidates[name] for name in names]
         for one, names in zip(together, doubtful, strict=True)
     ]
-    second = _gradients_of(together, others, wanted)
-    for one, known, draw, names, gradients in zip(
-        together, found, others, doubtful, second, strict=True
+    others = _gradients_of(together, draws, wanted)
+    balanced = _gradients_of(together, [one.balanced_draw() for one in together], wanted)
+    again = []
+    for one, known, draw, names, slopes, differences in zip(
+        together, found, draws, doubtful, others, balanced, strict=True
     ):
-        again = one.coefficients(draw, names, gradients)
-        for name in _varying(one, known, names):
-            known.pop(name, None)
-        _choose_biases(one, known, again)
+        again.append(one.coefficients(draw, names, slopes))
+        for name in _varying(one, known, names, differences):
+            del known[name]
+    return again
 
 
-def _varying(gradients: _Gradients, known: _Coefficients, names: Iterable[str]) -> list[str]:
-    """Parameters that rows differ by, such as gains: a signal may hide how little they do."""
-    names = [name for name in names if known[name]]
-    if len(gradients.value) % 2 or not names:
+def _varying(
+    gradients: _Gradients,
+    known: _Coefficients,
+    names: Iterable[str],
+    slopes: Iterable[Tensor | None],
+) -> list[str]:
+    """Parameters that rows differ by, such as gains: a signal may hide how little they do.
+
+    Args:
+        gradients: of a pre-activation.
+        known: its coefficients.
+        names: of parameters.
+        slopes: gradients by them for as many rows with one as with minus one.
+    """
+    if len(gradients.value) % 2:
         return []
-    wanted = [gradients.candidates[name] for name in names]
-    (slopes,) = _gradients_of([gradients], [gradients.balanced_draw()], [wanted])
     # Sums are made in float32 at least, and zero but for their rounding.
     rounding = 8 * min(
         torch.finfo(dtype).eps for dtype in (torch.float32, _coarsest(gradients.results))
     )
     varying = []
     for name, slope in zip(names, slopes, strict=True):
+        if not known[name]:
+            continue
         largest = max(float(one.abs().max()) for one in known[name].values())
         summed = gradients.value.numel() / gradients.candidates[name].numel()
         if slope is not None and bool((slope.abs() > rounding * summed * largest).any()):
@@ -407,9 +478,8 @@ def _choose_biases(gradients: _Gradients, found: _Coefficients, again: _Coeffici
     # Those that are added as they are first: others may be gains of a signal that does not vary.
     for name, options in sorted(found.items(), key=lambda item: item[0] in again):
         for per, coefficient in options.items():
-            if name not in again or (
-                is_close(coefficient, again[name][per]) and bool((coefficient != 0).all())
-            ):
+            same = name not in again or is_close(coefficient, again[name][per])
+            if same and bool((coefficient != 0).all()):
                 parameter = gradients.candidates[name]
                 gradients.one.biases.append(BiasOption(name, parameter, coefficient.detach(), per))
                 break
