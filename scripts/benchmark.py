@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -344,7 +345,9 @@ def start_in_steps(units: int, hidden: int, rounds: int) -> list[float]:
             (network(inputs) - targets).square().mean().backward()
             optimiser.step()
 
-    return ratios(rounds, lambda: init_icnn_(network, inputs), steps, scale=10)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the variances of these layers rest on a few")
+        return ratios(rounds, lambda: init_icnn_(network, inputs), steps, scale=10)
 
 
 def one_after_the_other(shape: Shape, seeds: int) -> Callable[[], None]:
