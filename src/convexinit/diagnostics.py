@@ -428,7 +428,11 @@ def _row(
     convex = torch.zeros_like(signal)
     for layer in one.constrained:
         convex += watch.part(one, layer)
-    variance, others = (mean_variance(part.reshape(rows, -1)) for part in (convex, signal - convex))
+    by_row = len(watch.results[one.call.index]) == rows  # and not of means over rows, say
+    variance, others = (
+        mean_variance(part.reshape(rows, -1) if by_row else part)
+        for part in (convex, signal - convex)
+    )
     exists = one.constrained and variance + others > 0
     share = round(variance / (variance + others), 6) if exists else math.nan
     gradient = reached.get(one.call.index)
@@ -458,7 +462,7 @@ def _row(
     ]
     problems += _verdicts(row, before, one.output, precision)
     apart = float((signal.mean(0) - row.mean).square().mean().sqrt())
-    if abs(row.mean) <= row.std < apart:
+    if abs(row.mean) <= row.std < apart and one.is_bent:
         shifts = one.biases and one.biases[0].per != "layer"
         remedy = f"`{row.bias}` could do it" if shifts else "no parameter shifts units apart"
         problems.append(f"units are not centred, by {apart / row.std:.3g} deviations; {remedy}")

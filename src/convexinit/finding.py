@@ -45,6 +45,7 @@ from convexinit.weight_maps import (
     WeightMap,
     find_map,
     inverted_map,
+    inverts,
     is_kept_positive,
     said_map,
     scaled_map,
@@ -131,10 +132,13 @@ def find_prepared(
         _check_rows(network, arguments, tuple(halves), call)
         raise
     result = trace.differentiated if trace.returns_gradient else first_of(output)
-    hidden = _unread(network, trace) if trace.is_lost(result) else []
+    hidden = []
+    if isinstance(result, Tensor) and trace.is_lost(result):
+        parts = _unread(network, trace)
+        hidden = [part for part in parts if _reaches(network.get_submodule(part), result)]
     if trace.lost or hidden:
-        parts = ", ".join(filter(None, hidden)) or "its parameters"
-        where = f"a tensor that {trace.lost} uses" if trace.lost else f"what comes of {parts}"
+        of = ", ".join(filter(None, hidden)) or "its parameters"
+        where = f"a tensor that {trace.lost} uses" if trace.lost else f"what comes of {of}"
         raise ValueError(
             f"{where} is computed in a way that cannot be seen, as by torch.jit.script, a "
             "torch.autograd.Function, torch.vmap or reentrant torch.utils.checkpoint; write it "
@@ -188,6 +192,13 @@ def _check_rows(
 def _apart(network: nn.Module, trace: Trace) -> list[str]:
     """Parts that have none in what the network differentiates first; none if it does not."""
     return _unread(network, trace) if trace.returns_gradient else []
+
+
+def _reaches(part: nn.Module, result: Tensor) -> bool:
+    """Whether a result depends on a parameter of a part."""
+    weights = [parameter for parameter in part.parameters() if parameter.requires_grad]
+    slopes = torch.autograd.grad(result.sum(), weights, allow_unused=True, retain_graph=True)
+    return any(slope is not None for slope in slopes)
 
 
 def _unread(network: nn.Module, trace: Trace) -> list[str]:
@@ -448,12 +459,9 @@ def _parametrized_map(network: nn.Module, call: Call, parameter: str) -> WeightM
         def write(weight: Tensor, entry: Positivity = entry, gain: float = gain) -> None:
             setattr(module, attribute, entry.inverse(weight / gain).to(made))
 
-        try:
-            write(weight.clone())
-        except (RuntimeError, ValueError, TypeError, NotImplementedError):
-            return None
-        if is_close(forward(weight), weight):
+        if inverts(module, weight, forward, write):
             return WeightMap(entry.name, gain, (), forward, write)
+        return None
     return None
 
 

@@ -188,6 +188,11 @@ class PreActivation:
         """The operation whose result has the form in which it is seen, but for sums."""
         return (self.constrained + self.free)[0]
 
+    @property
+    def is_bent(self) -> bool:
+        """Whether anything but linear operations reads it, of which the bias centres what comes."""
+        return not all(user.product for user in self.call.consumers)
+
     def place(self) -> tuple[Call, Product]:
         """The call in whose shape it is seen, and what says which numbers in it are of one unit."""
         call = self.first.call

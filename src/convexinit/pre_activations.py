@@ -303,16 +303,20 @@ class _Gradients:
         if parameter.numel() != self.sizes["unit"] or not leads_only_to(user, self.one.call):
             return None
         reading = [t for t in user.operands if any(p is parameter for p in user.leaves_of(t))]
+        if not all(_has_same_entries(t, parameter) for t in reading):
+            return None
         if user.product:
             by_unit = user.product.name == "linear" or user.product.is_convolution
-            added = by_unit and all(t is not user.product.weight for t in reading)
+            alike = user.value is not None and user.value.ndim == self.like.ndim
+            added = by_unit and alike and user.product.units == self.product.units
+            added = added and all(t is not user.product.weight for t in reading)
         else:
             matrices = user.value is not None and user.value.ndim == 2 == self.like.ndim
             in_rows = all(t.shape[-1:] == (parameter.numel(),) == (t.numel(),) for t in reading)
-            added = user.name in SUMS and matrices and in_rows
+            added = user.name in SUMS and matrices and in_rows and self.product.units == -1
         later = [*calls_between(user, self.one.call)]
         scaled = all(
-            call.name in SUMS or (call.name in _SCALINGS and len(_depending(trace, call)) == 1)
+            call.name in SUMS or (call.name in _SCALINGS and _is_first_alone(trace, call))
             for call in later
         )
         return True if added and scaled else None
@@ -325,9 +329,25 @@ class _Gradients:
         return draw.sum(0).flatten() if per == "position" else draw.sum().reshape(1)
 
 
+def _has_same_entries(tensor: Tensor, parameter: Tensor) -> bool:
+    """Whether a tensor is a parameter, or a view of all of its numbers in their order."""
+    return tensor is parameter or (
+        tensor._base is parameter
+        and tensor.data_ptr() == parameter.data_ptr()
+        and tensor.numel() == parameter.numel()
+        and tensor.is_contiguous()
+        and parameter.is_contiguous()
+    )
+
+
 def _depending(trace: Trace, call: Call) -> list[Tensor]:
     """Operands that depend on the inputs."""
     return [t for t in call.operands if trace.dependence(t)]
+
+
+def _is_first_alone(trace: Trace, call: Call) -> bool:
+    """Whether no operand but the first depends on the inputs."""
+    return [id(t) for t in _depending(trace, call)] == [id(call.operands[0])]
 
 
 def _coarsest(tensors: Iterable[Tensor]) -> torch.dtype:
@@ -405,7 +425,8 @@ def _varying(
         names: of parameters.
         slopes: gradients by them for as many rows with one as with minus one.
     """
-    if len(gradients.value) % 2:
+    rows_first = gradients.product.units != -gradients.like.ndim
+    if len(gradients.value) % 2 or not rows_first:
         return []
     # Sums are made in float32 at least, and zero but for their rounding.
     rounding = 8 * min(

@@ -163,6 +163,8 @@ def _is_convex(trace: Trace, call: Call, columns: Mapping[int, Any]) -> bool:
     if name == "batch_norm":
         scale = _argument(call, 3, "weight", None)
         still = _argument(call, 5, "training", False) is False and [*map(id, moving)] == [id(first)]
+        # torch.batch_norm has its arguments in another order.
+        still &= call.function is torch.nn.functional.batch_norm
         return still and (not curved or scale is None or _is_positive(trace, call, scale))
     if len(operands) > 1 or first is not moving[0]:
         return False

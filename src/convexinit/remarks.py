@@ -97,7 +97,7 @@ def _of_layers(
                 )
         elif rows < _FEWEST_ROWS:
             few[one.name] = rows
-        if apart > _APART and not (one.said or (one.output and one.constrained)):
+        if apart > _APART and one.is_bent and not (one.said or (one.output and one.constrained)):
             uncentred[one.name] = apart
     if later:
         _, worst, moments = max(later)

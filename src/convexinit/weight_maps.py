@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, permutations
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -361,18 +363,31 @@ def inverted_map(network: nn.Module, call: Call, parameter: str) -> WeightMap | 
         return None
     module, attribute = network.get_submodule(path[1:]), rest.partition(".")[0]
     assert call.product is not None
-    before = call.product.weight.detach()
-    try:
-        with unchanged_on_error(module):
-            setattr(module, attribute, before.clone())
-            if not is_close(getattr(module, attribute), before):
-                raise ValueError
-    except Exception:
+
+    def forward(_: Tensor) -> Tensor:
+        return cast("Tensor", getattr(module, attribute)).detach()
+
+    def write(weight: Tensor) -> None:
+        setattr(module, attribute, weight.to(getattr(module, attribute)))
+
+    if not inverts(module, call.product.weight.detach(), forward, write):
         return None
-    return WeightMap(
-        "right_inverse", 1.0, (), lambda _: getattr(module, attribute).detach(),
-        lambda weight: setattr(module, attribute, weight.to(getattr(module, attribute))),
-    )  # fmt: skip
+    return WeightMap("right_inverse", 1.0, (), forward, write)
+
+
+def inverts(
+    module: nn.Module,
+    weight: Tensor,
+    forward: Callable[[Tensor], Tensor],
+    write: Callable[[Tensor], None],
+) -> bool:
+    """Whether a weight stays what it is when it is written; the module is as before."""
+    fits = False
+    with suppress(Exception), unchanged_on_error(module):
+        write(weight.clone())
+        fits = is_close(forward(weight), weight)
+        raise ValueError  # so that what was written is undone
+    return fits
 
 
 def said_map(call: Call, weight: Tensor, raw: Tensor, entry: Positivity, gain: float) -> WeightMap:

@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -373,3 +374,29 @@ def test_biases_that_differ_between_positions_are_no_skip_connection():
     torch.manual_seed(0)
     row = check_signal(Heads(), torch.randn(100, 5)).rows[1]
     assert (row.convex, row.skip) == (1, 0)
+
+
+def test_layers_may_read_means_over_rows():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.mean, self.last = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 1)
+
+        def forward(self, x):
+            z = F.softplus(self.first(x))
+            return self.last(z + F.softplus(self.mean(z.mean(0, keepdim=True))))
+
+    report = check_signal(Shared(), torch.randn(100, 5))
+    assert [row.layer for row in report.rows] == ["first", "mean", "last"]
+
+
+def test_what_nothing_bends_need_not_be_centred():
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Linear(8, 6, bias=False), nn.Linear(6, 16), nn.Softplus(), ConvexLinear(16, 1)
+    )
+    inputs = torch.rand(512, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_icnn_(network, inputs, generator=generator())
+    assert not any(row.verdict for row in check_signal(network, inputs).rows)

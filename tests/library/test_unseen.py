@@ -627,6 +627,16 @@ def test_a_bias_that_is_added_after_a_transposition_is_found(function, weight, b
     assert is_convex(network, X)
 
 
+def test_parts_that_a_network_does_not_use_hide_nothing():
+    network = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU())
+    network.add_module("unused", nn.Linear(3, 3))
+
+    def call(network, x):
+        return torch.vmap(lambda row: row.sum())(network[:4](x))
+
+    init_icnn_(network, X, call=call, generator=generator())
+
+
 def test_networks_that_hold_a_number_for_every_row_are_told_so():
     network = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 1))
     network.register_buffer("offset", torch.ones(len(X), 1))
