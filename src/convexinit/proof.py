@@ -56,7 +56,7 @@ def _with(name: str, default: float, least: float, most: float) -> Callable[[Cal
     return is_within
 
 
-# Activations that are convex where values are mostly, and fall and bend down below zero.
+# Activations that look convex, and fall or bend down at some values.
 _NEARLY = {"silu", "gelu", "mish", "hardswish"}
 
 # Convex functions of one operand that do not decrease, and what has to be true of their call.
@@ -109,7 +109,7 @@ def nearly_convex(trace: Trace) -> list[str]:
     if not (names := sorted(_NEARLY & {*curved})):
         return []
     return [
-        f"{', '.join(names)} is not convex below zero, so that the network is not either, though "
+        f"{', '.join(names)} is not convex everywhere, so that the network is not either, though "
         "it is at the points that were tried; softplus is much the same, and convex"
     ]
 

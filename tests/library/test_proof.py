@@ -301,7 +301,7 @@ def test_activations_that_are_convex_at_most_points_are_named(activation):
     torch.manual_seed(0)
     made = (nn.Sequential(nn.Linear(16, 16), activation()) for _ in range(3))
     network = nn.Sequential(nn.Linear(6, 16), activation(), *made, nn.Linear(16, 1))
-    named = f"{activation.__name__.lower()} is not convex below zero"
+    named = f"{activation.__name__.lower()} is not convex everywhere"
     with pytest.warns(UserWarning, match=named):
         init_icnn_(network, X, mean=50.0)
     with pytest.warns(UserWarning, match=named):
