@@ -302,24 +302,25 @@ class _Gradients:
             return False if _depending(trace, user) else None
         if parameter.numel() != self.sizes["unit"] or not leads_only_to(user, self.one.call):
             return None
-        reading = [t for t in user.operands if any(p is parameter for p in user.leaves_of(t))]
-        if not all(_has_same_entries(t, parameter) for t in reading):
-            return None
-        if user.product:
-            by_unit = user.product.name == "linear" or user.product.is_convolution
-            alike = user.value is not None and user.value.ndim == self.like.ndim
-            added = by_unit and alike and user.product.units == self.product.units
-            added = added and all(t is not user.product.weight for t in reading)
-        else:
-            matrices = user.value is not None and user.value.ndim == 2 == self.like.ndim
-            in_rows = all(t.shape[-1:] == (parameter.numel(),) == (t.numel(),) for t in reading)
-            added = user.name in SUMS and matrices and in_rows and self.product.units == -1
-        later = [*calls_between(user, self.one.call)]
+        later = calls_between(user, self.one.call)
         scaled = all(
             call.name in SUMS or (call.name in _SCALINGS and _is_first_alone(trace, call))
             for call in later
         )
-        return True if added and scaled else None
+        return True if scaled and self._is_added(user, parameter) else None
+
+    def _is_added(self, user: Call, parameter: Tensor) -> bool:
+        """Whether a call adds each number of a parameter to the unit of the same place."""
+        reading = [t for t in user.operands if any(p is parameter for p in user.leaves_of(t))]
+        if user.value is None or not all(_has_same_entries(t, parameter) for t in reading):
+            return False
+        if product := user.product:
+            by_unit = product.name == "linear" or product.is_convolution
+            alike = user.value.ndim == self.like.ndim and product.units == self.product.units
+            return by_unit and alike and all(t is not product.weight for t in reading)
+        matrices = user.value.ndim == 2 == self.like.ndim and self.product.units == -1
+        in_rows = all(t.shape[-1:] == (parameter.numel(),) == (t.numel(),) for t in reading)
+        return user.name in SUMS and matrices and in_rows
 
     def _summed(self, draw: Tensor, per: str) -> Tensor:
         """Gradient by what is added to all rows: for each unit, each position or as one number."""

@@ -233,8 +233,10 @@ class Trace(Watch):
 
     def is_lost(self, value: Any) -> bool:
         """Whether a tensor comes from what makes no calls, such as ``torch.vmap``."""
-        if not isinstance(value, Tensor) or id(value) in self._lost:
-            return isinstance(value, Tensor)
+        if not isinstance(value, Tensor):
+            return False
+        if id(value) in self._lost:
+            return True
         known = id(value) in self._makers or self.is_reached(value)
         return value.grad_fn is not None and not known
 
