@@ -593,7 +593,7 @@ def test_parameters_whose_entries_are_mixed_are_no_biases(mixed, gain):
 def test_units_may_come_first(gain):
     def forward(network, x):
         hidden = gain * (network.w @ F.relu(network.first(x)).T + network.b)
-        return network.last(F.relu(hidden.T))
+        return network.last(F.relu(hidden).T)
 
     network = Hidden(forward, w=matrix(), b=torch.zeros(16, 1))
     init_icnn_(network, X, generator=generator())
