@@ -93,7 +93,7 @@ def _of_layers(
             else:
                 messages.append(
                     f"the pre-activation of the layer {one.name} has {moments}, as "
-                    + _reason(one, target)
+                    + _reason(found, one, target)
                 )
         elif rows < _FEWEST_ROWS:
             few[one.name] = rows
@@ -143,12 +143,14 @@ def _of_concatenations(found: Found) -> list[str]:
     ]
 
 
-def _reason(one: PreActivation, target: Target) -> str:
+def _reason(found: Found, one: PreActivation, target: Target) -> str:
     """Why a pre-activation has other moments than those of the target."""
     if one.constrained and not target.convex_path:
         return "what its convex layers add stays as it is with skip='only'"
     if one.normalised:
         return "a normalisation decides, and what is added after it"
+    if one.biases and not found.acts_as_affine(one.biases[0].parameter):
+        return f"the map behind {one.biases[0].name} does not give what is needed"
     return (
         "its weights and bias cannot make up for what is added to it, or that differs from pass to "
         "pass"

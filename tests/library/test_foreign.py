@@ -740,9 +740,7 @@ def test_biases_that_a_map_bends_are_reported_as_they_are(bends):
 
     torch.manual_seed(0)
     network = Bent()
-    words = (
-        r"layer weight has the mean ([-.\d]+) and the variance ([.\d]+), as its weights and bias"
-    )
+    words = r"layer weight has the mean ([-.\d]+) and the variance ([.\d]+), as the map behind raw"
     with pytest.warns(UserWarning, match=words) as caught:
         init_icnn_(network, MANY, variance=9.0, generator=generator())
     (told,) = filter(None, (re.search(words, str(one.message)) for one in caught))
