@@ -245,16 +245,8 @@ class Call:
             return output
 
         for maker in self.makers_of(tensor):
-            in_place = changes_in_place(maker.name)
-
-            def renew(operand: Tensor, maker: Call = maker, in_place: bool = in_place) -> Tensor:
-                new = renewed(maker, operand)
-                return new.clone() if in_place else new
-
-            args = replace(maker.args, renew)
-            output = maker.function(*args, **replace(maker.kwargs, renew))
-            # None of an assignment to a part, as in w[mask] = 0.
-            outputs[id(maker)] = args[0] if output is None else output
+            renew = partial(renewed, maker)
+            outputs[id(maker)] = _made_again(maker.function, maker.args, maker.kwargs, renew)
         return renewed(self, tensor)
 
     def makers_of(self, tensor: Tensor) -> list[Call]:
@@ -344,19 +336,31 @@ class Way:
             new[id(self._made[index][-1])] = made = result.clone()  # a call may change it
         for index in self._between:
             function, args, kwargs, output = self._made[index]
-            # What a call changes in place is the network's own, and is wanted again.
-            copies = changes_in_place(getattr(function, "__name__", ""))
-            renew = partial(_renewed, new=new, dtype=result.dtype, copies=copies)
-            renewed = replace(args, renew)
-            made = function(*renewed, **replace(kwargs, renew))
-            if made is None:  # of an assignment to a part, as in w[mask] = 0
-                output, made = args[0], renewed[0]
+            renew = partial(_renewed, new=new, dtype=result.dtype)
+            made = _made_again(function, args, kwargs, renew)
+            output = args[0] if output is None else output
             new |= {id(old): one for old, one in zip(flat(output), flat(made), strict=True)}
         return made
 
 
-def _renewed(tensor: Tensor, new: Mapping[int, Any], dtype: torch.dtype, copies: bool) -> Tensor:
-    chosen = new.get(id(tensor), tensor)
-    if chosen.is_floating_point():  # some functions take tensors of one type alone
-        chosen = chosen.to(torch.promote_types(chosen.dtype, dtype))
-    return chosen.clone() if copies else chosen
+def _renewed(tensor: Tensor, new: Mapping[int, Any], dtype: torch.dtype) -> Tensor:
+    chosen: Tensor = new.get(id(tensor), tensor)
+    if not chosen.is_floating_point():
+        return chosen
+    # Some functions take tensors of one type alone.
+    return chosen.to(torch.promote_types(chosen.dtype, dtype))
+
+
+def _made_again(
+    function: Callable[..., Any], args: Any, kwargs: Any, renew: Callable[[Tensor], Tensor]
+) -> Any:
+    """What a call gives on other tensors; of an assignment to a part, what is assigned to."""
+    # What a call changes in place is the network's own, and is wanted again.
+    in_place = changes_in_place(getattr(function, "__name__", ""))
+
+    def other(tensor: Tensor) -> Tensor:
+        return renew(tensor).clone() if in_place else renew(tensor)
+
+    args = replace(args, other)
+    output = function(*args, **replace(kwargs, other))
+    return args[0] if output is None else output

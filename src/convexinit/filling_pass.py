@@ -151,8 +151,7 @@ class Filling(Watch):
         self._used = set(kept)  # also parameters of earlier pre-activations, which stay
         self._statistics, self._rescaled = statistics, rescaled
         self._gathers = found.gathers
-        first = [option.parameter for one in found.pre_activations for option in one.biases[:1]]
-        self._bent = {id(bias) for bias in first if not found.acts_as_affine(bias)}
+        self._bent = found.bent
         self._foreseen = not drawing or (
             not statistics and not rescaled and all(map(found.is_foreseen, found.pre_activations))
         )

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import disable_saved_tensors_hooks
 
-from convexinit.assignment import is_close
 from convexinit.calls import Call, PassEnded
 from convexinit.checks import check_choice, check_number
 from convexinit.evaluation import (
@@ -44,9 +43,8 @@ from convexinit.weight_maps import (
     Fit,
     WeightMap,
     find_map,
-    inverted_map,
-    inverts,
     is_kept_positive,
+    parametrized_map,
     said_map,
     scaled_map,
 )
@@ -358,7 +356,7 @@ def _found_layer(
         layer.name, layer.role = owner or parameter, "constrained" if curved else "free"
         return layer
     layer.map = find_map(call, product.weight, raw, maps)
-    layer.map = layer.map or _parametrized_map(network, call, parameter)
+    layer.map = layer.map or parametrized_map(network, call, parameter)
     if id(raw) in curved_parameters or is_kept_positive(layer.map, raw):
         layer.role = "constrained"
         gates = _gates(trace, call)
@@ -432,37 +430,6 @@ def _layer_name(network: nn.Module, parameter: str) -> str:
     if len(matrices) > 1 or isinstance(owner, (nn.ParameterList, nn.ParameterDict)):
         return parameter
     return ".".join(path[:-1]) or parameter
-
-
-@torch.no_grad()
-def _parametrized_map(network: nn.Module, call: Call, parameter: str) -> WeightMap | None:
-    """The map of a parametrization that inverts itself, with one behind it that has a name."""
-    path, parametrized, rest = f".{parameter}".partition(".parametrizations.")
-    assert call.product is not None
-    if not parametrized:
-        return None
-    module, attribute = network.get_submodule(path[1:]), rest.partition(".")[0]
-    weight, made = call.product.weight.detach(), getattr(module, attribute).detach()
-    if made.shape != weight.shape:
-        return None
-    for entry in MAPS.values():
-        image = entry.forward(made)
-        gain = float((image * weight).sum() / image.square().sum())
-        if not (gain > 0 and is_close(gain * image, weight)):
-            continue
-        if entry.projects and is_close(made, weight):
-            return inverted_map(network, call, parameter)
-
-        def forward(_: Tensor, entry: Positivity = entry, gain: float = gain) -> Tensor:
-            return gain * entry.forward(getattr(module, attribute).detach())
-
-        def write(weight: Tensor, entry: Positivity = entry, gain: float = gain) -> None:
-            setattr(module, attribute, entry.inverse(weight / gain).to(made))
-
-        if inverts(module, weight, forward, write):
-            return WeightMap(entry.name, gain, (), forward, write)
-        return None
-    return None
 
 
 def _gates(trace: Trace, call: Call) -> list[Tensor]:

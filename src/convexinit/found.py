@@ -278,12 +278,22 @@ class Found:
         ways += [self.trace.users.get(id(bias), []) for bias in biases]
         return (
             not one.normalised
-            and all(map(self.acts_as_affine, biases))
+            and self.bent.isdisjoint(map(id, biases))
             and (one.summed or all(layer.even for layer in one.constrained + one.free))
             and all(len(way) == 1 and leads_only_to(way[0], one.call) for way in ways)
         )
 
-    def acts_as_affine(self, parameter: Tensor) -> bool:
+    @cached_property
+    def bent(self) -> set[int]:
+        """Numbers (``id``) of the biases that calls read other than affine functions of."""
+        biases = {
+            id(bias): bias
+            for one in self.pre_activations
+            for bias in one.squared_biases + [option.parameter for option in one.biases[:1]]
+        }
+        return {number for number, bias in biases.items() if not self._acts_as_affine(bias)}
+
+    def _acts_as_affine(self, parameter: Tensor) -> bool:
         """Whether calls read affine functions of a parameter, such as itself."""
         for call in self.trace.users.get(id(parameter), []):
             for operand in call.operands:

@@ -307,9 +307,9 @@ class _Gradients:
             call.name in SUMS or (call.name in _SCALINGS and _is_first_alone(trace, call))
             for call in later
         )
-        return True if scaled and self._is_added(user, parameter) else None
+        return True if scaled and self._is_added_by_unit(user, parameter) else None
 
-    def _is_added(self, user: Call, parameter: Tensor) -> bool:
+    def _is_added_by_unit(self, user: Call, parameter: Tensor) -> bool:
         """Whether a call adds each number of a parameter to the unit of the same place."""
         reading = [t for t in user.operands if any(p is parameter for p in user.leaves_of(t))]
         if user.value is None or not all(_has_same_entries(t, parameter) for t in reading):

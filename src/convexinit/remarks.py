@@ -149,7 +149,7 @@ def _reason(found: Found, one: PreActivation, target: Target) -> str:
         return "what its convex layers add stays as it is with skip='only'"
     if one.normalised:
         return "a normalisation decides, and what is added after it"
-    if one.biases and not found.acts_as_affine(one.biases[0].parameter):
+    if one.biases and id(one.biases[0].parameter) in found.bent:
         return f"the map behind {one.biases[0].name} does not give what is needed"
     return (
         "its weights and bias cannot make up for what is added to it, or that differs from pass to "

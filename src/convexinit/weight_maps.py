@@ -356,26 +356,41 @@ def scaled_map(call: Call, weight: Tensor, raw: Tensor) -> WeightMap | None:
     return WeightMap("scaled", 1.0, tuple(range(raw.ndim)), forward, write)
 
 
-def inverted_map(network: nn.Module, call: Call, parameter: str) -> WeightMap | None:
-    """The map of a parametrization that inverts itself."""
-    path, found, rest = f".{parameter}".partition(".parametrizations.")
-    if not found:
+@torch.no_grad()
+def parametrized_map(network: nn.Module, call: Call, parameter: str) -> WeightMap | None:
+    """The map of a parametrization that inverts itself, with one behind it that has a name."""
+    path, parametrized, rest = f".{parameter}".partition(".parametrizations.")
+    assert call.product is not None
+    if not parametrized:
         return None
     module, attribute = network.get_submodule(path[1:]), rest.partition(".")[0]
-    assert call.product is not None
+    weight = call.product.weight.detach()
 
-    def forward(_: Tensor) -> Tensor:
+    def made() -> Tensor:
         return cast("Tensor", getattr(module, attribute)).detach()
 
-    def write(weight: Tensor) -> None:
-        setattr(module, attribute, weight.to(getattr(module, attribute)))
-
-    if not inverts(module, call.product.weight.detach(), forward, write):
+    if made().shape != weight.shape:
         return None
-    return WeightMap("right_inverse", 1.0, (), forward, write)
+    for entry in MAPS.values():
+        image = entry.forward(made())
+        gain = float((image * weight).sum() / image.square().sum())
+        if not (gain > 0 and is_close(gain * image, weight)):
+            continue
+        is_alone = entry.projects and is_close(image, weight)
+        name, gain = ("right_inverse", 1.0) if is_alone else (entry.name, gain)
+
+        def forward(_: Tensor, entry: Positivity = entry, gain: float = gain) -> Tensor:
+            return gain * entry.forward(made())
+
+        def write(weight: Tensor, entry: Positivity = entry, gain: float = gain) -> None:
+            setattr(module, attribute, entry.inverse(weight / gain).to(made()))
+
+        fits = _inverts(module, weight, forward, write)
+        return WeightMap(name, gain, (), forward, write) if fits else None
+    return None
 
 
-def inverts(
+def _inverts(
     module: nn.Module,
     weight: Tensor,
     forward: Callable[[Tensor], Tensor],
