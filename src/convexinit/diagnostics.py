@@ -199,9 +199,7 @@ def check_signal(
     notes: list[str] = []
     with evaluated(network, arguments, call) as evaluation:
         for function in functions:
-            found = find_prepared(
-                network, arguments, columns, function, layers or {}, evaluation.starting
-            )
+            found = find_prepared(network, arguments, columns, function, layers or {}, evaluation)
             if not found.layers:
                 continue
             watch, output = measured(network, arguments, columns, function, found)

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from convexinit.assignment import give_back_, is_finite
 from convexinit.checks import check_tensor
+from convexinit.nested import replace, tensors_in
 
 Inputs = Tensor | tuple[Tensor, ...]
 Convex = int | Sequence[int] | Mapping[int, Any]
@@ -22,6 +23,9 @@ Convex = int | Sequence[int] | Mapping[int, Any]
 # ValueError, pass; and where all comes from the network.
 MISFITS = (RuntimeError, TypeError, IndexError)
 NOT_CALLABLE = (*MISFITS, ValueError, AttributeError)
+
+_FEW = 128  # rows of a first batch that is followed by one of all rows
+Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 
 
 def as_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
@@ -247,11 +251,62 @@ def _values(module: nn.Module) -> list[bool]:
     return [bool(flag) for flag in _flags(module).values()]
 
 
+def _reset(module: nn.Module) -> None:
+    """Let a module take its next batch for its first one."""
+    for key, value in _flags(module).items():
+        if isinstance(value, Tensor):
+            value.zero_()
+        else:
+            setattr(module, key, False)
+
+
+@contextmanager
+def before_calls(modules: Iterable[nn.Module], hook: Hook) -> Iterator[None]:
+    """In it, ``hook(module, args, kwargs)`` comes before every call of these modules."""
+    handles = [module.register_forward_pre_hook(hook, with_kwargs=True) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def first_batches(
+    modules: Collection[nn.Module], started: Callable[[list[Tensor], Any], None]
+) -> Iterator[None]:
+    """In it, modules take what they are called with first for their first batch.
+
+    Calls of torch that they make of it are not seen by a mode around.
+
+    Args:
+        modules: that initialise themselves on it.
+        started: called with the tensors that a module has read, and what it gives.
+    """
+    waiting = set(modules)
+
+    @torch.no_grad()
+    def start(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if module not in waiting:
+            return
+        waiting.remove(module)
+        _reset(module)
+        module.training = True
+        with torch._C.DisableTorchFunction():
+            output = module.forward(*replace(args, torch.clone), **replace(kwargs, torch.clone))
+            module.training = False
+            started(tensors_in(args, kwargs), first_of(output))
+
+    with before_calls(modules, start):
+        yield
+
+
 class Evaluation:
     """A network in evaluation mode, see :func:`evaluated`.
 
     Attributes:
         starting: modules that initialise themselves on their first batch (ActNorm), by name.
+        again: whether all of them are to see their first batch again.
         statistics: running means and variances of batch normalisations, but of those that are in
             evaluation mode in a network that is not.
         snapshot: of the network as it was.
@@ -264,7 +319,9 @@ class Evaluation:
         network: nn.Module,
         arguments: tuple[Tensor, ...],
         call: Callable[..., Tensor] | None,
+        again: bool,
     ) -> None:
+        self.again = again
         self.starting = {name: module for name, module in network.named_modules() if _flags(module)}
         self.statistics = [
             tensor
@@ -279,23 +336,23 @@ class Evaluation:
         self._network, self._arguments, self._call = network, arguments, call
 
     @torch.no_grad()
-    def start(self, again: bool = False) -> None:
-        """Give modules their first batch: those that have not seen one, or ``again`` all."""
+    def start(self, again: Collection[str] = (), rows: int | None = None) -> None:
+        """Give modules their first batch: those that have not seen one, and ``again`` these.
+
+        Args:
+            again: names.
+            rows: of the batch, None for all.
+        """
         self._network.eval()
-        if again:
-            for module in self.starting.values():
-                for key, value in _flags(module).items():
-                    if isinstance(value, Tensor):
-                        value.zero_()
-                    else:
-                        setattr(module, key, False)
+        for name in again:
+            _reset(self.starting[name])
         before = {name: _values(module) for name, module in self.starting.items()}
         waiting = [name for name, flags in before.items() if not all(flags)]
         if not waiting:
             return
         for name in waiting:
             self.starting[name].training = True
-        forward(self._network, self._arguments, self._call)
+        forward(self._network, tuple(a[:rows] for a in self._arguments), self._call)
         for name in waiting:
             if _values(self.starting[name]) == before[name]:
                 del self.starting[name]  # what its flag says is something else
@@ -383,7 +440,7 @@ def evaluated(
             that were made in inference mode, or it cannot be called to give modules a first batch.
     """
     _check_watchable(network)
-    evaluation = Evaluation(network, arguments, call)
+    evaluation = Evaluation(network, arguments, call, again)
     device = arguments[0].device
     try:
         with (
@@ -392,7 +449,7 @@ def evaluated(
             _uncompiled(),
             torch.random.fork_rng([device] if device.type == "cuda" else []),
         ):
-            evaluation.start(again)
+            evaluation.start(evaluation.starting, _FEW) if again else evaluation.start()
             yield evaluation
     finally:
         if evaluation.keeps:

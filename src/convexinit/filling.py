@@ -22,6 +22,7 @@ from convexinit.evaluation import (
     Inputs,
     checked,
     evaluated,
+    first_batches,
     first_of,
     forward,
     not_callable,
@@ -67,7 +68,7 @@ def fill_network_(
             messages, founds = [], []
             for function in functions:
                 found = find_prepared(
-                    network, arguments, columns, function, layers or {}, evaluation.starting
+                    network, arguments, columns, function, layers or {}, evaluation
                 )
                 constrained = [m.raw for one in found.pre_activations for m in one.constrained]
                 writes = evaluation.snapshot.has_changed(constrained)
@@ -116,7 +117,7 @@ def _check_found(found: Found, target: Target) -> None:
         one.constrained[0].name: {"bias": None}
         for one in found.pre_activations
         if one.constrained
-        and not (one.biases or one.output or one.said)
+        and not (one.biases or one.output or one.said or one.starts)
         and not any(problem_of[layer] or layer.kept for layer in one.constrained)
     }
     if uncentred:
@@ -225,6 +226,7 @@ def _fill_(
                 torch.set_grad_enabled(found.returns_gradient or differentiates),
                 # What is differentiated may have been computed with weights before they are filled.
                 allow_mutation_on_saved_tensors() if differentiates else nullcontext(),
+                first_batches(found.renewed, filling.on_start),
                 filling,
                 suppress(PassEnded),
             ):
@@ -234,10 +236,10 @@ def _fill_(
                 raise ValueError(f"{error}{scale_remark(arguments, columns)}") from error
             raise not_callable(network, arguments, error) from error
         filling.check_complete()
-        if filling.is_precise() and not (evaluation.starting and number == 0):
+        if filling.is_precise() and not (found.late and number == 0):
             break
-        if evaluation.starting and number < _PASSES_WITH_FIRST_BATCH:
-            evaluation.start(again=True)
+        if found.late and number < _PASSES_WITH_FIRST_BATCH:
+            evaluation.start(again=found.late)
     return filling.deviations, filling.output
 
 

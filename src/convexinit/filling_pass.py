@@ -131,7 +131,7 @@ class Filling(Watch):
         rescaled: set[int],
         kept: set[int],
     ) -> None:
-        super().__init__(inputs, found.trace.constants())
+        super().__init__(inputs, found.trace.constants(), found.trace.last_uses())
         self._target, self._generator = target, generator
         self._drawing, self._writing = drawing, writing
         self._ends = {one.call.index: one for one in found.pre_activations}
@@ -148,9 +148,11 @@ class Filling(Watch):
         # Of operations that are squared: their results, and those without their weights.
         self._squared = {layer.call.index for one in self._squares for layer in one.squared}
         self._results: dict[int, tuple[Tensor, Tensor]] = {}
+        # Pre-activations for which a normalisation waits, with what is needed to measure it.
+        self._read: dict[int, tuple[Tensor, PreActivation, Product, torch.Size]] = {}
         self._used = set(kept)  # also parameters of earlier pre-activations, which stay
         self._statistics, self._rescaled = statistics, rescaled
-        self._gathers = found.gathers
+        self._gathers, self._starts = found.gathers, bool(found.renewed)
         self._bent = found.bent
         self._foreseen = not drawing or (
             not statistics and not rescaled and all(map(found.is_foreseen, found.pre_activations))
@@ -247,11 +249,20 @@ class Filling(Watch):
             if not isinstance(output, Tensor) or getattr(function, "__name__", "") != one.call.name:
                 raise ValueError(_OTHER_PATH)
             self._fill(one, output)
+        for layer in one.constrained + one.free:
+            self._operands.pop(id(layer), None)  # whose inputs take as much memory as the network's
         self._used |= {id(layer.raw) for layer in one.constrained + one.free + one.squared}
         self._used |= {id(option.parameter) for option in one.biases[:1]}
-        if index == self._last and not self._statistics and not self._gathers:
+        if index == self._last and not (self._statistics or self._gathers or self._starts):
             self.count += 1
             raise PassEnded
+
+    def on_start(self, tensors: list[Tensor], output: Any) -> None:
+        """Measure what a normalisation makes of a pre-activation on its first batch."""
+        for tensor in tensors:
+            if id(tensor) in self._read and getattr(output, "shape", None) == tensor.shape:
+                _, one, product, shape = self._read[id(tensor)]
+                self._measure(one, Signal.of(_by_unit(one, output, product, shape)))
 
     @torch.no_grad()
     def _fill(self, one: PreActivation, output: Tensor) -> None:
@@ -263,14 +274,17 @@ class Filling(Watch):
         except KeyError:
             raise ValueError(_OTHER_PATH) from None
         product, shape = self._place(one, output)
-        values = product.by_unit(one.seen(output.detach(), shape))
-        values = values.to(torch.promote_types(values.dtype, torch.float32))
+        if one.starts:
+            self._read[id(output)] = output, one, product, shape
+        values = _by_unit(one, output.detach(), product, shape)
         fillable = [operand for operand in constrained if self._is_drawn(operand.layer)]
         if any(operand.is_zero for operand in fillable):
             fillable = self._without_closed(one, fillable, free)
         if self._drawing:
             weights = [self._draw(operand, len(fillable)) for operand in fillable]
         else:
+            if one.starts:
+                return
             self._measure(one, Signal.of(values))
             if one.normalised or self.deviations[one].is_small or not self._writing:
                 return
@@ -289,7 +303,7 @@ class Filling(Watch):
                 self._write_(operand.layer, factor * weight)
             signal = signal.plus(whole, factor)
         signal = self._centre(one, signal, product, shape)
-        if self._drawing and self._foreseen:
+        if self._drawing and self._foreseen and not one.starts:
             self._measure(one, signal)
             self._foreseen &= self._operands[id(one.first)].dtype.itemsize >= 4
         formed = one.formed(product.from_units(signal.means + signal.deviations, shape))
@@ -351,7 +365,7 @@ class Filling(Watch):
         away = (signal.means - one.noise - self._target.mean) / self._target.std
         apart = not one.biases or one.biases[0].per == "layer"
         self.deviations[one] = Deviation(
-            float(away.mean()) if one.biases else 0.0,
+            float(away.mean()) if one.biases or one.starts else 0.0,
             float(away.square().mean().sqrt()) if apart else 0.0,
             signal.variance / self._target.variance_of(one) - 1,
             signal.effective_rows(),
@@ -451,15 +465,13 @@ class Filling(Watch):
         except KeyError:
             raise ValueError(_OTHER_PATH) from None
         added = self._squares[one].linear(*zip(*results, strict=True))
-        product, shape = self._place(one, added)
-        values = product.by_unit(one.seen(added, shape))
-        return values.to(torch.promote_types(values.dtype, torch.float32))
+        return _by_unit(one, added, *self._place(one, added))
 
     def _centre(
         self, one: PreActivation, signal: Signal, product: Product, shape: torch.Size
     ) -> Signal:
         """Set the bias so that the whole pre-activation has the mean of the target."""
-        if one.normalised:
+        if one.normalised and not one.starts:
             spreads = signal.deviations.square().mean(0).sqrt()  # faster than std
             return Signal.of(signal.deviations / spreads.clamp_min(1e-12))
         if not one.biases or id(one.biases[0].parameter) in self._used:
@@ -471,7 +483,8 @@ class Filling(Watch):
         elif option.per == "position":
             in_shape = product.from_units(signal.means + signal.deviations, shape)
             means = in_shape.mean(0).flatten()
-        if self._drawing and self._target.bias_std > 0 and one.constrained:
+        noisy = self._target.bias_std > 0 and one.constrained and not one.normalised
+        if self._drawing and noisy:
             one.noise = self._target.bias_std * torch.randn(
                 means.shape, generator=self._generator, device=self._generator.device
             ).to(means)
@@ -486,6 +499,19 @@ class Filling(Watch):
             return Signal.of(product.by_unit(in_shape + shift.reshape(shape[1:])))
         signal.means = signal.means + shift
         return signal
+
+
+def _by_unit(one: PreActivation, tensor: Tensor, product: Product, shape: torch.Size) -> Tensor:
+    """What has the form of a pre-activation, ``[rows and positions, units]``, in float32 at least.
+
+    Args:
+        one: the pre-activation.
+        tensor: of its form.
+        product: see :meth:`PreActivation.place`.
+        shape: in which it is seen.
+    """
+    values = product.by_unit(one.seen(tensor, shape))
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _unfit(one: PreActivation, operands: list[Operand], variance: float) -> str:

@@ -22,8 +22,10 @@ from convexinit.checks import check_choice, check_number
 from convexinit.evaluation import (
     NOT_CALLABLE,
     Convex,
+    Evaluation,
     Inputs,
     as_tuple,
+    before_calls,
     convex_columns,
     evaluated,
     first_of,
@@ -105,7 +107,7 @@ def find(
     arguments = as_tuple(inputs)
     columns = convex_columns(convex, arguments)
     with evaluated(network, arguments, call) as evaluation:
-        return find_prepared(network, arguments, columns, call, layers or {}, evaluation.starting)
+        return find_prepared(network, arguments, columns, call, layers or {}, evaluation)
 
 
 def find_prepared(
@@ -114,7 +116,7 @@ def find_prepared(
     columns: Mapping[int, Any],
     call: Callable[..., Tensor] | None,
     options: Options,
-    starting: Mapping[str, nn.Module],
+    evaluation: Evaluation,
 ) -> Found:
     """:func:`find` in a network in evaluation mode, which is not restored."""
     _check_options(options)
@@ -125,7 +127,9 @@ def find_prepared(
     rows = min(_ROWS, len(arguments[0]) // 2)
     halves = _halves(arguments, columns, rows)
     try:
-        trace, output, needs_gradient = _trace(network, halves, columns, call, rows)
+        trace, output, needs_gradient = _trace(
+            network, halves, columns, call, rows, evaluation.starting if evaluation.again else {}
+        )
     except ValueError:
         _check_rows(network, arguments, tuple(halves), call)
         raise
@@ -162,10 +166,19 @@ def find_prepared(
     accepted -= {name for layer in layers for name in (layer.name, layer.parameter)}
     options = {name: said for name, said in options.items() if name not in accepted}
     _apply_options(layers, options, parameters)
-    pre_activations = find_pre_activations(network, parameters, trace, layers, starting, options)
+    held = {id(layer.raw) for layer in layers}
+    renewed = [
+        module
+        for module, calls in trace.entered.items()
+        if len(calls) == 1 and held.isdisjoint(map(id, module.parameters()))
+    ]
+    late = {name: m for name, m in evaluation.starting.items() if m not in renewed}
+    pre_activations = find_pre_activations(
+        network, parameters, trace, layers, renewed, late, options
+    )
     return Found(
         layers, pre_activations, trace.returns_gradient, needs_gradient, output, 2 * rows, unseen,
-        trace, _apart(network, trace),
+        trace, _apart(network, trace), renewed, late,
     )  # fmt: skip
 
 
@@ -288,6 +301,7 @@ def _trace(
     columns: Mapping[int, Any],
     call: Callable[..., Tensor] | None,
     rows: int,
+    starting: Mapping[str, nn.Module],
 ) -> tuple[Trace, Any, bool]:
     """The trace, the output, and whether the network needs inputs that require gradients."""
     problem: Exception
@@ -307,6 +321,7 @@ def _trace(
                 torch.enable_grad(),
                 disable_saved_tensors_hooks(_RECOMPUTED),
                 suppress(PassEnded),
+                before_calls(starting.values(), trace.enter),
                 trace,
             ):
                 output = run(network, inputs, call)

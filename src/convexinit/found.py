@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from convexinit.assignment import is_close
 from convexinit.calls import Call, Way, leads_only_to
@@ -158,7 +158,8 @@ class PreActivation:
         squared_biases: parameters that shift these, and do nothing else.
         biases: parameters that shift it, the most suitable first.
         output: whether no constrained operation follows.
-        normalised: whether a normalisation that initialises itself is in it.
+        normalised: whether a normalisation that initialises itself is in it, or reads it.
+        starts: whether it reads it, and does so on what comes of filling.
         said: whether the user has chosen its bias, or none.
         noise: random part of the bias, one number or as many as the bias has.
         summed: whether results of operations are summed, averaged or selected from on the way.
@@ -173,6 +174,7 @@ class PreActivation:
     biases: list[BiasOption] = field(default_factory=list)
     output: bool = False
     normalised: bool = False
+    starts: bool = False
     said: bool = False
     noise: float | Tensor = 0.0
     summed: bool = False
@@ -247,6 +249,9 @@ class Found:
         unseen: parameters that act on the convex path in calls that are no layers.
         trace: of the network.
         apart: parts that have none in what the network differentiates first, if it does.
+        renewed: modules that initialise themselves on what layers give when these are filled.
+        late: others that do so on their first batch, by name: those that hold layers, are called
+            several times, or as functions.
     """
 
     layers: list[FoundLayer]
@@ -258,6 +263,8 @@ class Found:
     unseen: list[Unseen]
     trace: Trace
     apart: list[str]
+    renewed: list[nn.Module]
+    late: Mapping[str, nn.Module]
 
     @cached_property
     def gathers(self) -> bool:
@@ -277,7 +284,7 @@ class Found:
         biases = one.squared_biases + [option.parameter for option in one.biases[:1]]
         ways += [self.trace.users.get(id(bias), []) for bias in biases]
         return (
-            not one.normalised
+            (one.starts or not one.normalised)
             and self.bent.isdisjoint(map(id, biases))
             and (one.summed or all(layer.even for layer in one.constrained + one.free))
             and all(len(way) == 1 and leads_only_to(way[0], one.call) for way in ways)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache, partial
 
 import torch
@@ -28,7 +28,8 @@ def find_pre_activations(
     parameters: Mapping[str, Tensor],
     trace: Trace,
     layers: list[FoundLayer],
-    starting: Mapping[str, nn.Module],
+    renewed: Collection[nn.Module],
+    late: Mapping[str, nn.Module],
     options: Options,
 ) -> list[PreActivation]:
     """What the layers add up to, in the order of the calls.
@@ -38,16 +39,19 @@ def find_pre_activations(
         parameters: of it, by name.
         trace: of it.
         layers: found in the trace; those through which no gradient comes get a ``problem``.
-        starting: modules that initialise themselves on their first batch, by name.
+        renewed: modules that initialise themselves on what layers give when these are filled.
+        late: others that do so on their first batch, by name.
         options: what the user says about layers.
     """
     signal = [layer for layer in layers if layer.role != "context" and not layer.problem]
     ends: dict[int, Call] = {}
     found: dict[int, PreActivation] = {}
+    read = {id(tensor) for module in renewed for tensor in trace.entered[module][0]}
     for layer in signal:
-        ends[id(layer)], summed, layer.order = _end_of(trace, layer.call)
+        ends[id(layer)], summed, layer.order = _end_of(trace, layer.call, read)
         end = ends[id(layer)]
         one = found.setdefault(id(end), PreActivation(end))
+        one.starts = one.normalised = id(end.output) in read
         if summed:
             one.summed, one.units = True, _units_after(layer.call, end)
         (one.constrained if layer.role == "constrained" else one.free).append(layer)
@@ -70,7 +74,7 @@ def find_pre_activations(
             users[option.name] = users.get(option.name, 0) + 1
     for one in pre_activations:
         one.squared_biases = list(_biases_of(one.squared, found, ends, trace))
-        _sort_biases(network, one, users, starting)
+        _sort_biases(network, one, users, late)
         _choose_bias(one, options)
     return pre_activations
 
@@ -88,8 +92,13 @@ def _biases_of(
                 yield option.parameter
 
 
-def _end_of(trace: Trace, call: Call) -> tuple[Call, bool, tuple[int, ...]]:
+def _end_of(trace: Trace, call: Call, read: Collection[int]) -> tuple[Call, bool, tuple[int, ...]]:
     """The last call to which the result of an operation is passed on, scaled, shifted or summed.
+
+    Args:
+        trace: of the network.
+        call: the operation.
+        read: numbers (``id``) of tensors that are not followed further.
 
     Returns:
         The call; whether numbers of a row are summed, averaged or selected from on the way; if they
@@ -100,7 +109,7 @@ def _end_of(trace: Trace, call: Call) -> tuple[Call, bool, tuple[int, ...]]:
     most = size = call.value.numel()
     alone, mixed = len(call.operands) <= 2, False  # no bias beside input and weight
     order, shape = tuple(range(call.value.ndim)), call.value.shape
-    while len(current.consumers) == 1:
+    while len(current.consumers) == 1 and id(current.output) not in read:
         (user,) = current.consumers
         operands = {id(t): t for t in user.operands if user.made_by.get(id(t)) is current}
         others = [t for t in user.operands if id(t) not in operands]
@@ -534,14 +543,14 @@ def _sort_biases(
     network: nn.Module,
     one: PreActivation,
     users: Mapping[str, int],
-    starting: Mapping[str, nn.Module],
+    late: Mapping[str, nn.Module],
 ) -> None:
     """Those with the fewest uses first, of every unit before common ones, normalisations last."""
     for option in one.biases:
         path = option.name.rpartition(".")[0]
         owner = type(network.get_submodule(path)).__name__ if path else ""
-        option.normalises = path in starting or "norm" in owner.lower()
-        one.normalised |= path in starting
+        option.normalises = path in late or "norm" in owner.lower()
+        one.normalised |= path in late
     one.biases.sort(key=lambda o: (o.per == "layer", o.normalises, users[o.name]))
 
 

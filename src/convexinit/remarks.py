@@ -86,7 +86,8 @@ def _of_layers(
                 "stays what the weights make it"
             )
         if abs(mean) > _TOLERATED[0] or abs(variance) > _TOLERATED[1]:
-            of_mean = f"the mean {target.mean + mean * target.std:.3g} and " if one.biases else ""
+            centred = one.biases or one.starts
+            of_mean = f"the mean {target.mean + mean * target.std:.3g} and " if centred else ""
             moments = f"{of_mean}the variance {(1 + variance) * target.variance_of(one):.3g}"
             if again and (target.convex_path or not one.constrained):
                 later.append((max(abs(mean), abs(variance)), one.name, moments))

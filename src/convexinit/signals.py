@@ -39,15 +39,19 @@ class Signal:
         return cls(means, values - means)
 
     @cached_property
+    def _squares(self) -> Tensor:
+        """Of the deviations of a row, summed."""
+        return torch.linalg.vector_norm(self.deviations, dim=1).square()
+
+    @cached_property
     def variance(self) -> float:
         """Over the rows, averaged over the units."""
-        return float(self.deviations.square().mean())
+        return float(self._squares.mean()) / self.deviations.shape[1]
 
     def effective_rows(self) -> float:
         """On how many rows the variance rests: all of them if they share in it alike."""
         # The squares may be too large to be squared again.
-        shares = torch.linalg.vector_norm(self.deviations, dim=1).square()
-        shares /= shares.sum()
+        shares = self._squares / self._squares.sum()
         concentration = float(shares.dot(shares))
         return 1 / concentration if concentration > 0 else math.nan
 
@@ -60,8 +64,8 @@ class Signal:
 
     def factor_beside(self, rest: Signal, variance: float) -> float:
         """Factor with which this part and the rest have a variance together."""
-        common = float((self.deviations * rest.deviations).mean())
         own, others = self.variance, rest.variance
+        common = float((self.deviations * rest.deviations).mean()) if others else 0.0
         # Where the rest cannot be scaled, a little comes through this part all the same.
         least = math.sqrt(0.1 * others / own)
         if variance <= others:

@@ -203,9 +203,7 @@ def _traced(
     facts: list[_Facts] = []
     with evaluated(network, arguments, call) as evaluation:
         for function in functions:
-            found = find_prepared(
-                network, arguments, columns, function, options or {}, evaluation.starting
-            )
+            found = find_prepared(network, arguments, columns, function, options or {}, evaluation)
             own = {layer: _problem(layer) for layer in found.layers}
             if problems := problems_of(found, own, "of which step sizes would be known"):
                 raise ValueError(f"step sizes cannot be told for all layers. {'; '.join(problems)}")

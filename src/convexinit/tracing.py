@@ -13,7 +13,7 @@ from itertools import permutations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from convexinit.calls import (
     GRADIENTS,
@@ -23,7 +23,7 @@ from convexinit.calls import (
     changes_in_place,
     preceding,
 )
-from convexinit.nested import flat, replace
+from convexinit.nested import flat, replace, tensors_in
 from convexinit.products import Dependence, as_product, one_matrix
 
 SELECTIONS = {
@@ -64,6 +64,7 @@ class Trace(Watch):
             not lead to it are left out then.
         lost: name of the first call in which a tensor of unknown origin meets others, "" for none.
         differentiates: whether anything is differentiated, which needs gradients.
+        entered: what modules of interest were called with, each time.
         reads: whether numbers that depend on the inputs, or on parameters, leave the tensors, as
             for a branch.
     """
@@ -77,10 +78,12 @@ class Trace(Watch):
         self.differentiated: Tensor | None = None
         self.lost = ""
         self.differentiates = False
+        self.entered: dict[nn.Module, list[list[Tensor]]] = {}
         self.reads = False
         self._lost: set[int] = set()
         self._passed: set[int] = set()  # stacks that are summed, and used in no other way
         self._makers: dict[int, Call] = {}
+        self._uses: dict[int, tuple[int, int]] = {}  # the last call and place, by ``id``
         self._kept: list[Any] = []
         self._draws = torch.Generator().manual_seed(0)
         self._pairs: dict[tuple[torch.Size, int], tuple[Tensor, Tensor]] = {}
@@ -89,6 +92,10 @@ class Trace(Watch):
     def returns_gradient(self) -> bool:
         """Whether the network differentiates itself."""
         return self.differentiated is not None
+
+    def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Note what a module is called with, as a hook before its calls."""
+        self.entered.setdefault(module, []).append(tensors_in(args, kwargs))
 
     def on_gradient(self, differentiated: list[Tensor]) -> None:
         """See :meth:`Watch.on_gradient`."""
@@ -154,6 +161,7 @@ class Trace(Watch):
         if product and product.expanded is not None:
             makers[id(product.weight)] = Call(-1, one_matrix, (product.expanded,), {}, makers)
         if reached:
+            self._uses |= {id(t): (call.index, place) for place, t in enumerate(operands)}
             call.value = output.clone() if isinstance(output, Tensor) else None
             self.calls.append(call)
         self._kept.append(made)
@@ -230,6 +238,14 @@ class Trace(Watch):
     def constants(self) -> set[int]:
         """Numbers of calls whose result does not depend on the values of the inputs."""
         return {c.index for c in self.calls if c.stays and c.level == Dependence.CONSTANT}
+
+    def last_uses(self) -> dict[int, list[int]]:
+        """See :class:`Watch`; the inputs themselves stay."""
+        places: dict[int, list[int]] = {}
+        for number, (index, place) in self._uses.items():
+            if number in self._makers and self._makers[number].index >= 0:
+                places.setdefault(index, []).append(place)
+        return places
 
     def is_lost(self, value: Any) -> bool:
         """Whether a tensor comes from what makes no calls, such as ``torch.vmap``."""

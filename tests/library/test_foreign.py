@@ -1293,7 +1293,10 @@ def test_another_pass_changes_nothing_where_it_is_left_out(build, method, monkey
         inputs, options = (kind.inputs(256, 0), kind.options) if kind else (X, {})
         init_icnn_(network, inputs, generator=generator(), method=method, **options)
         states.append(network.state_dict())
-    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    # Normalisations start on the signal of the pass, which rounds in another way once it is right.
+    error = 1e-6 if "ActNorm" in str(build) else 0.0
+    for name, value in states[0].items():
+        assert torch.allclose(value, states[1][name], rtol=error, atol=error)
 
 
 class Counted(TorchFunctionMode):

@@ -1,0 +1,184 @@
+"""Modules that initialise themselves on the first batch that they see."""
+
+import re
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from convexinit import init_icnn_
+from support.foreign_networks import INPUTS, ActNorm, normal
+from support.networks import generator, unchanged
+
+X, FRESH = normal(1024, INPUTS, seed=1), normal(4096, INPUTS, seed=2)
+UNITS = 32
+
+
+class Scaled(nn.Module):
+    """Divides by a multiple of the standard deviation of its first batch; also out of training."""
+
+    def __init__(self, multiple):
+        super().__init__()
+        self.multiple, self.scale = multiple, nn.Parameter(torch.ones(UNITS))
+        self.register_buffer("is_init", torch.tensor(False))
+
+    def forward(self, s):
+        if not self.is_init.item():
+            self.scale.data = 1 / (self.multiple * s.detach().std(0))
+            self.is_init.fill_(True)
+        return s * self.scale
+
+
+class SelfScaled(nn.Module):
+    """A layer that scales and shifts its own results by its first batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(UNITS, UNITS))
+        self.gain, self.bias = nn.Parameter(torch.ones(UNITS)), nn.Parameter(torch.zeros(UNITS))
+        self.initialised = False
+
+    def forward(self, z):
+        result = F.linear(z, F.softplus(self.weight))
+        if self.training and not self.initialised:
+            self.gain.data = 1 / result.detach().std(0)
+            self.bias.data = -result.detach().mean(0) * self.gain.data
+            self.initialised = True
+        return result * self.gain + self.bias
+
+
+class Layers(nn.Module):
+    """``join(network, k, z, x)`` is the pre-activation of hidden layer ``k``."""
+
+    def __init__(self, join, depth=3, **parts):
+        super().__init__()
+        torch.manual_seed(0)
+        self.join = join
+        self.first = nn.Linear(INPUTS, UNITS)
+        self.convex = nn.ModuleList(nn.Linear(UNITS, UNITS) for _ in range(depth))
+        self.skip = nn.ModuleList(nn.Linear(INPUTS, UNITS) for _ in range(depth))
+        self.norm = nn.ModuleList(ActNorm(UNITS) for _ in range(depth))
+        self.last = nn.Linear(UNITS, 1)
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def signals(self, x):
+        """Pre-activations of hidden layers, and the output."""
+        signals, z = [], F.softplus(self.first(x))
+        for k in range(len(self.convex)):
+            signals.append(self.join(self, k, z, x))
+            z = F.softplus(signals[-1])
+        return [*signals, self.last(z)]
+
+    def forward(self, x):
+        return self.signals(x)[-1]
+
+
+def moments(network, x=FRESH):
+    """Mean and variance of each pre-activation."""
+    with torch.no_grad():
+        return [(float(s.mean()), float(s.var(0).mean())) for s in network.eval().signals(x)]
+
+
+def initialised(network, x=X, **options):
+    """The network after ``init_icnn_``, and its warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        init_icnn_(network, x, generator=generator(), **options)
+    return network, [str(one.message) for one in caught]
+
+
+JOINS = {
+    "after the sum": lambda n, k, z, x: n.norm[k](n.convex[k](z) + n.skip[k](x)),
+    "before the layer": lambda n, k, z, x: n.convex[k](n.norm[k](z)) + n.skip[k](x),
+    "beside the skip": lambda n, k, z, x: n.norm[k](n.convex[k](z)) + n.skip[k](x),
+    "called as a function": lambda n, k, z, x: n.norm[k].forward(n.convex[k](z)),
+    "with a name": lambda n, k, z, x: n.norm[k](x=n.convex[k](z)),
+}
+
+
+@pytest.mark.parametrize("join", JOINS.values(), ids=JOINS)
+@pytest.mark.parametrize("method", ["orthogonal", "moments"])
+def test_all_pre_activations_are_at_the_target(join, method):
+    network, _ = initialised(Layers(join), method=method)
+    assert all(one.initialized for one in network.norm)
+    for mean, variance in moments(network):
+        assert abs(mean) < 0.1
+        assert variance == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.parametrize("join", JOINS.values(), ids=JOINS)
+def test_what_a_normalisation_has_is_that_of_the_batch_in_the_network_as_it_is_then(join):
+    """The first batch once more, when all weights are filled, changes nothing."""
+    network, _ = initialised(Layers(join))
+    left = {name: value.clone() for name, value in network.state_dict().items()}
+    for one in network.norm:
+        one.initialized.zero_()
+    network.train()(X)
+    for name, value in network.state_dict().items():
+        assert torch.allclose(value, left[name], atol=1e-4), name
+
+
+def test_what_a_module_makes_of_its_first_batch_is_reported():
+    def join(network, k, z, x):
+        return network.scales[k](network.convex[k](z) + network.skip[k](x))
+
+    scales = nn.ModuleList([Scaled(1.0), Scaled(3.0), Scaled(1.0)])
+    network, (message,) = initialised(Layers(join, scales=scales))
+    (_, variance), (_, third), (_, after), _ = moments(network, X)
+    assert re.search(f"convex.1 has the mean .* the variance {third:.3g}, as a normal", message)
+    assert third == pytest.approx(1 / 9, rel=0.01)
+    assert variance == pytest.approx(after) == pytest.approx(1, rel=0.01)
+
+
+def test_a_normalisation_that_several_layers_share_is_that_of_the_first():
+    network, messages = initialised(Layers(lambda n, k, z, x: n.norm[0](n.convex[k](z))))
+    (mean, variance), *later = moments(network, X)
+    assert (mean, variance) == (pytest.approx(0, abs=0.01), pytest.approx(1, rel=0.01))
+    for k, (mean, variance) in enumerate(later[:-1], 1):
+        reported = [one for one in messages if f"of the layer convex.{k} has" in one]
+        assert reported or (abs(mean) < 0.1 and variance == pytest.approx(1, abs=0.2))
+
+
+def test_layers_that_scale_themselves_are_given_their_first_batch_after_they_are_filled():
+    parts = nn.ModuleList(SelfScaled() for _ in range(2))
+    network = Layers(lambda n, k, z, x: n.parts[k](z), depth=2, parts=parts)
+    network, _ = initialised(network)
+    assert all(part.initialised for part in parts)
+    for mean, variance in moments(network):
+        assert abs(mean) < 0.1
+        assert variance == pytest.approx(1, abs=0.2)
+
+
+def test_a_normalisation_that_no_layer_reads_has_seen_the_whole_batch():
+    class Gradient(Layers):
+        """Of a potential, normalised afterwards."""
+
+        def forward(self, x):
+            x = x if x.requires_grad else x.requires_grad_()
+            with torch.enable_grad():
+                (slope,) = torch.autograd.grad(super().forward(x).sum(), x, create_graph=True)
+            return self.after(slope)
+
+    network = Gradient(JOINS["after the sum"], after=ActNorm(INPUTS))
+    network, _ = initialised(network)
+    assert torch.allclose(network(X).mean(0), torch.zeros(INPUTS), atol=1e-4)
+    for mean, variance in moments(network)[:-1]:
+        assert abs(mean) < 0.1
+        assert variance == pytest.approx(1, abs=0.2)
+
+
+def test_an_error_of_a_first_batch_leaves_all_as_it_was():
+    class Small(ActNorm):
+        def forward(self, x):
+            if self.training and len(x) > 500:
+                raise RuntimeError("no memory")
+            return super().forward(x)
+
+    network = Layers(JOINS["after the sum"])
+    network.norm[1] = Small(UNITS)
+    with unchanged(network), pytest.raises(ValueError, match=r"cannot be called .*no memory"):
+        init_icnn_(network, X)
+    assert not network.norm[1]._forward_pre_hooks
