@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial, reduce
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -91,18 +90,13 @@ class Watch(TorchFunctionMode):
     Args:
         inputs: how each input of the network depends on its convex arguments.
         constants: numbers of calls whose result is known not to depend on the values of the inputs.
-        last_uses: places of operands, by the number of the call, that no later call uses; they are
-            kept no longer, so that memory does not grow with depth.
     """
 
     def __init__(
-        self,
-        inputs: Iterable[tuple[Tensor, Dependence]],
-        constants: Collection[int] = (),
-        last_uses: Mapping[int, Collection[int]] = MappingProxyType({}),
+        self, inputs: Iterable[tuple[Tensor, Dependence]], constants: Collection[int] = ()
     ) -> None:
         super().__init__()
-        self._constants, self._last_uses = constants, last_uses
+        self._constants = constants
         # Tensors are kept, as numbers (``id``) of those that are gone are used again.
         self._levels = {id(tensor): (tensor, level) for tensor, level in inputs}
         self._stacks: dict[int, _Stack] = {}
@@ -148,10 +142,6 @@ class Watch(TorchFunctionMode):
         results = [t for t in changed if isinstance(t, Tensor)]
         # All before any is kept, as what is changed in place is an operand too.
         levels = [self.level_of(tensor, function, args, kwargs, level) for tensor in results]
-        if results:
-            places = self._last_uses.get(self.count, ())
-            for tensor in (one for place, one in enumerate(operands) if place in places):
-                self._levels.pop(id(tensor), None)
         for tensor, new in zip(results, levels, strict=True):
             self._levels[id(tensor)] = tensor, new
         if parts := _stacked(name, args, kwargs):

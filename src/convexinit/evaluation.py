@@ -178,6 +178,10 @@ class Snapshot:
     """The state of a network, to be given back.
 
     Parameters, buffers, attributes of modules, modes and ``requires_grad``.
+
+    Attributes:
+        parameters: of the network.
+        numbers: ``id`` of its parameters and buffers.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -196,6 +200,9 @@ class Snapshot:
             for tensor in (*parameters.values(), *buffers.values())
             if tensor is not None
         }
+        self.numbers = tensors.keys()
+        own = {id(t) for _, _, parameters, _ in self._modules for t in parameters.values()}
+        self.parameters = [tensor for number, tensor in tensors.items() if number in own]
         self._tensors = [(t, t.detach().clone(), t.requires_grad) for t in tensors.values()]
 
     @torch.no_grad()
@@ -332,7 +339,7 @@ class Evaluation:
         ]
         self.snapshot = Snapshot(network)
         self.keeps = False
-        self.kept: list[Tensor] = [*network.parameters(), *self.statistics]
+        self.kept: list[Tensor] = [*self.snapshot.parameters, *self.statistics]
         self._network, self._arguments, self._call = network, arguments, call
 
     @torch.no_grad()

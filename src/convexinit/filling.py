@@ -82,7 +82,7 @@ def fill_network_(
                 if writes:
                     _check_left(network, arguments, function, found)
                 messages += remarks(found, reached, output, target)
-                known = {id(t) for t in (*network.parameters(), *network.buffers())}
+                known = evaluation.snapshot.numbers
                 differentiates = found.returns_gradient
                 result = found.trace.differentiated if differentiates else first_of(found.output)
                 if not is_proven_convex(found.trace, result, known, columns):

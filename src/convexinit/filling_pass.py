@@ -131,7 +131,7 @@ class Filling(Watch):
         rescaled: set[int],
         kept: set[int],
     ) -> None:
-        super().__init__(inputs, found.trace.constants(), found.trace.last_uses())
+        super().__init__(inputs, found.trace.constants())
         self._target, self._generator = target, generator
         self._drawing, self._writing = drawing, writing
         self._ends = {one.call.index: one for one in found.pre_activations}
@@ -192,7 +192,7 @@ class Filling(Watch):
             product = as_product(function, args, kwargs, self.dependence)
         if product is None:
             return self._run(function, args, kwargs, level)
-        without = without_weight(product, function, args, kwargs)
+        without, _ = without_weight(product, function, args, kwargs)
         output = self._run(function, args, kwargs, level)
         self._results[self.count] = output.detach().clone(), without.detach()
         return output
@@ -216,13 +216,15 @@ class Filling(Watch):
                     raise ValueError(_OTHER_PATH)
             return output  # a size, say, which is not counted
         precise = torch.promote_types(product.input.dtype, torch.float32)
+        # It may be changed in place before the pre-activation is there, if that comes later.
+        later = self.count not in self._ends
         operand = Operand(
-            layer, product, product.input.detach().to(precise, copy=True),
+            layer, product, product.input.detach().to(precise, copy=later),
             product.weight.detach().to(precise),
         )  # fmt: skip
         if self._drawing and self._is_drawn(layer):
             # What was there before may be so large that nothing else is left beside it.
-            output = without_weight(product, function, args, kwargs)
+            output, operand.even = without_weight(product, function, args, kwargs)
         else:
             output = function(*args, **kwargs)
         operand.shape, operand.dtype = output.shape, output.dtype
@@ -249,8 +251,6 @@ class Filling(Watch):
             if not isinstance(output, Tensor) or getattr(function, "__name__", "") != one.call.name:
                 raise ValueError(_OTHER_PATH)
             self._fill(one, output)
-        for layer in one.constrained + one.free:
-            self._operands.pop(id(layer), None)  # whose inputs take as much memory as the network's
         self._used |= {id(layer.raw) for layer in one.constrained + one.free + one.squared}
         self._used |= {id(option.parameter) for option in one.biases[:1]}
         if index == self._last and not (self._statistics or self._gathers or self._starts):
@@ -292,21 +292,23 @@ class Filling(Watch):
         parts = [self._part(one, o, w) for o, w in zip(fillable, weights, strict=True)]
         if not self._drawing:
             values = values - sum(parts)
+        if one.is_one_call and any(operand.even for operand in fillable):
+            values = values[:1]
         signal = self._scale_rest(one, free, bool(parts), Signal.of(values))
         if parts:
-            whole = Signal.of(sum(parts[1:], parts[0]))
+            whole = Signal.of(sum(parts[1:], parts[0]), in_place=True)
             rounding = sum(map(partial(self._rounding, one), fillable, weights))
             if not (math.isfinite(signal.variance) and rounding < whole.variance < math.inf):
                 raise ValueError(_unfit(one, fillable, whole.variance))
             factor = whole.factor_beside(signal, self._target.variance)
             for operand, weight in zip(fillable, weights, strict=True):
                 self._write_(operand.layer, factor * weight)
-            signal = signal.plus(whole, factor)
+            signal = whole.times_and_plus(factor, signal)
         signal = self._centre(one, signal, product, shape)
         if self._drawing and self._foreseen and not one.starts:
             self._measure(one, signal)
             self._foreseen &= self._operands[id(one.first)].dtype.itemsize >= 4
-        formed = one.formed(product.from_units(signal.means + signal.deviations, shape))
+        formed = one.formed(product.from_units(signal.deviations.add_(signal.means), shape))
         output.data.copy_(formed.reshape(output.shape))
 
     def _without_closed(

@@ -42,7 +42,7 @@ from convexinit.tracing import DIVISIONS, MULTIPLICATIONS, RESHAPES, Trace
 from convexinit.unseen import find_unseen, unseen_problems
 from convexinit.weight_maps import (
     MAPS,
-    Fit,
+    Known,
     WeightMap,
     find_map,
     is_kept_positive,
@@ -148,7 +148,7 @@ def find_prepared(
         )
     names = {id(parameter): name for name, parameter in parameters.items()}
     curved = _curved_parameters(trace, names)
-    maps: list[Fit] = []
+    maps = Known()
     found = [
         _found_layer(network, trace, one, names, curved, maps)
         if one.product
@@ -337,7 +337,7 @@ def _found_layer(
     call: Call,
     names: Mapping[int, str],
     curved_parameters: Collection[int],
-    maps: list[Fit],
+    maps: Known,
 ) -> FoundLayer | None:
     """The layer of a linear operation, None for one without parameters.
 

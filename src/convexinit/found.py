@@ -191,6 +191,11 @@ class PreActivation:
         return (self.constrained + self.free)[0]
 
     @property
+    def is_one_call(self) -> bool:
+        """Whether it is the result of an operation as it is."""
+        return self.call is self.first.call
+
+    @property
     def is_bent(self) -> bool:
         """Whether anything but linear operations reads it, of which the bias centres what comes."""
         return not all(user.product for user in self.call.consumers)
@@ -228,7 +233,8 @@ class PreActivation:
             )
         product = layer.call.product
         assert product is not None
-        scaled = product.by_unit(result) * (torch.nan if layer.gains is None else layer.gains)
+        # In place, as it is of use here alone.
+        scaled = product.by_unit(result).mul_(torch.nan if layer.gains is None else layer.gains)
         if layer is self.first:
             return scaled
         moved = product.from_units(scaled, result.shape).permute(layer.order)

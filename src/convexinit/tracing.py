@@ -83,7 +83,6 @@ class Trace(Watch):
         self._lost: set[int] = set()
         self._passed: set[int] = set()  # stacks that are summed, and used in no other way
         self._makers: dict[int, Call] = {}
-        self._uses: dict[int, tuple[int, int]] = {}  # the last call and place, by ``id``
         self._kept: list[Any] = []
         self._draws = torch.Generator().manual_seed(0)
         self._pairs: dict[tuple[torch.Size, int], tuple[Tensor, Tensor]] = {}
@@ -161,7 +160,6 @@ class Trace(Watch):
         if product and product.expanded is not None:
             makers[id(product.weight)] = Call(-1, one_matrix, (product.expanded,), {}, makers)
         if reached:
-            self._uses |= {id(t): (call.index, place) for place, t in enumerate(operands)}
             call.value = output.clone() if isinstance(output, Tensor) else None
             self.calls.append(call)
         self._kept.append(made)
@@ -239,14 +237,6 @@ class Trace(Watch):
         """Numbers of calls whose result does not depend on the values of the inputs."""
         return {c.index for c in self.calls if c.stays and c.level == Dependence.CONSTANT}
 
-    def last_uses(self) -> dict[int, list[int]]:
-        """See :class:`Watch`; the inputs themselves stay."""
-        places: dict[int, list[int]] = {}
-        for number, (index, place) in self._uses.items():
-            if number in self._makers and self._makers[number].index >= 0:
-                places.setdefault(index, []).append(place)
-        return places
-
     def is_lost(self, value: Any) -> bool:
         """Whether a tensor comes from what makes no calls, such as ``torch.vmap``."""
         if not isinstance(value, Tensor):
@@ -292,7 +282,7 @@ class Trace(Watch):
         moving = self._moving(call)
         # Most results are known to depend on them without another call.
         known = changes_in_place(call.name) or _leads_to(tensor, moving)
-        if known and (tensor.ndim == 0 or bool((tensor != tensor[:1]).any())):
+        if known and (tensor.ndim == 0 or _differs(tensor)):
             return False
         if call.stays is None:
             call.stays = self._stays(call, moving)
@@ -541,6 +531,13 @@ def _leads_to(tensor: Tensor, operands: list[Tensor]) -> bool:
         or any(leaf is operand for leaf in leaves)
         for operand in operands
     )
+
+
+def _differs(tensor: Tensor) -> bool:
+    """Whether the first dimension makes a difference; the first and the last mostly show it."""
+    if len(tensor) == 0:
+        return False
+    return not torch.equal(tensor[0], tensor[-1]) or bool((tensor != tensor[:1]).any())
 
 
 def _all_equal(some: list[Tensor], others: list[Tensor] | None) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain, permutations
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -67,6 +67,27 @@ def _draws(like: Tensor, scale: float = 1.0) -> Tensor:
     return draws.to(like.device, torch.promote_types(like.dtype, torch.float32))
 
 
+@dataclass
+class Known:
+    """What the layers of a network have in common.
+
+    Attributes:
+        fits: maps that were found.
+        draws: random numbers and twice these, for parameters of a shape, type and device.
+    """
+
+    fits: list[Fit] = field(default_factory=list)
+    draws: dict[Any, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def draws_for(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for all parameters of a kind."""
+        kind = raw.shape, raw.dtype, raw.device
+        if kind not in self.draws:
+            draws = _draws(raw, 1.5)
+            self.draws[kind] = draws, 2 * draws
+        return self.draws[kind]
+
+
 def _probe(call: Call, weight: Tensor, raw: Tensor) -> Callable[[Tensor], Tensor]:
     """How an operand of a call is computed from raw values: NaN where it raises an error.
 
@@ -95,7 +116,7 @@ def is_kept_positive(weight_map: WeightMap | None, raw: Tensor) -> bool:
 
 
 @torch.no_grad()
-def find_map(call: Call, weight: Tensor, raw: Tensor, known: list[Fit]) -> WeightMap | None:
+def find_map(call: Call, weight: Tensor, raw: Tensor, known: Known) -> WeightMap | None:
     """How an operand of a call is computed from a parameter of the same size, entry by entry.
 
     Args:
@@ -113,8 +134,8 @@ def find_map(call: Call, weight: Tensor, raw: Tensor, known: list[Fit]) -> Weigh
         return WeightMap(
             entry.name, 1.0, layout, forward, _writer(entry.inverse, layout, raw), entry
         )
-    draws = _draws(raw, 1.5)
-    result = forward(2 * draws)
+    draws, doubled = known.draws_for(raw)
+    result = forward(doubled)
     if result.shape != weight.shape or not is_close(forward(raw.detach()), weight.detach()):
         return None
     straight = tuple(range(raw.ndim))
@@ -123,15 +144,15 @@ def find_map(call: Call, weight: Tensor, raw: Tensor, known: list[Fit]) -> Weigh
         for layout in permutations(straight)
         if draws.permute(layout).shape == weight.shape or layout == straight
     ]
-    for fit in chain(known, _fits(forward, draws, layouts)):
+    for fit in chain(known.fits, _fits(forward, draws, layouts)):
         entry, gain, layout = fit
         if layout not in layouts:
             continue
-        expected = gain * entry.forward(2 * draws.permute(layout)).reshape(weight.shape)
+        expected = gain * entry.forward(doubled.permute(layout)).reshape(weight.shape)
         # All entries, and other values: weights that are normalised have a gain of their own.
         if _agree(result, expected):
-            if fit not in known:
-                known.append(fit)
+            if fit not in known.fits:
+                known.fits.append(fit)
             write = _writer(_divided(entry, gain), layout, raw)
             return WeightMap(entry.name, gain, layout, forward, write, entry)
     for layout in layouts:
