@@ -22,7 +22,7 @@ from support.drawn import drawn, table_of
 from support.requests import run_task
 from support.stored import config_of, store_run
 
-SETTINGS = TrialSettings([], steps=3, learning_rate=3e-3, rows=256, images=256)
+SETTINGS = TrialSettings([], steps=3, learning_rate=3e-3, rows=256, deep_rows=300, images=200)
 
 
 def built(kind: Kind, depth: int):
@@ -38,7 +38,7 @@ def test_every_network_is_convex_after_training(name, start):
     kind = KINDS[name]
     network = built(kind, 2)
     data = draw_data(kind, 0, "data")
-    trial = try_start(kind, network, data, start, SETTINGS, 0)
+    trial = try_start(kind, network, 2, data, start, SETTINGS, 0)
     assert not trial.refusal
     arguments = kind.view(network, tuple(x[:64] for x in data.test_inputs))
     network.eval().double()
@@ -49,9 +49,16 @@ def test_every_network_is_convex_after_training(name, start):
 
 def test_a_hypernetwork_is_refused():
     kind = KINDS["hypernetwork"]
-    trial = try_start(kind, built(kind, 2), draw_data(kind, 0, "data"), "init_icnn_", SETTINGS, 0)
+    data = draw_data(kind, 0, "data")
+    trial = try_start(kind, built(kind, 2), 2, data, "init_icnn_", SETTINGS, 0)
     assert "another network" in trial.refusal
     assert not trial.losses
+
+
+def test_deep_networks_see_more_rows_and_images_are_fewer():
+    rows, images = torch.zeros(1000, 3), torch.zeros(1000, 1, 4, 4)
+    shown = [len(SETTINGS.seen((x,), depth)[0]) for x in (rows, images) for depth in (5, 6)]
+    assert shown == [256, 300, 200, 200]
 
 
 def test_pre_activations_are_those_of_the_convex_path():

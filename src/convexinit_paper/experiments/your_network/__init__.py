@@ -75,7 +75,7 @@ def run(settings: Settings, request: Request) -> Outcome:
                 if start == "glue" and kind.glue is None:
                     continue
                 trial = try_start(
-                    kind, copy.deepcopy(network), data, start, settings.your_network, seed
+                    kind, copy.deepcopy(network), depth, data, start, settings.your_network, seed
                 )
                 split = f"{place}/{start}"
                 for layer, (mean, variance) in enumerate(trial.signals, 1):

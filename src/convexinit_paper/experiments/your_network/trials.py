@@ -25,6 +25,9 @@ STARTS = ("default", "glue", "init_icnn_")
 ACTIVATIONS = (F.softplus, F.relu, F.leaky_relu, F.celu)  # that the networks call
 
 
+_DEEP = 6  # hidden layers, from which on the user's page advises to give more rows
+
+
 @dataclass(frozen=True)
 class TrialSettings(Section):
     """How networks are started and trained; defaults in ``conf/experiment``."""
@@ -33,7 +36,13 @@ class TrialSettings(Section):
     steps: int = option("of Adam", at_least(1))
     learning_rate: float = option("of Adam", above(0))
     rows: int = option("of the training set that init_icnn_ sees", at_least(2))
+    deep_rows: int = option("likewise, from six hidden layers on", at_least(2))
     images: int = option("likewise, where rows are images: every position counts", at_least(2))
+
+    def seen(self, inputs: Inputs, depth: int) -> Inputs:
+        """What ``init_icnn_`` sees of the inputs of a training set, for so many hidden layers."""
+        rows = self.deep_rows if depth >= _DEEP else self.rows
+        return tuple(x[: self.images if inputs[0].ndim == 4 else rows] for x in inputs)
 
 
 @dataclass(frozen=True)
@@ -82,12 +91,27 @@ def global_random(seed: int, stream: str) -> Iterator[None]:
 
 
 def try_start(
-    kind: Kind, network: nn.Module, data: Data, start: str, settings: TrialSettings, seed: int
+    kind: Kind,
+    network: nn.Module,
+    depth: int,
+    data: Data,
+    start: str,
+    settings: TrialSettings,
+    seed: int,
 ) -> Trial:
-    """Start a network in one of the ways of :data:`STARTS`, look at its signals, and train it."""
+    """Start a network in one of the ways of :data:`STARTS`, look at its signals, and train it.
+
+    Args:
+        kind: of the network.
+        network: as its author starts it.
+        depth: how many hidden layers it has.
+        data: of its task.
+        start: which way.
+        settings: of all trials.
+        seed: of the order of the rows, and of what is drawn.
+    """
     trial = Trial()
-    rows = settings.images if data.inputs[0].ndim == 4 else settings.rows
-    initial = tuple(x[:rows] for x in data.inputs)
+    initial = settings.seen(data.inputs, depth)
     began = time.process_time()
     with global_random(seed, start):
         try:
