@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial, reduce
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -190,6 +190,8 @@ class Call:
         cut: whether no gradient comes through the input of that.
         shift: zeros that were added to the result of a linear operation, to differentiate by.
         stays: whether the output is the same whatever the inputs are, None if not yet known.
+        name: of the function.
+        operands: tensors in the arguments.
     """
 
     index: int
@@ -205,16 +207,12 @@ class Call:
     cut: bool = False
     shift: Tensor | None = None
     stays: bool | None = None
+    name: str = field(init=False)
+    operands: list[Tensor] = field(init=False)
 
-    @property
-    def name(self) -> str:
-        """Of the function."""
-        return str(getattr(self.function, "__name__", ""))
-
-    @cached_property
-    def operands(self) -> list[Tensor]:
-        """Tensors in the arguments."""
-        return tensors_in(self.args, self.kwargs)
+    def __post_init__(self) -> None:
+        self.name = str(getattr(self.function, "__name__", ""))
+        self.operands = tensors_in(self.args, self.kwargs)
 
     def leaves_of(self, tensor: Tensor) -> list[Tensor]:
         """Tensors that an operand was computed from and that no call made, without repetition."""

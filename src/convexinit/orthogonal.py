@@ -177,7 +177,8 @@ def _disjoint(
         owners = _dealt(copies, few, generator).to(device)
     matrix = torch.zeros(few, many, dtype=torch.float64, device=device)
     matrix[owners, members] = 1.0
-    matrix /= matrix.sum(1, keepdim=True).sqrt()
+    if few < many:
+        matrix /= matrix.sum(1, keepdim=True).sqrt()
     return matrix if rows == few else matrix.T
 
 

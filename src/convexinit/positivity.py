@@ -37,7 +37,8 @@ def _softplus_inverse(weight: Tensor, beta: float) -> Tensor:
     weight = _at_least_smallest(weight)
     # In float32 at least, and once more away from zero: beta may be far below 1.
     precise = weight.to(torch.promote_types(weight.dtype, torch.float32))
-    raw = precise + torch.log(-torch.expm1(-_at_least_smallest(beta * precise))) / beta
+    scaled = precise if beta == 1.0 else _at_least_smallest(beta * precise)
+    raw = precise + torch.log(-torch.expm1(-scaled)) / beta
     # Above 20, F.softplus is the identity, and in float64 that differs from log(1 + exp).
     return torch.where(beta * raw > 20, precise, raw).to(weight.dtype)
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
-from itertools import chain, permutations
+from functools import lru_cache, partial
+from itertools import chain, permutations, product
 from typing import Any, cast
 
 import torch
@@ -155,11 +155,23 @@ def find_map(call: Call, weight: Tensor, raw: Tensor, known: Known) -> WeightMap
                 known.fits.append(fit)
             write = _writer(_divided(entry, gain), layout, raw)
             return WeightMap(entry.name, gain, layout, forward, write, entry)
-    for layout in layouts:
-        if _is_elementwise(forward, draws, layout):
-            write = _writer(_inverse_of(forward, layout, raw), layout, raw)
+    # What grows with the raw value, or where that is positive, as sqrt(raw^2 + 1e-6) does.
+    for layout, start in product(layouts, (_identity, torch.exp)):
+        grown = partial(_composed, forward, start)
+        if _is_elementwise(grown, draws, layout):
+            write = _writer(partial(_composed, start, _inverse_of(grown, layout, raw)), layout, raw)
             return WeightMap("numerical", 1.0, layout, forward, write)
     return None
+
+
+def _composed(
+    second: Callable[[Tensor], Tensor], first: Callable[[Tensor], Tensor], values: Tensor
+) -> Tensor:
+    return second(first(values))
+
+
+def _identity(values: Tensor) -> Tensor:
+    return values
 
 
 def _some(values: Tensor) -> Tensor:

@@ -67,6 +67,24 @@ def test_layers_are_filled_however_they_are_called(layer):
 
 
 @pytest.mark.parametrize(
+    "positive",
+    [
+        lambda w: (w.square() + 1e-6).sqrt(),
+        lambda w: w.cosh() - 1,
+        lambda w: w.square().log1p() / 3,
+        lambda w: F.smooth_l1_loss(w, torch.zeros_like(w), reduction="none").T,
+    ],
+)
+@pytest.mark.parametrize("method", ["orthogonal", "moments"])
+def test_maps_that_grow_on_both_sides_of_zero_are_inverted(positive, method):
+    network = middle(lambda n, z: F.linear(z, positive(n.w)), w=matrix())
+    init_icnn_(network, X, generator=generator(), method=method)
+    row = check_signal(network, X).rows[1]
+    assert (row.mean, row.std) == (pytest.approx(0, abs=0.01), pytest.approx(1, rel=0.01))
+    assert (network.w > 0).all()
+
+
+@pytest.mark.parametrize(
     "equation", ["oi,bi->bo", "oi,bi", "oi,...i->...o", "bi,oi->bo", "b...,o...->bo", "oi,ib->bo"]
 )
 def test_weights_of_einsum_have_the_moments_of_a_linear_layer_in_any_order(equation):
