@@ -229,23 +229,28 @@ class Call:
                 waiting += [(maker, one) for one in reversed(maker.operands)]
         return list(found.values())
 
-    def recompute(self, tensor: Tensor, leaf: Tensor, value: Tensor) -> Tensor:
-        """An operand, had a tensor that it was computed from another value."""
-        outputs: dict[int, Any] = {}
+    def function_of(self, leaf: Tensor, tensor: Tensor) -> Callable[[Tensor], Tensor]:
+        """What an operand is, had a tensor that it was computed from another value."""
+        makers = self.makers_of(tensor)
 
-        def renewed(call: Call, operand: Tensor) -> Tensor:
-            maker = call.made_by.get(id(operand))
-            if maker is None or maker is call:
-                return value if operand is leaf else operand
-            output: Tensor = outputs[id(maker)]
-            if isinstance(maker.output, (list, tuple)):
-                return output[[id(part) for part in maker.output].index(id(operand))]
-            return output
+        def result(value: Tensor) -> Tensor:
+            outputs: dict[int, Any] = {}
 
-        for maker in self.makers_of(tensor):
-            renew = partial(renewed, maker)
-            outputs[id(maker)] = _made_again(maker.function, maker.args, maker.kwargs, renew)
-        return renewed(self, tensor)
+            def renewed(call: Call, operand: Tensor) -> Tensor:
+                maker = call.made_by.get(id(operand))
+                if maker is None or maker is call:
+                    return value if operand is leaf else operand
+                output: Tensor = outputs[id(maker)]
+                if isinstance(maker.output, (list, tuple)):
+                    return output[[id(part) for part in maker.output].index(id(operand))]
+                return output
+
+            for maker in makers:
+                renew = partial(renewed, maker)
+                outputs[id(maker)] = _made_again(maker.function, maker.args, maker.kwargs, renew)
+            return renewed(self, tensor)
+
+        return result
 
     def makers_of(self, tensor: Tensor) -> list[Call]:
         """Calls that an operand was computed by, each once and after those that it builds on."""

@@ -214,6 +214,7 @@ def _fill_(
     statistics = set(map(id, evaluation.statistics))
     rescaled = _take_rescaled(found, statistics)
 
+    before: dict[PreActivation, Deviation] = {}
     for number in range(_PASSES + 1):
         copies = [argument.detach().clone() for argument in arguments]
         filling = Filling(
@@ -236,8 +237,13 @@ def _fill_(
                 raise ValueError(f"{error}{scale_remark(arguments, columns)}") from error
             raise not_callable(network, arguments, error) from error
         filling.check_complete()
-        if filling.is_precise() and not (found.late and number == 0):
+        moved = not before or any(
+            one.differs_from(before.get(key)) for key, one in filling.deviations.items()
+        )
+        if (filling.is_precise() or not moved) and not (found.late and number == 0):
             break
+        if number > 0:  # where what a correction does is not yet known
+            before = filling.deviations
         if found.late and number < _PASSES_WITH_FIRST_BATCH:
             evaluation.start(again=found.late)
     return filling.deviations, filling.output

@@ -78,6 +78,13 @@ class Deviation(NamedTuple):
         """Whether no further pass is needed."""
         return max(abs(self.mean), abs(self.variance)) < _PRECISE
 
+    def differs_from(self, before: Deviation | None) -> bool:
+        """Whether a pass has changed more than rounding does."""
+        if before is None:
+            return True
+        pairs = (self.mean, before.mean), (self.variance, before.variance)
+        return not all(math.isclose(*pair, rel_tol=1e-3, abs_tol=1e-3) for pair in pairs)
+
 
 def normalises(name: str, args: Any, statistics: Collection[int]) -> bool:
     """Whether a call is a batch normalisation that is to use the statistics of the batch."""

@@ -316,7 +316,7 @@ class Found:
                 # At unequal distances, as odd functions are straight at equal ones.
                 try:
                     low, middle, high = (
-                        call.recompute(operand, parameter, parameter.detach() + shift).detach()
+                        call.function_of(parameter, operand)(parameter.detach() + shift).detach()
                         for shift in (-10.0, 0.0, 5.0)
                     )
                     straight = is_close(low + 2 * high, 3 * middle)

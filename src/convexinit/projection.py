@@ -266,7 +266,7 @@ def _turned_by(
             draws = draws.abs()
         try:
             first, second = (
-                layer.call.recompute(product.weight, leaf, values) for values in (draws, -draws)
+                layer.call.function_of(leaf, product.weight)(values) for values in (draws, -draws)
             )
         except Exception:
             unknown.append(names[id(leaf)])

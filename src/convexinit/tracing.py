@@ -85,6 +85,7 @@ class Trace(Watch):
         self._makers: dict[int, Call] = {}
         self._kept: list[Any] = []
         self._draws = torch.Generator().manual_seed(0)
+        self._affine: dict[Any, bool] = {}  # what is known, by question
         self._pairs: dict[tuple[torch.Size, int], tuple[Tensor, Tensor]] = {}
 
     @property
@@ -323,10 +324,12 @@ class Trace(Watch):
         if not all(t.is_floating_point() or t.is_complex() for t in moving):
             return False  # truth values and whole numbers jump
         size = _size_of(moving)
-        return self._keeps_midpoints(call, moving, 1.0) and (
-            # What is as good as a line near zero may bend where the network uses it.
-            size <= 1.0 or self._keeps_midpoints(call, moving, size)
-        )
+        if (question := _question(call, moving, size)) not in self._affine:
+            self._affine[question] = self._keeps_midpoints(call, moving, 1.0) and (
+                # What is as good as a line near zero may bend where the network uses it.
+                size <= 1.0 or self._keeps_midpoints(call, moving, size)
+            )
+        return self._affine[question]
 
     def _keeps_midpoints(self, call: Call, moving: list[Tensor], size: float) -> bool:
         """Whether midpoints are mapped to midpoints, between points of a size."""
@@ -507,6 +510,21 @@ def _scales(call: Call, moving: list[Tensor]) -> bool:
     operands = call.operands
     places = [place for place, operand in enumerate(operands) if operand is moving[0]]
     return places == [0] or (len(places) == 1 and call.name in MULTIPLICATIONS)
+
+
+def _question(call: Call, moving: list[Tensor], size: float) -> tuple[Any, ...]:
+    """What a function of some operands of a call is known by, probed with random ones of a size.
+
+    Layers that are alike ask the same, but for those with other operands.
+    """
+    places = {id(tensor): place for place, tensor in enumerate(moving)}
+    if not places.keys() >= set(map(id, call.operands)):
+        return call.index, *places, size
+
+    def kind(tensor: Tensor) -> Any:
+        return places[id(tensor)], tensor.shape, tensor.dtype, tensor.device
+
+    return call.function, repr(replace((call.args, call.kwargs), kind)), size
 
 
 def _size_of(operands: list[Tensor]) -> float:

@@ -117,7 +117,7 @@ def _unseen(trace: Trace, call: Call, operand: Tensor, leaf: Tensor, name: str) 
     draws /= max(1, leaf[:1].numel() if leaf.ndim > 1 else 1) ** 0.5
     signs = torch.randint(2, leaf.shape, generator=source, device="cpu").to(leaf) * 2 - 1
     try:
-        operands = [call.recompute(operand, leaf, draws * sign) for sign in (1, -1, signs)]
+        operands = [*map(call.function_of(leaf, operand), (draws, -draws, draws * signs))]
     except (RuntimeError, TypeError):
         return None
     above = operands[0]

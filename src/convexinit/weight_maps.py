@@ -94,9 +94,11 @@ def _probe(call: Call, weight: Tensor, raw: Tensor) -> Callable[[Tensor], Tensor
     As a matrix that has no inverse, or values that it refuses.
     """
 
+    function = call.function_of(raw, weight)
+
     def forward(values: Tensor) -> Tensor:
         try:
-            return call.recompute(weight, raw, values)
+            return function(values)
         except Exception:
             return values.sum() * torch.full_like(weight, torch.nan)
 
@@ -320,36 +322,41 @@ def _inverse_of(
             for _ in range(20):
                 if bool(((log_of(torch.full_like(logarithm, end)) - logarithm) * end >= 0).all()):
                     break
-                end *= 2
+                end *= 4
             found.append(end)
         return found[0], found[1]
 
-    def guess(logarithm: Tensor, low: float, high: float) -> Tensor:
-        """Raw values by a table, as if the map was the same for all entries."""
-        grid = torch.linspace(low, high, min(raw.numel(), _TABLE), dtype=dtype, device=raw.device)
+    def guess(logarithm: Tensor, low: float, high: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Raw values by a table, and those around, as if the map was the same for all entries."""
+        # As fine near zero as far from it, in digits.
+        first, last = math.asinh(low), math.asinh(high)
+        count = min(raw.numel(), _TABLE)
+        grid = torch.linspace(first, last, count, dtype=dtype, device=raw.device).sinh()
         repeats = -(-raw.numel() // len(grid))
         table = log_of(grid.repeat(repeats)[: raw.numel()].reshape(raw.shape))
         table = table.flatten()[: len(grid)]
         above = torch.searchsorted(table, logarithm.contiguous()).clamp(1, len(grid) - 1)
         part = (logarithm - table[above - 1]) / (table[above] - table[above - 1])
-        values = grid[above - 1] + part.nan_to_num() * (grid[1] - grid[0])
-        return values.clamp(low, high)
+        left, right = grid[above - 1], grid[above]
+        values = left + part.nan_to_num().clamp(0, 1) * (right - left)
+        return values, left, right
 
     def is_enough(error: Tensor, target: Tensor) -> bool:
         if bool((error.abs() <= precision**0.75).all()):
             return True
-        # Rounding keeps some maps from more, and all together are right where the table is fine.
-        misfit = (target * error).norm() / target.norm()
-        return raw.numel() >= _TABLE and float(misfit) < 1e-3
+        # Rounding keeps small weights of some maps from more, and they matter less.
+        return float((target * error).norm()) < 1e-4 * float(target.norm())
 
     def inverse(target: Tensor) -> Tensor:
         target = target.to(dtype)
         logarithm = target.clamp_min(tiny).log()
-        ends_of = ends(logarithm)
-        values = guess(logarithm, *ends_of)
+        first, last = ends(logarithm)
+        values, low, high = guess(logarithm, first, last)
         error = log_of(values) - logarithm
-        low, high = (torch.full_like(logarithm, end) for end in ends_of)
         below, above = log_of(low) - logarithm, log_of(high) - logarithm
+        if bool((below > 0).any() or (above < 0).any()):  # the map is another for other entries
+            low, high = (torch.full_like(logarithm, end) for end in (first, last))
+            below, above = log_of(low) - logarithm, log_of(high) - logarithm
         for _ in range(30):  # the Illinois algorithm
             if is_enough(error, target):
                 break
