@@ -342,6 +342,17 @@ def test_features_that_do_not_vary_are_refused():
             init_icnn_(network, X, method=method)
 
 
+@pytest.mark.parametrize("scale", [0.05, 1.0, 20.0])
+def test_inputs_that_vary_little_are_warned_of(scale):
+    network, x = middle(lambda n, z: F.linear(z, n.w), w=matrix()), scale * X
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        init_icnn_(network, x, generator=generator())
+    size = float(network.first.weight.detach().square().mean().sqrt())
+    messages = [str(one.message) for one in caught]
+    assert [f"as large as {size:.3g} " in message for message in messages] == [True] * (scale < 1)
+
+
 class Plain(ActNorm):
     """Says in a plain attribute whether it has seen its first batch."""
 
