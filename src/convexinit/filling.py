@@ -199,11 +199,12 @@ def _fill_(
     target: Target,
     evaluation: Evaluation,
     generator: Generator,
-) -> tuple[dict[PreActivation, Deviation], Any]:
+) -> tuple[dict[PreActivation, Deviation], Tensor | None]:
     """Fill all layers.
 
     Returns:
-        By how much they were off in the last pass, and the output if that is looked at.
+        By how much they were off in the last pass, and what the output is made of if that is not
+        one of them.
     """
     levels = [
         Dependence.AFFINE if index in columns else Dependence.CONTEXT
@@ -228,7 +229,7 @@ def _fill_(
                 filling,
                 suppress(PassEnded),
             ):
-                filling.output = run(network, copies, call)
+                run(network, copies, call)
         except NOT_CALLABLE as error:
             if error is filling.error:
                 raise ValueError(f"{error}{scale_remark(arguments, columns)}") from error

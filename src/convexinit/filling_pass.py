@@ -115,7 +115,7 @@ class Filling(Watch):
 
     Attributes:
         deviations: of each pre-activation, after it was corrected if that is foreseen.
-        output: of the network, None where the pass ends before.
+        output: of ``found.end``, None where there is none.
         error: that was raised here, and not by the network; None if there was none.
     """
 
@@ -150,13 +150,13 @@ class Filling(Watch):
         self._results: dict[int, tuple[Tensor, Tensor]] = {}
         self._used = set(kept)  # also parameters of earlier pre-activations, which stay
         self._statistics, self._rescaled = statistics, rescaled
-        self._gathers = found.gathers
+        self._end = -1 if found.end is None else found.end.index
         self._bent = found.bent
         self._foreseen = not drawing or (
             not statistics and not rescaled and all(map(found.is_foreseen, found.pre_activations))
         )
         self.deviations: dict[PreActivation, Deviation] = {}
-        self.output: Any = None
+        self.output: Tensor | None = None
         self.error: Exception | None = None
 
     def check_complete(self) -> None:
@@ -240,16 +240,17 @@ class Filling(Watch):
         """Fill the layers of a pre-activation."""
         for way in (*self._ways.values(), *self._squares.values()):
             way.see(index, function, args, kwargs, output)
-        one = self._ends.get(index)
-        if one is None:
-            return
-        with self._here():
-            if not isinstance(output, Tensor) or getattr(function, "__name__", "") != one.call.name:
-                raise ValueError(_OTHER_PATH)
-            self._fill(one, output)
-        self._used |= {id(layer.raw) for layer in one.constrained + one.free + one.squared}
-        self._used |= {id(option.parameter) for option in one.biases[:1]}
-        if index == self._last and not self._statistics and not self._gathers:
+        if one := self._ends.get(index):
+            with self._here():
+                name = getattr(function, "__name__", "")
+                if not isinstance(output, Tensor) or name != one.call.name:
+                    raise ValueError(_OTHER_PATH)
+                self._fill(one, output)
+            self._used |= {id(layer.raw) for layer in one.constrained + one.free + one.squared}
+            self._used |= {id(option.parameter) for option in one.biases[:1]}
+        if index == self._end and isinstance(output, Tensor):
+            self.output = output.detach()
+        if index == max(self._last, self._end) and not self._statistics:
             self.count += 1
             raise PassEnded
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from convexinit.assignment import is_close
 from convexinit.calls import Call, Way, leads_only_to
+from convexinit.evaluation import first_of
 from convexinit.nested import tensors_in
 from convexinit.positivity import has_slope, is_flat_at_zero
 from convexinit.products import Product
@@ -259,11 +260,18 @@ class Found:
     trace: Trace
     apart: list[str]
 
+    @property
+    def last(self) -> list[Call]:
+        """Calls of the pre-activations that no constrained operation follows."""
+        return [one.call for one in self.pre_activations if one.output]
+
     @cached_property
-    def gathers(self) -> bool:
-        """Whether the output is an affine function of the last pre-activations, and not one."""
-        last = [one.call for one in self.pre_activations if one.output]
-        return self.trace.is_affine_since(last, self.output)
+    def end(self) -> Call | None:
+        """The call that makes the output of these alone; None if that is no more than one of them.
+
+        What is added to the output later, as a function of the inputs, is left out.
+        """
+        return self.trace.end_after(self.last, first_of(self.output))
 
     def is_foreseen(self, one: PreActivation) -> bool:
         """Whether what is written to layers and bias of a pre-activation acts there alone.

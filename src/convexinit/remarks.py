@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
+import torch
 from torch import Tensor
 
 from convexinit.calls import following
 from convexinit.dropout import grows_noise
+from convexinit.evaluation import first_of
 from convexinit.filling_pass import Deviation, Target
 from convexinit.found import Found, PreActivation
 from convexinit.products import Dependence
@@ -17,24 +18,29 @@ from convexinit.unseen import unseen_remarks
 
 _TOLERATED = (0.1, 0.2)  # deviations of mean and variance that are not reported
 _APART = 1.0  # distance of the means of units that is not, in standard deviations
+# Times the target: mean and standard deviation of an output behind a function that is not linear.
+_FAR = 3.0
 # That a variance may rest on: its standard error is then what is tolerated.
 _FEWEST_ROWS = 1 / _TOLERATED[1] ** 2
 
 
 def remarks(
-    found: Found, reached: Mapping[PreActivation, Deviation], output: Any, target: Target
+    found: Found,
+    reached: Mapping[PreActivation, Deviation],
+    output: Tensor | None,
+    target: Target,
 ) -> list[str]:
     """Warnings of what is off the target, or will be, and of what was left as it is.
 
     Args:
         found: in the network.
         reached: how far pre-activations are from the target.
-        output: of the network, None if it was not computed.
+        output: of ``found.end``, None if there is none.
         target: of all of them.
     """
     messages = _of_layers(found, reached, target) + unseen_remarks(found.unseen)
     messages += _of_concatenations(found)
-    if found.gathers and target.convex_path and _meets(found, reached):
+    if output is not None and target.convex_path and _meets(found, reached):
         messages += _of_output(found, output, target)
     if target.convex_path and target.draw is None:
         messages += grows_noise(_hidden_dropouts(found))
@@ -166,22 +172,54 @@ def _meets(found: Found, reached: Mapping[PreActivation, Deviation]) -> bool:
     )
 
 
-def _of_output(found: Found, output: Any, target: Target) -> list[str]:
-    """A warning if functions that are not followed give the output another variance."""
-    if not isinstance(output, Tensor):
+def _of_output(found: Found, output: Tensor, target: Target) -> list[str]:
+    """A warning if what follows the last layers gives the output other moments.
+
+    Linear functions should have been followed. Others have their own mean and variance, which
+    matter where they are far from the target.
+    """
+    assert found.end is not None
+    if not output.is_floating_point() or output.ndim == 0:
         return []
     values = output.detach().double().reshape(len(output), -1)
     # The means of positions may differ from each other, or not.
     least, most = float(values.var(0, correction=0).mean()), float(values.var(correction=0))
+    mean, std = float(values.mean()), math.sqrt(least)
     low, high = ((1 + sign * _TOLERATED[1]) * target.variance for sign in (-1, 1))
-    if least <= high and most >= low:
+    near = least <= high and most >= low
+    away = abs(mean - target.mean) / target.std
+    if near and away <= _FAR:
         return []
     names = ", ".join(one.name for one in found.pre_activations if one.output)
-    factor = math.sqrt(least / target.variance)
-    divide = f"Divide the output by {factor:.3g}, or write" if 0 < factor < math.inf else "Write"
+    what, whole = "the output of the network", first_of(found.output)
+    if found.end.value is None or not torch.equal(found.end.value.flatten(), whole.flatten()):
+        what += ", without what is added to it last,"
+    of_these = f"as it is computed from that of the last layers ({names})"
+    if found.trace.is_affine_since(found.last, found.end):
+        if near:
+            return []
+        factor = std / target.std
+        divide = f"Divide it by {factor:.3g}, or write" if 0 < std < math.inf else "Write"
+        return [
+            f"{what} has the variance {least:.3g} and not {target.variance:.3g}, {of_these} by a "
+            f"linear function that is not followed, such as a sum of a stack or of pieces. {divide}"
+            " the function as one sum or mean, or as a product with a fixed matrix, of a tensor "
+            "that has the rows first"
+        ]
+    if away <= _FAR and std <= _FAR * target.std and math.sqrt(most) * _FAR >= target.std:
+        return []
     return [
-        f"the output of the network has the variance {least:.3g} and not {target.variance:.3g}, as "
-        f"it is computed from that of the last layers ({names}) by a linear function that is not "
-        f"followed, such as a sum of a stack or of pieces. {divide} the function as one sum or "
-        "mean, or as a product with a fixed matrix, of a tensor that has the rows first"
+        f"{what} starts with the mean {mean:.3g} and the standard deviation {std:.3g}, and not "
+        f"{target.mean:.3g} and {target.std:.3g}, {of_these} by an activation, a gate or another "
+        f"function that is not linear. {_standardised(mean, std)}"
     ]
+
+
+def _standardised(mean: float, std: float) -> str:
+    """What to do about an output with these moments."""
+    if not math.isfinite(mean + std):
+        return "Use a function that grows less, or a smaller variance"
+    if std == 0:
+        return "It is the same for all rows: use a function that varies, or another mean="
+    shifted = f"y {'-' if mean > 0 else '+'} {abs(mean):.3g}"
+    return f"Make ({shifted}) / {std:.3g} of it, or bring the targets to this mean and deviation"

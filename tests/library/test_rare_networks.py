@@ -284,11 +284,14 @@ def test_parameters_that_cannot_be_probed_are_left_out(added):
 def test_outputs_that_something_else_is_added_to_are_no_sums_of_the_last_layers():
     def forward(network, u, y):
         pieces = network.pair(F.relu(network.first(y)))
-        return pieces[:, 0] + pieces[:, 1] + (network.turn(u)[:, 0] if network.reads else 0)
+        return pieces[:, 0] + pieces[:, 1] + network.turn(u)[:, 0]
 
-    for reads in (False, True):
-        network = Hidden(forward, pair=nn.Linear(16, 2), turn=nn.Linear(3, 2), reads=reads)
-        assert find(network, (CONTEXT, X), 1).gathers is not reads
+    network = Hidden(forward, pair=nn.Linear(16, 2), turn=nn.Linear(3, 2))
+    found = find(network, (CONTEXT, X), 1)
+    assert found.end is not None
+    assert found.end.value is not None
+    added = network.turn(found.trace.inputs[0])[:, 0]
+    assert torch.allclose(found.output - found.end.value, added, atol=1e-6)
 
 
 def test_what_is_stacked_is_not_only_summed_if_the_stack_is_used_before():
