@@ -332,8 +332,9 @@ def _found_layer(
     assert product is not None
     level, weight_level = trace.dependence(product.input), trace.dependence(product.weight)
     if weight_level > Dependence.CONSTANT:
-        if level <= max(weight_level, Dependence.AFFINE):
-            return None  # a product of data
+        parameters = [leaf for leaf in call.leaves_of(product.weight) if id(leaf) in names]
+        if level <= max(weight_level, Dependence.AFFINE) or not parameters:
+            return None  # a product of data, or with data, as with the neighbours in a graph
         return _hypernetwork(call, product.weight)
     leaves, curved = call.leaves_of(product.weight), level == Dependence.CURVED
     if curved and any(

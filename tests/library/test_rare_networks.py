@@ -259,6 +259,32 @@ def test_products_of_data_are_no_layers():
     assert found == {"turn": "context", "first": "free", "last": "constrained"}
 
 
+@pytest.mark.parametrize(
+    "passed_on",
+    [
+        torch.bmm,
+        lambda a, z: (a / a.sum(-1, keepdim=True)) @ z,
+        lambda a, z: torch.einsum("bij,bjk->bik", a, z),
+    ],
+)
+def test_neighbours_that_are_data_are_no_hypernetwork(passed_on):
+    def forward(network, y, a):
+        z = F.relu(network.first(passed_on(a, y)))
+        return network.last(F.relu(network.middle(passed_on(a, z)))).mean(1)
+
+    nodes = normal(2 * 1024, 5, INPUTS, seed=3)
+    edges = (normal(2 * 1024, 5, 5, seed=4) > 0).float() + torch.eye(5)
+    network = Hidden(forward, middle=nn.Linear(16, 16))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_icnn_(network, (nodes[::2], edges[::2]), generator=generator())
+        assert not kept(network, (nodes[::2], edges[::2]))
+    read = F.relu(network.first(passed_on(edges[1::2], nodes[1::2])))
+    fresh = network.middle(passed_on(edges[1::2], read)).detach()
+    assert abs(float(fresh.mean())) < 0.1
+    assert float(fresh.flatten(0, 1).var(0).mean()) == pytest.approx(1, abs=0.2)
+
+
 def test_parameters_of_whole_numbers_stay():
     network = middle(lambda n, z: F.linear(z, n.w), w=matrix().abs())
     network.register_parameter("count", nn.Parameter(torch.arange(3), requires_grad=False))
