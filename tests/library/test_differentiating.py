@@ -176,3 +176,31 @@ def test_a_function_that_differentiates_itself_elsewhere_is_initialised():
         init_icnn_(network, X, generator=generator())
     assert check_signal(network, X).rows[1].std == pytest.approx(1, rel=0.01)
     assert is_convex(network, X)
+
+
+def test_a_divergence_is_convex_in_the_argument_that_it_is_not_differentiated_by():
+    class Divergence(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.potential = nn.Sequential(
+                nn.Linear(INPUTS, 32), nn.Softplus(), nn.Linear(32, 32), nn.Softplus(),
+                nn.Linear(32, 1),
+            )  # fmt: skip
+
+        def forward(self, x, y):
+            y = y if y.requires_grad else y.clone().requires_grad_()
+            with torch.enable_grad():
+                value = self.potential(y)
+                slope = of_sum(value, y)
+            return self.potential(x) - value - ((x - y) * slope).sum(1, keepdim=True)
+
+    torch.manual_seed(0)
+    network, pairs = Divergence(), (X, normal(512, INPUTS, seed=5))
+    with pytest.warns(UserWarning, match="no parameter can centre the output layer potential.4"):
+        init_icnn_(network, pairs, generator=generator(1))
+    hidden = network.potential[:3](normal(512, INPUTS, seed=6)).detach()
+    assert abs(float(hidden.mean())) < 0.1
+    assert float(hidden.var(0).mean()) == pytest.approx(1, abs=0.2)
+    keep_convex(torch.optim.SGD(network.parameters(), lr=0.1), network, inputs=pairs)
+    assert is_convex(network, pairs)
+    assert not is_convex(network, pairs, convex=1)
