@@ -460,7 +460,8 @@ def _row(
         for layer in one.constrained
         if layer.negative and layer.call.product
     ]
-    problems += _verdicts(row, before, one.output, precision)
+    centred = not (one.output and watch.differentiated is not None)  # else a constant is lost
+    problems += _verdicts(row, before, one.output, precision, centred)
     apart = float((signal.mean(0) - row.mean).square().mean().sqrt())
     if abs(row.mean) <= row.std < apart and one.is_bent:
         shifts = one.biases and one.biases[0].per != "layer"
@@ -469,7 +470,9 @@ def _row(
     return replace(row, verdict="; ".join(dict.fromkeys(problems)))
 
 
-def _verdicts(row: LayerSignal, before: float, output: bool, precision: float) -> Iterator[str]:
+def _verdicts(
+    row: LayerSignal, before: float, output: bool, precision: float, centred: bool
+) -> Iterator[str]:
     if not math.isfinite(row.mean) or not math.isfinite(row.std):
         yield "not finite"
         return
@@ -481,7 +484,7 @@ def _verdicts(row: LayerSignal, before: float, output: bool, precision: float) -
         yield f"explodes, {growth:.3g} times a layer"
     elif growth < 1 / _FACTOR and not output:
         yield f"vanishes, by {1 / growth:.3g} a layer"
-    if abs(row.mean) > row.std:
+    if centred and abs(row.mean) > row.std:
         remedy = f"`{row.bias}` could do it" if row.bias else "no parameter shifts all units alike"
         yield f"not centred; {remedy}"
     if row.convex < _SHARE:

@@ -204,3 +204,28 @@ def test_a_divergence_is_convex_in_the_argument_that_it_is_not_differentiated_by
     keep_convex(torch.optim.SGD(network.parameters(), lr=0.1), network, inputs=pairs)
     assert is_convex(network, pairs)
     assert not is_convex(network, pairs, convex=1)
+
+
+def test_the_mean_of_what_is_differentiated_does_not_matter():
+    class Map(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.potential = nn.Sequential(
+                nn.Linear(INPUTS, 32), nn.Softplus(), nn.Linear(32, 1, bias=False)
+            )
+
+        def forward(self, x):
+            x = x if x.requires_grad else x.clone().requires_grad_()
+            return of_sum(self.potential(x), x)
+
+    torch.manual_seed(0)
+    network = Map()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_icnn_(network, X, generator=generator(1))
+    potential = network.potential(X).detach()
+    assert potential.mean() > potential.std()
+    assert check_signal(network, X).healthy
+    assert not check_signal(network.potential, X).healthy
+    with pytest.warns(UserWarning, match="no parameter can centre the output"):
+        init_icnn_(network, X, call=lambda network, x: network.potential(x))
