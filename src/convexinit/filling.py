@@ -28,9 +28,9 @@ from convexinit.evaluation import (
     run,
     scale_remark,
 )
-from convexinit.filling_pass import Deviation, Filling, Target, normalises
+from convexinit.filling_pass import Filling, Target, normalises
 from convexinit.finding import apart_from_all, apart_remarks, find_prepared, problems_of
-from convexinit.found import Found, FoundLayer, Options, PreActivation
+from convexinit.found import Found, FoundLayer, Options
 from convexinit.products import Dependence
 from convexinit.proof import is_proven_convex, nearly_convex
 from convexinit.remarks import remarks
@@ -74,13 +74,13 @@ def fill_network_(
                 founds.append(found)
                 kept = _take_kept(network, found)
                 _check_found(found, target)
-                reached, output = _fill_(
+                filled = _fill_(
                     network, arguments, columns, function, found, kept, target, evaluation,
                     generator,
                 )  # fmt: skip
                 if writes:
                     _check_left(network, arguments, function, found)
-                messages += remarks(found, reached, output, target)
+                messages += remarks(found, filled, target)
                 known = {id(t) for t in (*network.parameters(), *network.buffers())}
                 differentiates = found.returns_gradient
                 result = found.trace.differentiated if differentiates else first_of(found.output)
@@ -199,13 +199,8 @@ def _fill_(
     target: Target,
     evaluation: Evaluation,
     generator: Generator,
-) -> tuple[dict[PreActivation, Deviation], Tensor | None]:
-    """Fill all layers.
-
-    Returns:
-        By how much they were off in the last pass, and what the output is made of if that is not
-        one of them.
-    """
+) -> Filling:
+    """Fill all layers; returns the last pass, and what it measured."""
     levels = [
         Dependence.AFFINE if index in columns else Dependence.CONTEXT
         for index in range(len(arguments))
@@ -239,7 +234,7 @@ def _fill_(
             break
         if evaluation.starting and number < _PASSES_WITH_FIRST_BATCH:
             evaluation.start(again=True)
-    return filling.deviations, filling.output
+    return filling
 
 
 def _take_rescaled(found: Found, statistics: Collection[int]) -> set[int]:

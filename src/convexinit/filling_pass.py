@@ -116,6 +116,7 @@ class Filling(Watch):
     Attributes:
         deviations: of each pre-activation, after it was corrected if that is foreseen.
         output: of ``found.end``, None where there is none.
+        gated: mean and variance of pre-activations behind the gates that multiply them.
         error: that was raised here, and not by the network; None if there was none.
     """
 
@@ -150,6 +151,7 @@ class Filling(Watch):
         self._results: dict[int, tuple[Tensor, Tensor]] = {}
         self._used = set(kept)  # also parameters of earlier pre-activations, which stay
         self._statistics, self._rescaled = statistics, rescaled
+        self._gated = found.gated
         self._end = -1 if found.end is None else found.end.index
         self._bent = found.bent
         self._foreseen = not drawing or (
@@ -157,6 +159,7 @@ class Filling(Watch):
         )
         self.deviations: dict[PreActivation, Deviation] = {}
         self.output: Tensor | None = None
+        self.gated: dict[PreActivation, tuple[float, float]] = {}
         self.error: Exception | None = None
 
     def check_complete(self) -> None:
@@ -248,6 +251,10 @@ class Filling(Watch):
                 self._fill(one, output)
             self._used |= {id(layer.raw) for layer in one.constrained + one.free + one.squared}
             self._used |= {id(option.parameter) for option in one.biases[:1]}
+        if (one := self._gated.get(index)) and isinstance(output, Tensor):
+            product, shape = self._place(one, output)
+            signal = Signal.of(product.by_unit(one.seen(output.detach(), shape)).double())
+            self.gated[one] = float(signal.means.mean()), signal.variance
         if index == self._end and isinstance(output, Tensor):
             self.output = output.detach()
         if index == max(self._last, self._end) and not self._statistics:

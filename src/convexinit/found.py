@@ -15,8 +15,8 @@ from convexinit.calls import Call, Way, leads_only_to
 from convexinit.evaluation import first_of
 from convexinit.nested import tensors_in
 from convexinit.positivity import has_slope, is_flat_at_zero
-from convexinit.products import Product
-from convexinit.tracing import Trace
+from convexinit.products import Dependence, Product
+from convexinit.tracing import DIVISIONS, MULTIPLICATIONS, SUMS, Trace
 from convexinit.unseen import Unseen
 from convexinit.weight_maps import WeightMap
 
@@ -273,6 +273,15 @@ class Found:
         """
         return self.trace.end_after(self.last, first_of(self.output))
 
+    @cached_property
+    def gated(self) -> dict[int, PreActivation]:
+        """Those that gates multiply before anything bends them, by the index of the last such call.
+
+        The others after them are at most sums, with functions of other inputs too.
+        """
+        ends = {_behind_gates(self.trace, one): one for one in self.pre_activations}
+        return {end.index: one for end, one in ends.items() if end is not None and not one.output}
+
     def is_foreseen(self, one: PreActivation) -> bool:
         """Whether what is written to layers and bias of a pre-activation acts there alone.
 
@@ -320,6 +329,25 @@ class Found:
                 if not straight:
                     return False
         return True
+
+
+def _behind_gates(trace: Trace, one: PreActivation) -> Call | None:
+    """The last call that multiplies a pre-activation by functions of other inputs, or adds them."""
+    call, gated = one.call, False
+    while len(call.consumers) == 1:
+        (user,) = call.consumers
+        moving = [t for t in user.operands if user.made_by.get(id(t)) is call]
+        others = [trace.dependence(t) for t in user.operands if t is not call.output]
+        scales = user.name in MULTIPLICATIONS | DIVISIONS
+        if (
+            not (scales or user.name in SUMS)
+            or max(others, default=Dependence.CONSTANT) > Dependence.CONTEXT
+            or getattr(user.value, "shape", None) != getattr(one.call.value, "shape", None)
+            or not trace.is_affine(user, moving)
+        ):
+            break
+        call, gated = user, gated or (scales and Dependence.CONTEXT in others)
+    return call if gated else None
 
 
 def _is_same(tensor: Tensor, parameter: Tensor) -> bool:

@@ -11,35 +11,32 @@ from torch import Tensor
 from convexinit.calls import following
 from convexinit.dropout import grows_noise
 from convexinit.evaluation import first_of
-from convexinit.filling_pass import Deviation, Target
+from convexinit.filling_pass import Deviation, Filling, Target
 from convexinit.found import Found, PreActivation
 from convexinit.products import Dependence
 from convexinit.unseen import unseen_remarks
 
 _TOLERATED = (0.1, 0.2)  # deviations of mean and variance that are not reported
 _APART = 1.0  # distance of the means of units that is not, in standard deviations
+# Deviation of the mean, and factor of the variance, behind a gate that are not reported.
+_GATED = (0.5, 2.0)
 # Times the target: mean and standard deviation of an output behind a function that is not linear.
 _FAR = 3.0
 # That a variance may rest on: its standard error is then what is tolerated.
 _FEWEST_ROWS = 1 / _TOLERATED[1] ** 2
 
 
-def remarks(
-    found: Found,
-    reached: Mapping[PreActivation, Deviation],
-    output: Tensor | None,
-    target: Target,
-) -> list[str]:
+def remarks(found: Found, filled: Filling, target: Target) -> list[str]:
     """Warnings of what is off the target, or will be, and of what was left as it is.
 
     Args:
         found: in the network.
-        reached: how far pre-activations are from the target.
-        output: of ``found.end``, None if there is none.
-        target: of all of them.
+        filled: the last pass over all its layers.
+        target: of all pre-activations.
     """
+    reached, output = filled.deviations, filled.output
     messages = _of_layers(found, reached, target) + unseen_remarks(found.unseen)
-    messages += _of_concatenations(found)
+    messages += _of_gates(filled, target) + _of_concatenations(found)
     if output is not None and target.convex_path and _meets(found, reached):
         messages += _of_output(found, output, target)
     if target.convex_path and target.draw is None:
@@ -128,6 +125,26 @@ def _of_layers(
             "which they bend less, or fewer layers"
         )
     return messages
+
+
+def _of_gates(filled: Filling, target: Target) -> list[str]:
+    """A warning of pre-activations that are far from the target behind a gate."""
+    off = [
+        (abs(math.log(max(variance, 1e-30) / target.variance)), one.name, mean, variance)
+        for one, (mean, variance) in filled.gated.items()
+    ]
+    far = math.log(_GATED[1])
+    off = [one for one in off if one[0] > far or abs(one[2] - target.mean) > _GATED[0] * target.std]
+    if not off:
+        return []
+    _, name, mean, variance = max(off)
+    names = ", ".join(name for _, name, _, _ in off)
+    return [
+        "what these layers give is multiplied by a gate of other inputs before an activation, "
+        f"which gives it other moments: {names}; behind that of {name} the mean is "
+        f"{mean:.3g} and the variance {variance:.3g}. Multiply what the layer reads instead, "
+        "act(layer(gate * z)), or start the gate near 1"
+    ]
 
 
 def _of_concatenations(found: Found) -> list[str]:

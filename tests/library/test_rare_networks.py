@@ -285,6 +285,36 @@ def test_neighbours_that_are_data_are_no_hypernetwork(passed_on):
     assert float(fresh.flatten(0, 1).var(0).mean()) == pytest.approx(1, abs=0.2)
 
 
+@pytest.mark.parametrize(
+    ("gate", "reported"),
+    [
+        (lambda u: 4 * F.softplus(u), True),
+        (lambda u: 0.5 * torch.sigmoid(u), True),
+        (lambda u: F.relu(1 + 0.1 * u), False),
+    ],
+)
+@pytest.mark.parametrize("read", [False, True])
+def test_gates_between_a_layer_and_its_activation_are_measured(gate, reported, read):
+    def forward(network, u, y):
+        z, g = F.softplus(network.first(y)), gate(network.turn(u))
+        p = network.middle(g * z) if read else network.middle(z) * g + 0.1 * network.turn(u)
+        network.seen = p.detach()
+        return network.last(F.softplus(p))
+
+    network = Hidden(forward, turn=nn.Linear(3, 16), middle=nn.Linear(16, 16))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        init_icnn_(network, (CONTEXT, X), convex=1, generator=generator())
+    messages = [str(one.message) for one in caught]
+    behind = [message for message in messages if "before an activation" in message]
+    assert len(behind) == (reported and not read)
+    network(CONTEXT, X)
+    variance = float(network.seen.var(0, correction=0).mean())
+    if behind:
+        variance /= float(behind[0].split("the variance ")[1].split(". ")[0])
+    assert variance == pytest.approx(1, abs=0.01 if behind else 0.5)
+
+
 def test_parameters_of_whole_numbers_stay():
     network = middle(lambda n, z: F.linear(z, n.w), w=matrix().abs())
     network.register_parameter("count", nn.Parameter(torch.arange(3), requires_grad=False))
