@@ -248,6 +248,8 @@ class Found:
         unseen: parameters that act on the convex path in calls that are no layers.
         trace: of the network.
         apart: parts that have none in what the network differentiates first, if it does.
+        not_followed: affine functions of convex inputs that no layer computes, but that are bent:
+            calls, by the names of the parameters behind them.
     """
 
     layers: list[FoundLayer]
@@ -259,6 +261,7 @@ class Found:
     unseen: list[Unseen]
     trace: Trace
     apart: list[str]
+    not_followed: dict[str, Call]
 
     @property
     def last(self) -> list[Call]:

@@ -14,7 +14,7 @@ from convexinit.evaluation import first_of
 from convexinit.filling_pass import Deviation, Filling, Target
 from convexinit.found import Found, PreActivation
 from convexinit.products import Dependence
-from convexinit.unseen import unseen_remarks
+from convexinit.unseen import UNDERSTOOD, unseen_remarks
 
 _TOLERATED = (0.1, 0.2)  # deviations of mean and variance that are not reported
 _APART = 1.0  # distance of the means of units that is not, in standard deviations
@@ -36,6 +36,7 @@ def remarks(found: Found, filled: Filling, target: Target) -> list[str]:
     """
     reached, output = filled.deviations, filled.output
     messages = _of_layers(found, reached, target) + unseen_remarks(found.unseen)
+    messages += _of_first(found, target)
     messages += _of_gates(filled, target) + _of_concatenations(found)
     if output is not None and target.convex_path and _meets(found, reached):
         messages += _of_output(found, output, target)
@@ -127,6 +128,29 @@ def _of_layers(
     return messages
 
 
+def _of_first(found: Found, target: Target) -> list[str]:
+    """A warning of functions of the inputs that are far from the target and not followed."""
+    messages = []
+    for names, call in found.not_followed.items():
+        if call.value is None or not call.value.is_floating_point():
+            continue
+        values = call.value.detach().double().reshape(len(call.value), -1)
+        mean, std = float(values.mean()), float(values.var(0).mean().sqrt())
+        if _is_far(mean, std, std, target):
+            messages.append(
+                f"what is computed from the inputs and {names} ({call.name}) cannot be followed and"
+                f" stays as it is, with the mean {mean:.3g} and the standard deviation {std:.3g} "
+                f"before an activation; write it with {UNDERSTOOD}, or scale it"
+            )
+    return messages
+
+
+def _is_far(mean: float, least: float, most: float, target: Target) -> bool:
+    """Whether a mean is more than three standard deviations off, or one of these by that factor."""
+    near = abs(mean - target.mean) <= _FAR * target.std
+    return not (near and least <= _FAR * target.std and most * _FAR >= target.std)
+
+
 def _of_gates(filled: Filling, target: Target) -> list[str]:
     """A warning of pre-activations that are far from the target behind a gate."""
     off = [
@@ -206,8 +230,7 @@ def _of_output(found: Found, output: Tensor, target: Target) -> list[str]:
     mean, std = float(values.mean()), math.sqrt(least)
     low, high = ((1 + sign * _TOLERATED[1]) * target.variance for sign in (-1, 1))
     near = least <= high and most >= low
-    away = abs(mean - target.mean) / target.std
-    if near and away <= _FAR:
+    if near and not _is_far(mean, std, math.sqrt(most), target):
         return []
     names = ", ".join(one.name for one in found.pre_activations if one.output)
     what, whole = "the output of the network", first_of(found.output)
@@ -225,7 +248,7 @@ def _of_output(found: Found, output: Tensor, target: Target) -> list[str]:
             " the function as one sum or mean, or as a product with a fixed matrix, of a tensor "
             "that has the rows first"
         ]
-    if away <= _FAR and std <= _FAR * target.std and math.sqrt(most) * _FAR >= target.std:
+    if not _is_far(mean, std, math.sqrt(most), target):
         return []
     return [
         f"{what} starts with the mean {mean:.3g} and the standard deviation {std:.3g}, and not "

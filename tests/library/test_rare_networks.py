@@ -315,6 +315,38 @@ def test_gates_between_a_layer_and_its_activation_are_measured(gate, reported, r
     assert variance == pytest.approx(1, abs=0.01 if behind else 0.5)
 
 
+@pytest.mark.parametrize(
+    ("read", "names"),
+    [
+        (lambda n, u, y: n.bilinear(u, y), "bilinear.weight, bilinear.bias"),
+        (lambda n, u, y: (y[:, None] * n.w).sum(-1), "w"),
+        (lambda n, u, y: (n.turn(u).view(-1, 16, INPUTS) @ y[..., None])[..., 0], "turn.weight, t"),
+        (lambda n, u, y: torch.einsum("bi,ji,kj->bk", y, n.w, n.v), "w, v"),
+    ],
+)
+@pytest.mark.parametrize("reported", [False, True])
+def test_first_layers_that_are_not_followed_are_named_if_they_are_off(read, names, reported):
+    def forward(network, u, y):
+        first = network.gain * read(network, u, y)
+        return network.last(F.softplus(network.middle(F.softplus(first))))
+
+    network = Hidden(
+        forward, bilinear=nn.Bilinear(3, INPUTS, 16), turn=nn.Linear(3, 16 * INPUTS),
+        middle=nn.Linear(16, 16), w=matrix(16, INPUTS), v=matrix(),
+    )  # fmt: skip
+    first = read(network, CONTEXT, X).detach()
+    network.gain = (20.0 if reported else 1.0) / float(first.std())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        init_icnn_(network, (CONTEXT, X), convex=1, generator=generator())
+    messages = [str(one.message) for one in caught if "be followed" in str(one.message)]
+    assert len(messages) == reported
+    if reported:
+        assert f"computed from the inputs and {names}" in messages[0]
+        std = float(messages[0].split("deviation ")[1].split()[0])
+        assert std == pytest.approx(20, rel=0.5)
+
+
 def test_parameters_of_whole_numbers_stay():
     network = middle(lambda n, z: F.linear(z, n.w), w=matrix().abs())
     network.register_parameter("count", nn.Parameter(torch.arange(3), requires_grad=False))
