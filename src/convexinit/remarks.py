@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from convexinit.calls import following
+from convexinit.calls import Call, calls_between, following
 from convexinit.dropout import grows_noise
 from convexinit.evaluation import first_of
 from convexinit.filling_pass import Deviation, Filling, Target
 from convexinit.found import Found, PreActivation
 from convexinit.products import Dependence
+from convexinit.tracing import DIVISIONS, MULTIPLICATIONS, SUMS
 from convexinit.unseen import UNDERSTOOD, unseen_remarks
 
 _TOLERATED = (0.1, 0.2)  # deviations of mean and variance that are not reported
@@ -40,6 +42,8 @@ def remarks(found: Found, filled: Filling, target: Target) -> list[str]:
     messages += _of_gates(filled, target) + _of_concatenations(found)
     if output is not None and target.convex_path and _meets(found, reached):
         messages += _of_output(found, output, target)
+    if found.end is None and not found.returns_gradient:
+        messages += _of_shifts(found, target)
     if target.convex_path and target.draw is None:
         messages += grows_noise(_hidden_dropouts(found))
     return messages
@@ -257,11 +261,54 @@ def _of_output(found: Found, output: Tensor, target: Target) -> list[str]:
     ]
 
 
+def _of_shifts(found: Found, target: Target) -> list[str]:
+    """A warning of an output to which a large number is added that is not trained."""
+    for one in found.pre_activations:
+        shift = _fixed_shift(one) if one.output and one.biases else 0.0
+        if abs(shift) > _FAR * target.std:
+            return [
+                f"the network adds a fixed number, {shift:.3g}, to its output behind the layer "
+                f"{one.name}, which starts with the mean {target.mean:.3g} and the variance "
+                f"{target.variance:.3g} all the same. If it is the mean of the targets, "
+                "initialise what comes before: call=lambda network, *inputs: "
+                f"(network(*inputs) {_minus(shift)}) / deviation"
+            ]
+    return []
+
+
+def _fixed_shift(one: PreActivation) -> float:
+    """What numbers and buffers add to a pre-activation behind its first layer."""
+    shift = 0.0
+    for call in calls_between(one.first.call, one.call):
+        fixed = [float(v.double().mean()) for v in call.args if _is_buffer(call, v)]
+        fixed += [v for v in call.args if isinstance(v, (int, float))]
+        if not fixed:
+            continue
+        if call.name in SUMS:
+            shift += -fixed[0] if "sub" in call.name else fixed[0]
+        elif call.name in MULTIPLICATIONS:
+            shift *= fixed[0]
+        elif call.name in DIVISIONS:
+            shift /= fixed[0] or 1.0
+    return shift
+
+
+def _is_buffer(call: Call, value: Any) -> bool:
+    """Whether an argument of a call is a tensor that no call made and that is not trained."""
+    if not isinstance(value, Tensor) or value.is_complex():
+        return False
+    return not value.requires_grad and id(value) not in call.made_by
+
+
+def _minus(number: float) -> str:
+    return f"{'-' if number > 0 else '+'} {abs(number):.3g}"
+
+
 def _standardised(mean: float, std: float) -> str:
     """What to do about an output with these moments."""
     if not math.isfinite(mean + std):
         return "Use a function that grows less, or a smaller variance"
     if std == 0:
         return "It is the same for all rows: use a function that varies, or another mean="
-    shifted = f"y {'-' if mean > 0 else '+'} {abs(mean):.3g}"
-    return f"Make ({shifted}) / {std:.3g} of it, or bring the targets to this mean and deviation"
+    made = f"(y {_minus(mean)}) / {std:.3g}"
+    return f"Make {made} of it, or bring the targets to this mean and deviation"

@@ -384,3 +384,47 @@ def test_outputs_that_cannot_be_standardised_are_reported(end, message):
     torch.manual_seed(0)
     with pytest.warns(UserWarning, match=message):
         init_icnn_(Ended(end), (ROWS[0], ROWS[1]), convex=1, generator=generator(1))
+
+
+@pytest.mark.parametrize(
+    ("end", "shift"),
+    [
+        (lambda n, s: s * n.deviation + n.mean, 50),
+        (lambda n, s: 50 + (s * n.deviation).squeeze(-1), 50),
+        (lambda n, s: (s - 10) / 0.5, -20),
+        (lambda n, s: s + n.trained, 0),
+        (lambda n, s: s + 1.0, 0),
+        (lambda n, s: s / 100, 0),
+    ],
+)
+def test_fixed_means_of_targets_that_are_added_are_mentioned(end, shift):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 1)
+            self.register_buffer("mean", torch.tensor([50.0]))
+            self.register_buffer("deviation", torch.tensor(8.0))
+            self.trained = nn.Parameter(torch.tensor(50.0))
+
+        def forward(self, x):
+            return end(self, self.last(F.softplus(self.first(x))))
+
+    torch.manual_seed(0)
+    network = Scaled()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        init_icnn_(network, ROWS[1], generator=generator(1))
+    messages = [str(one.message) for one in seen]
+    assert len(messages) == bool(shift)
+    assert by_row(network(ROWS[1])) == pytest.approx((0, 1), abs=0.01)
+    if not shift:
+        return
+    sign, number = messages[0].split("(network(*inputs) ")[1].split(")")[0].split()
+    assert float(sign + number) == -shift
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_icnn_(
+            network, ROWS[1], call=lambda network, x: (network(x) - shift) / 8,
+            generator=generator(1),
+        )  # fmt: skip
+    assert by_row(network(ROWS[1])) == pytest.approx((shift, 64), abs=0.5)
