@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache, partial
 
 import torch
@@ -63,6 +63,7 @@ def find_pre_activations(
     ]
     pre_activations.sort(key=lambda one: one.call.index)
     constrained = {id(layer.call) for layer in signal if layer.role == "constrained"}
+    context = {f"{layer.name}.bias" for layer in layers if layer.role == "context"}
     users: dict[str, int] = {}
     for one in pre_activations:
         one.output = not any(id(call) in constrained for call in following(one.call))
@@ -70,7 +71,7 @@ def find_pre_activations(
             users[option.name] = users.get(option.name, 0) + 1
     for one in pre_activations:
         one.squared_biases = list(_biases_of(one.squared, found, ends, trace))
-        _sort_biases(network, one, users, starting)
+        _sort_biases(network, one, users, starting, context)
         _choose_bias(one, options)
     return pre_activations
 
@@ -535,14 +536,20 @@ def _sort_biases(
     one: PreActivation,
     users: Mapping[str, int],
     starting: Mapping[str, nn.Module],
+    context: Collection[str],
 ) -> None:
-    """Those with the fewest uses first, of every unit before common ones, normalisations last."""
+    """Those with the fewest uses first, of every unit before common ones, normalisations last.
+
+    Those of layers of other inputs come after others, as these are to stay as they are.
+    """
     for option in one.biases:
         path = option.name.rpartition(".")[0]
         owner = type(network.get_submodule(path)).__name__ if path else ""
         option.normalises = path in starting or "norm" in owner.lower()
         one.normalised |= path in starting
-    one.biases.sort(key=lambda o: (o.per == "layer", o.normalises, users[o.name]))
+    one.biases.sort(
+        key=lambda o: (o.per == "layer", o.normalises, o.name in context, users[o.name])
+    )
 
 
 def _choose_bias(one: PreActivation, options: Options) -> None:

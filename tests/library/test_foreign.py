@@ -803,6 +803,27 @@ def test_context_stays_as_it_is():
     assert {name for name in changed if name.startswith("wu")} <= {f"wu.{k}.bias" for k in range(3)}
 
 
+def test_biases_of_context_are_taken_where_there_are_no_others():
+    class Conditioned(nn.Module):
+        def __init__(self, bias):
+            super().__init__()
+            self.context, self.first = nn.Linear(3, 16), nn.Linear(INPUTS, 16, bias=bias)
+            self.last = nn.Linear(16, 1)
+
+        def forward(self, u, y):
+            return self.last(F.softplus(self.context(u) + self.first(y)))
+
+    inputs = normal(ROWS, 3, seed=1), normal(ROWS, INPUTS, seed=2)
+    for bias in (False, True):
+        torch.manual_seed(0)
+        network = Conditioned(bias)
+        before = network.context.bias.detach().clone()
+        init_icnn_(network, inputs, convex=1, generator=generator())
+        assert torch.equal(network.context.bias, before) is bias
+        mean, _ = moments(network.context(inputs[0]) + network.first(inputs[1]))
+        assert abs(mean) < 1e-3
+
+
 class EinsumGate(nn.Module):
     """A gate and a matrix in one einsum, or one after the other."""
 
