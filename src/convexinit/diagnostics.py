@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from convexinit.calls import PassEnded, Watch, changes_in_place
 from convexinit.checks import check_module
 from convexinit.difference import convex_functions
-from convexinit.evaluation import Convex, Inputs, as_tuple, convex_columns, evaluated, first_of, run
+from convexinit.evaluation import (
+    Convex,
+    Inputs,
+    as_tuple,
+    convex_columns,
+    evaluated,
+    first_of,
+    gives_numbers,
+    run,
+)
 from convexinit.finding import find_prepared
 from convexinit.found import Found, FoundLayer, Options, PreActivation, ways_to_sums
 from convexinit.layers import check_not_stacked
@@ -207,6 +216,7 @@ def check_signal(
             watch, output = measured(network, arguments, columns, function, found)
             if watch.differentiated is not None:
                 output = watch.differentiated
+                found.gives_numbers = gives_numbers(network, arguments, function, found.rows)
             dead, gradients = _differentiated(watch, output, found)
             rows += _rows(found, watch, dead, gradients, len(arguments[0]))
             notes += [_note(watch, output), _not_seen(found)]
@@ -411,13 +421,14 @@ def _rows(
         if isinstance(one, FoundLayer):
             yield LayerSignal(one.name, one.call.name, verdict=one.problem)
             continue
-        row = _row(one, watch, reached, gradients, before, rows)
+        row = _row(one, found, watch, reached, gradients, before, rows)
         before = row.std
         yield row
 
 
 def _row(
     one: PreActivation,
+    found: Found,
     watch: Measuring,
     reached: dict[int, Tensor],
     gradients: dict[int, float],
@@ -460,7 +471,7 @@ def _row(
         for layer in one.constrained
         if layer.negative and layer.call.product
     ]
-    centred = not (one.output and watch.differentiated is not None)  # else a constant is lost
+    centred = found.gives_numbers or not one.is_without_bias
     problems += _verdicts(row, before, one.output, precision, centred)
     apart = float((signal.mean(0) - row.mean).square().mean().sqrt())
     if abs(row.mean) <= row.std < apart and one.is_bent:

@@ -24,6 +24,7 @@ from convexinit.evaluation import (
     evaluated,
     first_of,
     forward,
+    gives_numbers,
     not_callable,
     run,
     scale_remark,
@@ -80,6 +81,8 @@ def fill_network_(
                 )  # fmt: skip
                 if writes:
                     _check_left(network, arguments, function, found)
+                if found.returns_gradient and any(o.is_without_bias for o in found.pre_activations):
+                    found.gives_numbers = gives_numbers(network, arguments, function, found.rows)
                 messages += remarks(found, filled, target)
                 known = {id(t) for t in (*network.parameters(), *network.buffers())}
                 differentiates = found.returns_gradient

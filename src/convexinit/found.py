@@ -194,6 +194,11 @@ class PreActivation:
         """Whether anything but linear operations reads it, of which the bias centres what comes."""
         return not all(user.product for user in self.call.consumers)
 
+    @property
+    def is_without_bias(self) -> bool:
+        """Whether it is one of the last, and nothing can centre it."""
+        return bool(self.constrained) and self.output and not (self.biases or self.said)
+
     def place(self) -> tuple[Call, Product]:
         """The call in whose shape it is seen, and what says which numbers in it are of one unit."""
         call = self.first.call
@@ -250,6 +255,7 @@ class Found:
         apart: parts that have none in what the network differentiates first, if it does.
         not_followed: affine functions of convex inputs that no layer computes, but that are bent:
             calls, by the names of the parameters behind them.
+        gives_numbers: whether the output is convex, and no gradient, of which a constant is lost.
     """
 
     layers: list[FoundLayer]
@@ -262,6 +268,7 @@ class Found:
     trace: Trace
     apart: list[str]
     not_followed: dict[str, Call]
+    gives_numbers: bool = True
 
     @property
     def last(self) -> list[Call]:

@@ -88,9 +88,7 @@ def _of_layers(
         own = {id(layer.raw) for layer in one.constrained + one.free}
         own |= {id(option.parameter) for option in one.biases[:1]}
         again, used = own & used, own | used
-        # Of what the network differentiates, a constant is lost.
-        shifted = bool(one.biases) or one.said or found.returns_gradient
-        if one.constrained and one.output and not shifted:
+        if one.is_without_bias and found.gives_numbers:
             messages.append(
                 f"no parameter can centre the output layer {one.name}; the mean of the output "
                 "stays what the weights make it"
