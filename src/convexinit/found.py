@@ -279,9 +279,11 @@ class Found:
     def end(self) -> Call | None:
         """The call that makes the output of these alone; None if that is no more than one of them.
 
-        What is added to the output later, as a function of the inputs, is left out.
+        Of a network that returns a gradient, that is what it differentiates, row by row. What is
+        added to the output later, as a function of the inputs, is left out.
         """
-        return self.trace.end_after(self.last, first_of(self.output))
+        result = self.trace.differentiated_rows if self.returns_gradient else first_of(self.output)
+        return self.trace.end_after(self.last, result)
 
     @cached_property
     def gated(self) -> dict[int, PreActivation]:

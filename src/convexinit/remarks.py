@@ -227,35 +227,43 @@ def _of_output(found: Found, output: Tensor, target: Target) -> list[str]:
     if not output.is_floating_point() or output.ndim == 0:
         return []
     values = output.detach().double().reshape(len(output), -1)
+    what, whole = "the output of the network", first_of(found.output)
+    if found.returns_gradient:  # of a sum, of which the mean is lost
+        values = values.sum(1, keepdim=True)
+        values += target.mean - values.mean()
+        what, whole = "what the network differentiates", found.trace.differentiated_rows
+    if found.end.value is None or not torch.equal(found.end.value.flatten(), whole.flatten()):
+        what += ", without what is added to it last,"
     # The means of positions may differ from each other, or not.
     least, most = float(values.var(0, correction=0).mean()), float(values.var(correction=0))
     mean, std = float(values.mean()), math.sqrt(least)
     low, high = ((1 + sign * _TOLERATED[1]) * target.variance for sign in (-1, 1))
-    near = least <= high and most >= low
-    if near and not _is_far(mean, std, math.sqrt(most), target):
+    near, far = least <= high and most >= low, _is_far(mean, std, math.sqrt(most), target)
+    if near and not far:
         return []
     names = ", ".join(one.name for one in found.pre_activations if one.output)
-    what, whole = "the output of the network", first_of(found.output)
-    if found.end.value is None or not torch.equal(found.end.value.flatten(), whole.flatten()):
-        what += ", without what is added to it last,"
     of_these = f"as it is computed from that of the last layers ({names})"
+    divide = f"Divide it by {std / target.std:.3g}" if 0 < std < math.inf else ""
     if found.trace.is_affine_since(found.last, found.end):
         if near:
             return []
-        factor = std / target.std
-        divide = f"Divide it by {factor:.3g}, or write" if 0 < std < math.inf else "Write"
         return [
             f"{what} has the variance {least:.3g} and not {target.variance:.3g}, {of_these} by a "
-            f"linear function that is not followed, such as a sum of a stack or of pieces. {divide}"
-            " the function as one sum or mean, or as a product with a fixed matrix, of a tensor "
-            "that has the rows first"
+            "linear function that is not followed, such as a sum of a stack or of pieces. "
+            f"{divide + ', or write' if divide else 'Write'} the function as one sum or mean, or "
+            "as a product with a fixed matrix, of a tensor that has the rows first"
         ]
-    if not _is_far(mean, std, math.sqrt(most), target):
+    if not far:
         return []
+    of_function = f"{of_these} by an activation, a gate or another function that is not linear"
+    if found.returns_gradient:
+        return [
+            f"{what} starts with the standard deviation {std:.3g} and not {target.std:.3g}, "
+            f"{of_function}. {divide or _standardised(mean, std)}"
+        ]
     return [
         f"{what} starts with the mean {mean:.3g} and the standard deviation {std:.3g}, and not "
-        f"{target.mean:.3g} and {target.std:.3g}, {of_these} by an activation, a gate or another "
-        f"function that is not linear. {_standardised(mean, std)}"
+        f"{target.mean:.3g} and {target.std:.3g}, {of_function}. {_standardised(mean, std)}"
     ]
 
 

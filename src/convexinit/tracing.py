@@ -90,6 +90,14 @@ class Trace(Watch):
         """Whether the network differentiates itself."""
         return self.differentiated is not None
 
+    @property
+    def differentiated_rows(self) -> Tensor | None:
+        """What the network differentiates; where it adds rows up for that, before."""
+        maker = self._makers.get(id(self.differentiated))
+        if maker is None or maker.name not in {"sum", "mean"} or maker.output.ndim:
+            return self.differentiated
+        return maker.operands[0]
+
     def on_gradient(self, differentiated: list[Tensor]) -> None:
         """See :meth:`Watch.on_gradient`."""
         self.differentiated = differentiated[0]

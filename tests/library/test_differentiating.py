@@ -206,6 +206,42 @@ def test_a_divergence_is_convex_in_the_argument_that_it_is_not_differentiated_by
     assert not is_convex(network, pairs, convex=1)
 
 
+@pytest.mark.parametrize(
+    ("read", "reported"),
+    [
+        (lambda z, x: z.sum(1), True),
+        (lambda z, x: z, True),
+        (lambda z, x: z.sum(1) + 50 * x.square().sum(1), True),
+        (lambda z, x: 4 * z.mean(1), False),
+        (lambda z, x: 4 * z.mean(1) + 50 * x.square().sum(1), False),
+    ],
+)
+def test_what_is_differentiated_is_reported_where_it_is_far_from_the_target(read, reported):
+    class Map(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(INPUTS, 64), nn.Linear(64, 64)
+
+        def features(self, x):
+            return torch.relu(self.last(torch.relu(self.first(x))))
+
+        def forward(self, x):
+            x = x if x.requires_grad else x.clone().requires_grad_()
+            return of_sum(read(self.features(x), x), x)
+
+    torch.manual_seed(0)
+    network = Map()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        init_icnn_(network, X, generator=generator(1))
+    messages = [str(one.message) for one in seen]
+    assert len(messages) == reported
+    for message in messages:
+        assert "of the last layers (last)" in message
+        factor = float(message.split("Divide it by ")[1])
+        assert factor == pytest.approx(float(network.features(X).sum(1).std()), rel=0.01)
+
+
 @pytest.mark.parametrize("energy_too", [False, True])
 def test_the_mean_of_what_is_differentiated_matters_where_it_is_returned_too(energy_too):
     class Map(nn.Module):
