@@ -148,7 +148,7 @@ def _is_added(user: Call, operands: Mapping[int, Tensor]) -> bool:
     product = user.product
     if product is None or {id(product.input), id(product.weight)} & operands.keys():
         return False
-    return user.name == "addmm" and not user.kwargs
+    return user.name == "addmm" and "out" not in user.kwargs
 
 
 def _is_part(tensor: Tensor) -> bool:

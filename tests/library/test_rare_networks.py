@@ -573,15 +573,29 @@ def test_messages_that_are_passed_by_indices_are_centred_by_a_bias_behind_them(p
     assert (row.mean, row.std) == (pytest.approx(0, abs=0.01), pytest.approx(1, rel=0.01))
 
 
-def test_what_addmm_adds_to_its_product_is_a_skip_connection():
+@pytest.mark.parametrize(
+    ("call", "written_out"),
+    [
+        (torch.addmm, lambda free, z, w: free + z @ w),
+        (
+            lambda free, z, w: torch.addmm(free, z, w, alpha=0.3, beta=2.0),
+            lambda free, z, w: 2 * free + 0.3 * (z @ w),
+        ),
+        (
+            lambda free, z, w: torch.addmm(free, mat2=w, mat1=z, alpha=0.3),
+            lambda free, z, w: free + 0.3 * (z @ w),
+        ),
+    ],
+)
+def test_what_addmm_adds_to_its_product_is_a_skip_connection(call, written_out):
     def layers(skip):
         return Hidden(
             lambda n, x: n.last(F.relu(skip(n, n.free(x) + n.bias, F.relu(n.first(x))))),
             free=nn.Linear(INPUTS, 16, bias=False), w=matrix().abs(), bias=torch.zeros(16),
         )  # fmt: skip
 
-    added = layers(lambda n, free, z: torch.addmm(free, z, n.w))
-    plain = layers(lambda n, free, z: free + z @ n.w)
+    added = layers(lambda n, free, z: call(free, z, n.w))
+    plain = layers(lambda n, free, z: written_out(free, z, n.w))
     for network in (added, plain):
         init_icnn_(network, X, generator=generator())
     assert all(map(torch.allclose, added.parameters(), plain.parameters()))
