@@ -131,7 +131,7 @@ class Watch(TorchFunctionMode):
                 return total / len(stack.parts) if name == "mean" else total
         operands = tensors_in(args, kwargs)
         level = max(map(self.dependence, operands), default=Dependence.CONSTANT)
-        if level and name in GRADIENTS:
+        if level > Dependence.CONTEXT and name in GRADIENTS:
             self.on_gradient(tensors_in(args[:1]))
         output = self.run(function, args, kwargs, level)
         if not any(map(self.is_reached, operands)):

@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from convexinit.calls import PassEnded, Watch, changes_in_place
 from convexinit.checks import check_module
 from convexinit.difference import convex_functions
-from convexinit.evaluation import Convex, Inputs, as_tuple, convex_columns, evaluated, first_of, run
+from convexinit.evaluation import (
+    Convex,
+    Inputs,
+    as_tuple,
+    convex_columns,
+    evaluated,
+    first_of,
+    gives_numbers,
+    run,
+)
 from convexinit.finding import find_prepared
 from convexinit.found import Found, FoundLayer, Options, PreActivation, ways_to_sums
 from convexinit.layers import check_not_stacked
@@ -205,6 +214,7 @@ def check_signal(
             watch, output = measured(network, arguments, columns, function, found)
             if watch.differentiated is not None:
                 output = watch.differentiated
+                found.gives_numbers = gives_numbers(network, arguments, function, found.rows)
             dead, gradients = _differentiated(watch, output, found)
             rows += _rows(found, watch, dead, gradients, len(arguments[0]))
             notes += [_note(watch, output), _not_seen(found)]
@@ -409,13 +419,14 @@ def _rows(
         if isinstance(one, FoundLayer):
             yield LayerSignal(one.name, one.call.name, verdict=one.problem)
             continue
-        row = _row(one, watch, reached, gradients, before, rows)
+        row = _row(one, found, watch, reached, gradients, before, rows)
         before = row.std
         yield row
 
 
 def _row(
     one: PreActivation,
+    found: Found,
     watch: Measuring,
     reached: dict[int, Tensor],
     gradients: dict[int, float],
@@ -458,7 +469,8 @@ def _row(
         for layer in one.constrained
         if layer.negative and layer.call.product
     ]
-    problems += _verdicts(row, before, one.output, precision)
+    centred = found.gives_numbers or not one.is_without_bias
+    problems += _verdicts(row, before, one.output, precision, centred)
     apart = float((signal.mean(0) - row.mean).square().mean().sqrt())
     if abs(row.mean) <= row.std < apart and one.is_bent:
         shifts = one.biases and one.biases[0].per != "layer"
@@ -467,7 +479,9 @@ def _row(
     return replace(row, verdict="; ".join(dict.fromkeys(problems)))
 
 
-def _verdicts(row: LayerSignal, before: float, output: bool, precision: float) -> Iterator[str]:
+def _verdicts(
+    row: LayerSignal, before: float, output: bool, precision: float, centred: bool
+) -> Iterator[str]:
     if not math.isfinite(row.mean) or not math.isfinite(row.std):
         yield "not finite"
         return
@@ -479,7 +493,7 @@ def _verdicts(row: LayerSignal, before: float, output: bool, precision: float) -
         yield f"explodes, {growth:.3g} times a layer"
     elif growth < 1 / _FACTOR and not output:
         yield f"vanishes, by {1 / growth:.3g} a layer"
-    if abs(row.mean) > row.std:
+    if centred and abs(row.mean) > row.std:
         remedy = f"`{row.bias}` could do it" if row.bias else "no parameter shifts all units alike"
         yield f"not centred; {remedy}"
     if row.convex < _SHARE:

@@ -155,6 +155,23 @@ def forward(
     raise not_callable(network, arguments, problem) from problem
 
 
+def gives_numbers(
+    network: nn.Module,
+    arguments: Sequence[Tensor],
+    call: Callable[..., Tensor] | None,
+    rows: int,
+) -> bool:
+    """Whether a network gives one number for each of a few rows, where it differentiates itself.
+
+    As an energy does that is returned beside its gradient. Also where that is not known.
+    """
+    try:
+        output = first_of(forward(network, tuple(one[:rows] for one in arguments), call))
+    except ValueError:
+        return True
+    return isinstance(output, Tensor) and output.numel() == rows
+
+
 def not_callable(network: nn.Module, arguments: Sequence[Tensor], problem: Exception) -> ValueError:
     """What to say of a network that raises something when it is called with its inputs."""
     hint = ""

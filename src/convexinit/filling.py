@@ -25,6 +25,7 @@ from convexinit.evaluation import (
     first_batches,
     first_of,
     forward,
+    gives_numbers,
     not_callable,
     run,
     scale_remark,
@@ -75,13 +76,15 @@ def fill_network_(
                 founds.append(found)
                 kept = _take_kept(network, found)
                 _check_found(found, target)
-                reached, output = _fill_(
+                filled = _fill_(
                     network, arguments, columns, function, found, kept, target, evaluation,
                     generator,
                 )  # fmt: skip
                 if writes:
                     _check_left(network, arguments, function, found)
-                messages += remarks(found, reached, output, target)
+                if found.returns_gradient and any(o.is_without_bias for o in found.pre_activations):
+                    found.gives_numbers = gives_numbers(network, arguments, function, found.rows)
+                messages += remarks(found, filled, target)
                 known = evaluation.snapshot.numbers
                 differentiates = found.returns_gradient
                 result = found.trace.differentiated if differentiates else first_of(found.output)
@@ -200,12 +203,8 @@ def _fill_(
     target: Target,
     evaluation: Evaluation,
     generator: Generator,
-) -> tuple[dict[PreActivation, Deviation], Any]:
-    """Fill all layers.
-
-    Returns:
-        By how much they were off in the last pass, and the output if that is looked at.
-    """
+) -> Filling:
+    """Fill all layers; returns the last pass, and what it measured."""
     levels = [
         Dependence.AFFINE if index in columns else Dependence.CONTEXT
         for index in range(len(arguments))
@@ -231,7 +230,7 @@ def _fill_(
                 filling,
                 suppress(PassEnded),
             ):
-                filling.output = run(network, copies, call)
+                run(network, copies, call)
         except NOT_CALLABLE as error:
             if error is filling.error:
                 raise ValueError(f"{error}{scale_remark(arguments, columns)}") from error
@@ -246,7 +245,7 @@ def _fill_(
             before = filling.deviations
         if found.late and number < _PASSES_WITH_FIRST_BATCH:
             evaluation.start(again=found.late)
-    return filling.deviations, filling.output
+    return filling
 
 
 def _take_rescaled(found: Found, statistics: Collection[int]) -> set[int]:

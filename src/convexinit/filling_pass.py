@@ -122,7 +122,8 @@ class Filling(Watch):
 
     Attributes:
         deviations: of each pre-activation, after it was corrected if that is foreseen.
-        output: of the network, None where the pass ends before.
+        output: of ``found.end``, None where there is none.
+        gated: mean and variance of pre-activations behind the gates that multiply them.
         error: that was raised here, and not by the network; None if there was none.
     """
 
@@ -159,13 +160,16 @@ class Filling(Watch):
         self._read: dict[int, tuple[Tensor, PreActivation, Product, torch.Size]] = {}
         self._used = set(kept)  # also parameters of earlier pre-activations, which stay
         self._statistics, self._rescaled = statistics, rescaled
-        self._gathers, self._starts = found.gathers, bool(found.renewed)
+        self._starts = bool(found.renewed)
+        self._gated = found.gated
+        self._end = -1 if found.end is None else found.end.index
         self._bent = found.bent
         self._foreseen = not drawing or (
             not statistics and not rescaled and all(map(found.is_foreseen, found.pre_activations))
         )
         self.deviations: dict[PreActivation, Deviation] = {}
-        self.output: Any = None
+        self.output: Tensor | None = None
+        self.gated: dict[PreActivation, tuple[float, float]] = {}
         self.error: Exception | None = None
 
     def check_complete(self) -> None:
@@ -251,16 +255,21 @@ class Filling(Watch):
         """Fill the layers of a pre-activation."""
         for way in (*self._ways.values(), *self._squares.values()):
             way.see(index, function, args, kwargs, output)
-        one = self._ends.get(index)
-        if one is None:
-            return
-        with self._here():
-            if not isinstance(output, Tensor) or getattr(function, "__name__", "") != one.call.name:
-                raise ValueError(_OTHER_PATH)
-            self._fill(one, output)
-        self._used |= {id(layer.raw) for layer in one.constrained + one.free + one.squared}
-        self._used |= {id(option.parameter) for option in one.biases[:1]}
-        if index == self._last and not (self._statistics or self._gathers or self._starts):
+        if one := self._ends.get(index):
+            with self._here():
+                name = getattr(function, "__name__", "")
+                if not isinstance(output, Tensor) or name != one.call.name:
+                    raise ValueError(_OTHER_PATH)
+                self._fill(one, output)
+            self._used |= {id(layer.raw) for layer in one.constrained + one.free + one.squared}
+            self._used |= {id(option.parameter) for option in one.biases[:1]}
+        if (one := self._gated.get(index)) and isinstance(output, Tensor):
+            product, shape = self._place(one, output)
+            signal = Signal.of(product.by_unit(one.seen(output.detach(), shape)).double())
+            self.gated[one] = float(signal.means.mean()), signal.variance
+        if index == self._end and isinstance(output, Tensor):
+            self.output = output.detach()
+        if index == max(self._last, self._end) and not (self._statistics or self._starts):
             self.count += 1
             raise PassEnded
 

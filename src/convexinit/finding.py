@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import disable_saved_tensors_hooks
 
-from convexinit.calls import Call, PassEnded
+from convexinit.calls import Call, PassEnded, preceding
 from convexinit.checks import check_choice, check_number
 from convexinit.evaluation import (
     NOT_CALLABLE,
@@ -35,6 +35,7 @@ from convexinit.evaluation import (
     run,
 )
 from convexinit.found import Found, FoundLayer, Options
+from convexinit.nested import flat
 from convexinit.positivity import Positivity
 from convexinit.pre_activations import WITHOUT_GRADIENTS, find_pre_activations
 from convexinit.products import Dependence
@@ -178,7 +179,7 @@ def find_prepared(
     )
     return Found(
         layers, pre_activations, trace.returns_gradient, needs_gradient, output, 2 * rows, unseen,
-        trace, _apart(network, trace), renewed, late,
+        trace, _apart(network, trace), renewed, late, _not_followed(trace, layers, names),
     )  # fmt: skip
 
 
@@ -203,6 +204,32 @@ def _check_rows(
 def _apart(network: nn.Module, trace: Trace) -> list[str]:
     """Parts that have none in what the network differentiates first; none if it does not."""
     return _unread(network, trace) if trace.returns_gradient else []
+
+
+def _not_followed(
+    trace: Trace, layers: Sequence[FoundLayer], names: Mapping[int, str]
+) -> dict[str, Call]:
+    """Affine functions of convex inputs and parameters that no layer computes, but that are bent.
+
+    The calls that give them, by the names of the parameters.
+    """
+    followed = {id(layer.call) for layer in layers if layer.role != "context"}
+    found: dict[str, Call] = {}
+    for call in trace.calls:
+        if call.level != Dependence.AFFINE or id(call) in followed or not call.consumers:
+            continue
+        made = [t for t in flat(call.output) if isinstance(t, Tensor)]
+        bent = any(
+            user.level == Dependence.CURVED and not user.product
+            and not trace.is_affine(user, [t for t in user.operands if any(t is m for m in made)])
+            for user in call.consumers
+        )  # fmt: skip
+        if not bent or not followed.isdisjoint(map(id, preceding(call))):
+            continue
+        leaves = {id(leaf) for operand in call.operands for leaf in call.leaves_of(operand)}
+        if behind := ", ".join(name for number, name in names.items() if number in leaves):
+            found[behind] = call
+    return found
 
 
 def _reaches(part: nn.Module, result: Tensor) -> bool:
@@ -347,8 +374,9 @@ def _found_layer(
     assert product is not None
     level, weight_level = trace.dependence(product.input), trace.dependence(product.weight)
     if weight_level > Dependence.CONSTANT:
-        if level <= max(weight_level, Dependence.AFFINE):
-            return None  # a product of data
+        parameters = [leaf for leaf in call.leaves_of(product.weight) if id(leaf) in names]
+        if level <= max(weight_level, Dependence.AFFINE) or not parameters:
+            return None  # a product of data, or with data, as with the neighbours in a graph
         return _hypernetwork(call, product.weight)
     leaves, curved = call.leaves_of(product.weight), level == Dependence.CURVED
     if curved and any(

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from convexinit.assignment import is_close
 from convexinit.calls import Call, Way, leads_only_to
+from convexinit.evaluation import first_of
 from convexinit.nested import tensors_in
 from convexinit.positivity import has_slope, is_flat_at_zero
-from convexinit.products import Product
-from convexinit.tracing import Trace
+from convexinit.products import Dependence, Product
+from convexinit.tracing import DIVISIONS, MULTIPLICATIONS, SUMS, Trace
 from convexinit.unseen import Unseen
 from convexinit.weight_maps import WeightMap
 
@@ -200,6 +201,11 @@ class PreActivation:
         """Whether anything but linear operations reads it, of which the bias centres what comes."""
         return not all(user.product for user in self.call.consumers)
 
+    @property
+    def is_without_bias(self) -> bool:
+        """Whether it is one of the last, and nothing can centre it."""
+        return bool(self.constrained) and self.output and not (self.biases or self.said)
+
     def place(self) -> tuple[Call, Product]:
         """The call in whose shape it is seen, and what says which numbers in it are of one unit."""
         call = self.first.call
@@ -258,6 +264,9 @@ class Found:
         renewed: modules that initialise themselves on what layers give when these are filled.
         late: others that do so on their first batch, by name: those that hold layers, are called
             several times, or as functions.
+        not_followed: affine functions of convex inputs that no layer computes, but that are bent:
+            calls, by the names of the parameters behind them.
+        gives_numbers: whether the output is convex, and no gradient, of which a constant is lost.
     """
 
     layers: list[FoundLayer]
@@ -271,12 +280,32 @@ class Found:
     apart: list[str]
     renewed: list[nn.Module]
     late: Mapping[str, nn.Module]
+    not_followed: dict[str, Call]
+    gives_numbers: bool = True
+
+    @property
+    def last(self) -> list[Call]:
+        """Calls of the pre-activations that no constrained operation follows."""
+        return [one.call for one in self.pre_activations if one.output]
 
     @cached_property
-    def gathers(self) -> bool:
-        """Whether the output is an affine function of the last pre-activations, and not one."""
-        last = [one.call for one in self.pre_activations if one.output]
-        return self.trace.is_affine_since(last, self.output)
+    def end(self) -> Call | None:
+        """The call that makes the output of these alone; None if that is no more than one of them.
+
+        Of a network that returns a gradient, that is what it differentiates, row by row. What is
+        added to the output later, as a function of the inputs, is left out.
+        """
+        result = self.trace.differentiated_rows if self.returns_gradient else first_of(self.output)
+        return self.trace.end_after(self.last, result)
+
+    @cached_property
+    def gated(self) -> dict[int, PreActivation]:
+        """Those that gates multiply before anything bends them, by the index of the last such call.
+
+        The others after them are at most sums, with functions of other inputs too.
+        """
+        ends = {_behind_gates(self.trace, one): one for one in self.pre_activations}
+        return {end.index: one for end, one in ends.items() if end is not None and not one.output}
 
     def is_foreseen(self, one: PreActivation) -> bool:
         """Whether what is written to layers and bias of a pre-activation acts there alone.
@@ -325,6 +354,25 @@ class Found:
                 if not straight:
                     return False
         return True
+
+
+def _behind_gates(trace: Trace, one: PreActivation) -> Call | None:
+    """The last call that multiplies a pre-activation by functions of other inputs, or adds them."""
+    call, gated = one.call, False
+    while len(call.consumers) == 1:
+        (user,) = call.consumers
+        moving = [t for t in user.operands if user.made_by.get(id(t)) is call]
+        others = [trace.dependence(t) for t in user.operands if t is not call.output]
+        scales = user.name in MULTIPLICATIONS | DIVISIONS
+        if (
+            not (scales or user.name in SUMS)
+            or max(others, default=Dependence.CONSTANT) > Dependence.CONTEXT
+            or getattr(user.value, "shape", None) != getattr(one.call.value, "shape", None)
+            or not trace.is_affine(user, moving)
+        ):
+            break
+        call, gated = user, gated or (scales and Dependence.CONTEXT in others)
+    return call if gated else None
 
 
 def _is_same(tensor: Tensor, parameter: Tensor) -> bool:

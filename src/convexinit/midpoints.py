@@ -152,7 +152,7 @@ def rounding(
     centres = torch.stack([first, second, (first + second) / 2])
     choice = torch.randint(3, (len(rows),), generator=generator, device="cpu")
     centres = centres[choice, torch.arange(len(rows), device="cpu")]
-    precision = torch.finfo(centres.dtype).eps
+    precision = max(torch.finfo(centres.dtype).eps, function.coarsest(centres[:2], rows[:2]))
     # From the last digit on, to where a curvature of 1 moves values by less than the last digit.
     drawn = torch.rand(len(rows), 1, generator=generator, dtype=torch.float64, device="cpu")
     exponents = 1 - drawn / 3

@@ -67,6 +67,7 @@ def find_pre_activations(
     ]
     pre_activations.sort(key=lambda one: one.call.index)
     constrained = {id(layer.call) for layer in signal if layer.role == "constrained"}
+    context = {f"{layer.name}.bias" for layer in layers if layer.role == "context"}
     users: dict[str, int] = {}
     for one in pre_activations:
         one.output = not any(id(call) in constrained for call in following(one.call))
@@ -74,7 +75,7 @@ def find_pre_activations(
             users[option.name] = users.get(option.name, 0) + 1
     for one in pre_activations:
         one.squared_biases = list(_biases_of(one.squared, found, ends, trace))
-        _sort_biases(network, one, users, late)
+        _sort_biases(network, one, users, late, context)
         _choose_bias(one, options)
     return pre_activations
 
@@ -156,7 +157,7 @@ def _is_added(user: Call, operands: Mapping[int, Tensor]) -> bool:
     product = user.product
     if product is None or {id(product.input), id(product.weight)} & operands.keys():
         return False
-    return user.name == "addmm" and not user.kwargs
+    return user.name == "addmm" and "out" not in user.kwargs
 
 
 def _is_part(tensor: Tensor) -> bool:
@@ -544,14 +545,20 @@ def _sort_biases(
     one: PreActivation,
     users: Mapping[str, int],
     late: Mapping[str, nn.Module],
+    context: Collection[str],
 ) -> None:
-    """Those with the fewest uses first, of every unit before common ones, normalisations last."""
+    """Those with the fewest uses first, of every unit before common ones, normalisations last.
+
+    Those of layers of other inputs come after others, as these are to stay as they are.
+    """
     for option in one.biases:
         path = option.name.rpartition(".")[0]
         owner = type(network.get_submodule(path)).__name__ if path else ""
         option.normalises = path in late or "norm" in owner.lower()
         one.normalised |= path in late
-    one.biases.sort(key=lambda o: (o.per == "layer", o.normalises, users[o.name]))
+    one.biases.sort(
+        key=lambda o: (o.per == "layer", o.normalises, o.name in context, users[o.name])
+    )
 
 
 def _choose_bias(one: PreActivation, options: Options) -> None:

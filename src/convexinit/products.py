@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -159,7 +159,9 @@ def as_product(
         units = None if args[1].ndim == 1 else -1
         return Product(name, args[0], args[1], function, units, -1)
     if name in _SUMS_OF_PRODUCTS:
-        operands, plain, prefix = list(args[1:3]), torch.matmul, ()
+        by_name = [kwargs[key] for key in ("mat1", "batch1", "mat2", "batch2") if key in kwargs]
+        operands, prefix = [*args[1:3], *by_name], ()
+        plain = partial(_scaled_matmul, kwargs.get("alpha", 1))
     elif name == "einsum" and isinstance(args[0], str):
         operands, plain, prefix = flat(args[1:]), torch.einsum, args[:1]
     elif name == "tensordot" and kwargs.get("dims", args[-1]) == 1 and args[1].ndim < 3:
@@ -197,6 +199,11 @@ def as_product(
     return Product(
         name, second, first, lambda x, w: plain(*prefix, w, x), units, features, expanded=expanded
     )
+
+
+def _scaled_matmul(scale: float, first: Tensor, second: Tensor) -> Tensor:
+    product = torch.matmul(first, second)
+    return product if scale == 1 else scale * product
 
 
 def one_matrix(weight: Tensor) -> Tensor:

@@ -6,39 +6,47 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from convexinit.calls import following
+from convexinit.calls import Call, calls_between, following
 from convexinit.dropout import grows_noise
-from convexinit.filling_pass import Deviation, Target
+from convexinit.evaluation import first_of
+from convexinit.filling_pass import Deviation, Filling, Target
 from convexinit.found import Found, PreActivation
 from convexinit.products import Dependence
-from convexinit.unseen import unseen_remarks
+from convexinit.tracing import DIVISIONS, MULTIPLICATIONS, SUMS
+from convexinit.unseen import UNDERSTOOD, unseen_remarks
 
 # Root mean square of the weights of a first layer, for a signal of variance 1, from which on steps
 # of Adam are small beside them: at 3.5 errors were three to eight times those at 0.35.
 _LARGE_WEIGHTS = 2.0
 _TOLERATED = (0.1, 0.2)  # deviations of mean and variance that are not reported
 _APART = 1.0  # distance of the means of units that is not, in standard deviations
+# Deviation of the mean, and factor of the variance, behind a gate that are not reported.
+_GATED = (0.5, 2.0)
+# Times the target: mean and standard deviation of an output behind a function that is not linear.
+_FAR = 3.0
 # That a variance may rest on: its standard error is then what is tolerated.
 _FEWEST_ROWS = 1 / _TOLERATED[1] ** 2
 
 
-def remarks(
-    found: Found, reached: Mapping[PreActivation, Deviation], output: Any, target: Target
-) -> list[str]:
+def remarks(found: Found, filled: Filling, target: Target) -> list[str]:
     """Warnings of what is off the target, or will be, and of what was left as it is.
 
     Args:
         found: in the network.
-        reached: how far pre-activations are from the target.
-        output: of the network, None if it was not computed.
-        target: of all of them.
+        filled: the last pass over all its layers.
+        target: of all pre-activations.
     """
+    reached, output = filled.deviations, filled.output
     messages = _of_layers(found, reached, target) + unseen_remarks(found.unseen)
-    messages += _of_first_layers(found, target) + _of_concatenations(found)
-    if found.gathers and target.convex_path and _meets(found, reached):
+    messages += _of_first_layers(found, target) + _of_not_followed(found, target)
+    messages += _of_gates(filled, target) + _of_concatenations(found)
+    if output is not None and target.convex_path and _meets(found, reached):
         messages += _of_output(found, output, target)
+    if found.end is None and not found.returns_gradient:
+        messages += _of_shifts(found, target)
     if target.convex_path and target.draw is None:
         messages += grows_noise(_hidden_dropouts(found))
     return messages
@@ -83,7 +91,7 @@ def _of_layers(
         own = {id(layer.raw) for layer in one.constrained + one.free}
         own |= {id(option.parameter) for option in one.biases[:1]}
         again, used = own & used, own | used
-        if one.constrained and one.output and not one.biases and not one.said:
+        if one.is_without_bias and found.gives_numbers:
             messages.append(
                 f"no parameter can centre the output layer {one.name}; the mean of the output "
                 "stays what the weights make it"
@@ -145,6 +153,49 @@ def _of_first_layers(found: Found, target: Target) -> list[str]:
     ]
 
 
+def _of_not_followed(found: Found, target: Target) -> list[str]:
+    """A warning of functions of the inputs that are far from the target and not followed."""
+    messages = []
+    for names, call in found.not_followed.items():
+        if call.value is None or not call.value.is_floating_point():
+            continue
+        values = call.value.detach().double().reshape(len(call.value), -1)
+        mean, std = float(values.mean()), float(values.var(0).mean().sqrt())
+        if _is_far(mean, std, std, target):
+            messages.append(
+                f"what is computed from the inputs and {names} ({call.name}) cannot be followed and"
+                f" stays as it is, with the mean {mean:.3g} and the standard deviation {std:.3g} "
+                f"before an activation; write it with {UNDERSTOOD}, or scale it"
+            )
+    return messages
+
+
+def _is_far(mean: float, least: float, most: float, target: Target) -> bool:
+    """Whether a mean is more than three standard deviations off, or one of these by that factor."""
+    near = abs(mean - target.mean) <= _FAR * target.std
+    return not (near and least <= _FAR * target.std and most * _FAR >= target.std)
+
+
+def _of_gates(filled: Filling, target: Target) -> list[str]:
+    """A warning of pre-activations that are far from the target behind a gate."""
+    off = [
+        (abs(math.log(max(variance, 1e-30) / target.variance)), one.name, mean, variance)
+        for one, (mean, variance) in filled.gated.items()
+    ]
+    far = math.log(_GATED[1])
+    off = [one for one in off if one[0] > far or abs(one[2] - target.mean) > _GATED[0] * target.std]
+    if not off:
+        return []
+    _, name, mean, variance = max(off)
+    names = ", ".join(name for _, name, _, _ in off)
+    return [
+        "what these layers give is multiplied by a gate of other inputs before an activation, "
+        f"which gives it other moments: {names}; behind that of {name} the mean is "
+        f"{mean:.3g} and the variance {variance:.3g}. Multiply what the layer reads instead, "
+        "act(layer(gate * z)), or start the gate near 1"
+    ]
+
+
 def _of_concatenations(found: Found) -> list[str]:
     """A warning of layers that need non-negative weights for a part of what they read alone."""
     names: dict[str, None] = {}
@@ -189,22 +240,104 @@ def _meets(found: Found, reached: Mapping[PreActivation, Deviation]) -> bool:
     )
 
 
-def _of_output(found: Found, output: Any, target: Target) -> list[str]:
-    """A warning if functions that are not followed give the output another variance."""
-    if not isinstance(output, Tensor):
+def _of_output(found: Found, output: Tensor, target: Target) -> list[str]:
+    """A warning if what follows the last layers gives the output other moments.
+
+    Linear functions should have been followed. Others have their own mean and variance, which
+    matter where they are far from the target.
+    """
+    assert found.end is not None
+    if not output.is_floating_point() or output.ndim == 0:
         return []
     values = output.detach().double().reshape(len(output), -1)
+    what, whole = "the output of the network", first_of(found.output)
+    if found.returns_gradient:  # of a sum, of which the mean is lost
+        values = values.sum(1, keepdim=True)
+        values += target.mean - values.mean()
+        what, whole = "what the network differentiates", found.trace.differentiated_rows
+    if found.end.value is None or not torch.equal(found.end.value.flatten(), whole.flatten()):
+        what += ", without what is added to it last,"
     # The means of positions may differ from each other, or not.
     least, most = float(values.var(0, correction=0).mean()), float(values.var(correction=0))
+    mean, std = float(values.mean()), math.sqrt(least)
     low, high = ((1 + sign * _TOLERATED[1]) * target.variance for sign in (-1, 1))
-    if least <= high and most >= low:
+    near, far = least <= high and most >= low, _is_far(mean, std, math.sqrt(most), target)
+    if near and not far:
         return []
     names = ", ".join(one.name for one in found.pre_activations if one.output)
-    factor = math.sqrt(least / target.variance)
-    divide = f"Divide the output by {factor:.3g}, or write" if 0 < factor < math.inf else "Write"
+    of_these = f"as it is computed from that of the last layers ({names})"
+    divide = f"Divide it by {std / target.std:.3g}" if 0 < std < math.inf else ""
+    if found.trace.is_affine_since(found.last, found.end):
+        if near:
+            return []
+        return [
+            f"{what} has the variance {least:.3g} and not {target.variance:.3g}, {of_these} by a "
+            "linear function that is not followed, such as a sum of a stack or of pieces. "
+            f"{divide + ', or write' if divide else 'Write'} the function as one sum or mean, or "
+            "as a product with a fixed matrix, of a tensor that has the rows first"
+        ]
+    if not far:
+        return []
+    of_function = f"{of_these} by an activation, a gate or another function that is not linear"
+    if found.returns_gradient:
+        return [
+            f"{what} starts with the standard deviation {std:.3g} and not {target.std:.3g}, "
+            f"{of_function}. {divide or _standardised(mean, std)}"
+        ]
     return [
-        f"the output of the network has the variance {least:.3g} and not {target.variance:.3g}, as "
-        f"it is computed from that of the last layers ({names}) by a linear function that is not "
-        f"followed, such as a sum of a stack or of pieces. {divide} the function as one sum or "
-        "mean, or as a product with a fixed matrix, of a tensor that has the rows first"
+        f"{what} starts with the mean {mean:.3g} and the standard deviation {std:.3g}, and not "
+        f"{target.mean:.3g} and {target.std:.3g}, {of_function}. {_standardised(mean, std)}"
     ]
+
+
+def _of_shifts(found: Found, target: Target) -> list[str]:
+    """A warning of an output to which a large number is added that is not trained."""
+    for one in found.pre_activations:
+        shift = _fixed_shift(one) if one.output and one.biases else 0.0
+        if abs(shift) > _FAR * target.std:
+            return [
+                f"the network adds a fixed number, {shift:.3g}, to its output behind the layer "
+                f"{one.name}, which starts with the mean {target.mean:.3g} and the variance "
+                f"{target.variance:.3g} all the same. If it is the mean of the targets, "
+                "initialise what comes before: call=lambda network, *inputs: "
+                f"(network(*inputs) {_minus(shift)}) / deviation"
+            ]
+    return []
+
+
+def _fixed_shift(one: PreActivation) -> float:
+    """What numbers and buffers add to a pre-activation behind its first layer."""
+    shift = 0.0
+    for call in calls_between(one.first.call, one.call):
+        fixed = [float(v.double().mean()) for v in call.args if _is_buffer(call, v)]
+        fixed += [v for v in call.args if isinstance(v, (int, float))]
+        if not fixed:
+            continue
+        if call.name in SUMS:
+            shift += -fixed[0] if "sub" in call.name else fixed[0]
+        elif call.name in MULTIPLICATIONS:
+            shift *= fixed[0]
+        elif call.name in DIVISIONS:
+            shift /= fixed[0] or 1.0
+    return shift
+
+
+def _is_buffer(call: Call, value: Any) -> bool:
+    """Whether an argument of a call is a tensor that no call made and that is not trained."""
+    if not isinstance(value, Tensor) or value.is_complex():
+        return False
+    return not value.requires_grad and id(value) not in call.made_by
+
+
+def _minus(number: float) -> str:
+    return f"{'-' if number > 0 else '+'} {abs(number):.3g}"
+
+
+def _standardised(mean: float, std: float) -> str:
+    """What to do about an output with these moments."""
+    if not math.isfinite(mean + std):
+        return "Use a function that grows less, or a smaller variance"
+    if std == 0:
+        return "It is the same for all rows: use a function that varies, or another mean="
+    made = f"(y {_minus(mean)}) / {std:.3g}"
+    return f"Make {made} of it, or bring the targets to this mean and deviation"

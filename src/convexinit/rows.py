@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from convexinit.evaluation import (
     Convex,
@@ -115,6 +116,12 @@ class Rows:
                 return self(points, rows).detach()
         return torch.cat(parts)
 
+    def coarsest(self, points: Tensor, rows: Tensor) -> float:
+        """Precision of the least precise of all numbers that are computed on the way."""
+        with _Precisions() as seen:
+            self(points, rows)
+        return max(torch.finfo(dtype).eps for dtype in seen.dtypes)
+
     def _values(self, points: Tensor, rows: Tensor) -> Tensor:
         values = first_of(self.function(*self.arguments(points, rows)))
         if not isinstance(values, Tensor) or values.ndim == 0 or len(values) != len(points):
@@ -127,6 +134,22 @@ class Rows:
             raise ValueError("the network returns values that are not finite on these inputs")
         self.precision = max(self.precision, torch.finfo(values.dtype).eps)
         return values.double().reshape(len(values), -1)
+
+
+class _Precisions(TorchFunctionMode):
+    """Sees the floating-point types of what calls give, as of ``z.bfloat16()``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes = {torch.float64}
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        output = function(*args, **(kwargs or {}))
+        if isinstance(output, Tensor) and output.is_floating_point():
+            self.dtypes.add(output.dtype)
+        return output
 
 
 def _in_float64(

@@ -97,6 +97,14 @@ class Trace(Watch):
         """Note what a module is called with, as a hook before its calls."""
         self.entered.setdefault(module, []).append(tensors_in(args, kwargs))
 
+    @property
+    def differentiated_rows(self) -> Tensor | None:
+        """What the network differentiates; where it adds rows up for that, before."""
+        maker = self._makers.get(id(self.differentiated))
+        if maker is None or maker.name not in {"sum", "mean"} or maker.output.ndim:
+            return self.differentiated
+        return maker.operands[0]
+
     def on_gradient(self, differentiated: list[Tensor]) -> None:
         """See :meth:`Watch.on_gradient`."""
         self.differentiated = differentiated[0]
@@ -203,36 +211,76 @@ class Trace(Watch):
                     leading[id(call)] |= leading[id(user)]
         return leading
 
-    def is_affine_since(self, starts: Collection[Call], result: Any) -> bool:
-        """Whether a result is an affine function of those of some calls, and of no inputs beside.
+    def end_after(self, starts: Collection[Call], result: Any) -> Call | None:
+        """The last call that makes a result of those of some calls, and of no convex inputs beside.
 
         Args:
             starts: calls whose results vary with the inputs.
-            result: of the network. What is no more than one of these, reshaped, is none.
+            result: of the network. What is added to it later is left out. None for what is no more
+                than one of these, reshaped.
+        """
+        made = {id(call) for call in starts}
+        first = min((call.index for call in starts), default=0)
+        for call in self.calls:
+            if call.index > first and not self.is_weighted(call):
+                makers = self._moving_makers(call)
+                if makers and all(maker is not None and id(maker) in made for maker in makers):
+                    made.add(id(call))
+        ends: dict[int, Call] = {}
+        waiting = [self._makers.get(id(result))]
+        while waiting:
+            call_before = waiting.pop()
+            if call_before is None:
+                continue
+            if id(call_before) in made and not self._adds_context(call_before):
+                ends[id(call_before)] = call_before
+            elif call_before.name in SUMS | RESHAPES:
+                waiting += self._moving_makers(call_before)
+        if len(ends) != 1:
+            return None
+        (end,) = ends.values()
+        before: Call | None = end
+        while before is not None and before.name in RESHAPES and before not in starts:
+            (before,) = self._moving_makers(before)
+        return None if before in starts else end
+
+    def is_affine_since(self, starts: Collection[Call], end: Call) -> bool:
+        """Whether a call of :meth:`end_after` is affine in the results that it starts with.
+
+        A product with a function of other inputs is not.
         """
         known = {id(call) for call in starts}
-        waiting = [self._makers.get(id(result))]
-        reshapes = True
+        waiting: list[Call | None] = [end]
         while waiting:
             call = waiting.pop()
-            if call is None:  # an input, or what is made of none
-                return False
-            if id(call) in known:
+            if call is None or id(call) in known:
                 continue
             known.add(id(call))
-            reshapes &= call.name in RESHAPES
             # What is written to in place may have been constant before.
             moving = [
                 t
                 for t in self._moving(call)
                 if id(t) not in call.made_by or call.made_by[id(t)].level
             ]
-            if not moving or self.is_weighted(call):
-                return False
             if call.name != "__setitem__" and not self.is_affine(call, moving):
                 return False
-            waiting += [call.made_by.get(id(t)) for t in moving]
-        return not reshapes
+            waiting += self._moving_makers(call)
+        return True
+
+    def _adds_context(self, call: Call) -> bool:
+        """Whether a call is a sum with a function of other inputs."""
+        return call.name in SUMS and any(
+            self.dependence(t) == Dependence.CONTEXT for t in call.operands
+        )
+
+    def _moving_makers(self, call: Call) -> list[Call | None]:
+        """What made the operands of a call that depend on convex inputs, None for an input."""
+        makers = [
+            call.made_by.get(id(t))
+            for t in call.operands
+            if self.dependence(t) >= Dependence.AFFINE
+        ]
+        return [maker for maker in makers if maker is None or maker.level >= Dependence.AFFINE]
 
     def constants(self) -> set[int]:
         """Numbers of calls whose result does not depend on the values of the inputs."""

@@ -95,7 +95,7 @@ def find_unseen(
         if call.level != Dependence.CURVED or call.product or call.name in SUMS | RESHAPES:
             continue
         for operand in call.operands:
-            if trace.dependence(operand) > Dependence.CONSTANT or not operand.is_floating_point():
+            if trace.dependence(operand) > Dependence.CONSTANT or not _is_numeric(operand):
                 continue
             for leaf in call.leaves_of(operand):
                 if id(leaf) in names and id(leaf) not in constrained:
@@ -108,10 +108,15 @@ def find_unseen(
 def _unseen(trace: Trace, call: Call, operand: Tensor, leaf: Tensor, name: str) -> Unseen | None:
     """What a parameter does in a call; None if nothing that concerns convexity."""
     moving = [t for t in call.operands if trace.dependence(t) > Dependence.CONTEXT]
-    moving = [t for t in moving if t.is_floating_point()]  # no conditions
+    moving = [t for t in moving if _is_numeric(t)]  # no conditions
     if not moving:
         return None
     curved = [t for t in moving if trace.dependence(t) == Dependence.CURVED]
+    if any(t.is_complex() for t in (operand, *moving)):  # of which nothing is convex by itself
+        return Unseen(
+            name, leaf, operand.detach(), call.name, sums=True, sums_later=False,
+            curved=bool(curved), breaks=True, only_negative=False,
+        )  # fmt: skip
     source = torch.Generator().manual_seed(4)
     draws = (torch.rand(leaf.shape, generator=source, device="cpu") / 2 + 0.25).to(leaf)
     draws /= max(1, leaf[:1].numel() if leaf.ndim > 1 else 1) ** 0.5
@@ -139,6 +144,11 @@ def _unseen(trace: Trace, call: Call, operand: Tensor, leaf: Tensor, name: str) 
         name, leaf, operand.detach(), call.name, sums, sums_later, bool(curved), breaks,
         holds[0] and not holds[1],
     )  # fmt: skip
+
+
+def _is_numeric(tensor: Tensor) -> bool:
+    """Whether a tensor has real or complex numbers, and no truth values or whole ones."""
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _holds(

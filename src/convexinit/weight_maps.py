@@ -157,7 +157,8 @@ def find_map(call: Call, weight: Tensor, raw: Tensor, known: Known) -> WeightMap
             write = _writer(_divided(entry, gain), layout, raw)
             return WeightMap(entry.name, gain, layout, forward, write, entry)
     # What grows with the raw value, or where that is positive, as sqrt(raw^2 + 1e-6) does.
-    for layout, start in product(layouts, (_identity, torch.exp)):
+    starts: tuple[Callable[[Tensor], Tensor], ...] = (_identity, torch.exp)
+    for layout, start in product(layouts, starts):
         grown = partial(_composed, forward, start)
         if _is_elementwise(grown, draws, layout):
             write = _writer(partial(_composed, start, _inverse_of(grown, layout, raw)), layout, raw)

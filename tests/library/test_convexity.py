@@ -443,3 +443,38 @@ def test_arguments_of_one_number_for_every_row():
     assert is_convex(lambda x, y: y * x.square(), (x, y))
     assert not is_convex(lambda x, y: y * x.sin(), (x, y))
     assert not is_convex(lambda x, y: x * y, (x, y), convex=(0, 1))
+
+
+class Rounding(nn.Module):
+    """Computes its hidden layer in another type.
+
+    Args:
+        dtype: of the hidden layer.
+        back: brings what it gives to the type of the rest.
+        bend: what comes after it.
+    """
+
+    def __init__(self, dtype, back, bend=F.softplus):
+        super().__init__()
+        self.dtype, self.back, self.bend = dtype, back, bend
+        self.first, self.hidden, self.last = nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 1)
+        for layer in (self.hidden, self.last):
+            layer.weight.data.abs_()
+
+    def forward(self, x):
+        z = F.softplus(self.first(x)).to(self.dtype)
+        hidden = F.linear(z, self.hidden.weight.to(self.dtype), self.hidden.bias.to(self.dtype))
+        return self.last(self.bend(self.back(hidden, x)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("back", [lambda z, x: z.float(), lambda z, x: z.to(x.dtype)])
+@pytest.mark.parametrize("seed", range(3))
+def test_rounding_inside_of_a_network_is_no_alarm(dtype, back, seed):
+    torch.manual_seed(seed)
+    inputs = torch.randn(512, 8)
+    assert is_convex(Rounding(dtype, back), inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_icnn_(Rounding(dtype, back), inputs)
+    assert not is_convex(Rounding(dtype, back, torch.sin), inputs)

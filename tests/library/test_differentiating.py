@@ -176,3 +176,95 @@ def test_a_function_that_differentiates_itself_elsewhere_is_initialised():
         init_icnn_(network, X, generator=generator())
     assert check_signal(network, X).rows[1].std == pytest.approx(1, rel=0.01)
     assert is_convex(network, X)
+
+
+def test_a_divergence_is_convex_in_the_argument_that_it_is_not_differentiated_by():
+    class Divergence(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.potential = nn.Sequential(
+                nn.Linear(INPUTS, 32), nn.Softplus(), nn.Linear(32, 32), nn.Softplus(),
+                nn.Linear(32, 1),
+            )  # fmt: skip
+
+        def forward(self, x, y):
+            y = y if y.requires_grad else y.clone().requires_grad_()
+            with torch.enable_grad():
+                value = self.potential(y)
+                slope = of_sum(value, y)
+            return self.potential(x) - value - ((x - y) * slope).sum(1, keepdim=True)
+
+    torch.manual_seed(0)
+    network, pairs = Divergence(), (X, normal(512, INPUTS, seed=5))
+    with pytest.warns(UserWarning, match="no parameter can centre the output layer potential.4"):
+        init_icnn_(network, pairs, generator=generator(1))
+    hidden = network.potential[:3](normal(512, INPUTS, seed=6)).detach()
+    assert abs(float(hidden.mean())) < 0.1
+    assert float(hidden.var(0).mean()) == pytest.approx(1, abs=0.2)
+    keep_convex(torch.optim.SGD(network.parameters(), lr=0.1), network, inputs=pairs)
+    assert is_convex(network, pairs)
+    assert not is_convex(network, pairs, convex=1)
+
+
+@pytest.mark.parametrize(
+    ("read", "reported"),
+    [
+        (lambda z, x: z.sum(1), True),
+        (lambda z, x: z, True),
+        (lambda z, x: z.sum(1) + 50 * x.square().sum(1), True),
+        (lambda z, x: 4 * z.mean(1), False),
+        (lambda z, x: 4 * z.mean(1) + 50 * x.square().sum(1), False),
+    ],
+)
+def test_what_is_differentiated_is_reported_where_it_is_far_from_the_target(read, reported):
+    class Map(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(INPUTS, 64), nn.Linear(64, 64)
+
+        def features(self, x):
+            return torch.relu(self.last(torch.relu(self.first(x))))
+
+        def forward(self, x):
+            x = x if x.requires_grad else x.clone().requires_grad_()
+            return of_sum(read(self.features(x), x), x)
+
+    torch.manual_seed(0)
+    network = Map()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        init_icnn_(network, X, generator=generator(1))
+    messages = [str(one.message) for one in seen]
+    assert len(messages) == reported
+    for message in messages:
+        assert "of the last layers (last)" in message
+        factor = float(message.split("Divide it by ")[1])
+        assert factor == pytest.approx(float(network.features(X).sum(1).std()), rel=0.01)
+
+
+@pytest.mark.parametrize("energy_too", [False, True])
+def test_the_mean_of_what_is_differentiated_matters_where_it_is_returned_too(energy_too):
+    class Map(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.potential = nn.Sequential(
+                nn.Linear(INPUTS, 32), nn.Softplus(), nn.Linear(32, 1, bias=False)
+            )
+
+        def forward(self, x):
+            x = x if x.requires_grad else x.clone().requires_grad_()
+            with torch.enable_grad():
+                value = self.potential(x)
+                slope = of_sum(value, x)
+            return (value, slope) if energy_too else slope
+
+    torch.manual_seed(0)
+    network = Map()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        init_icnn_(network, X, generator=generator(1))
+    assert ["no parameter can centre" in str(one.message) for one in seen] == [True] * energy_too
+    potential = network.potential(X).detach()
+    assert potential.mean() > potential.std()
+    assert check_signal(network, X).healthy is not energy_too
+    assert not check_signal(network.potential, X).healthy

@@ -1,7 +1,5 @@
 """Networks that make other calls with all rows than with the few that are traced."""
 
-import warnings
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -120,25 +118,6 @@ def test_few_rows_take_one_path():
     inputs = normal(FEW, INPUTS, seed=1)
     network = Branch(False, ends)
     assert [row.layer for row in check_signal(network, inputs).rows] == ["first", "middle", "last"]
-
-
-class Pieces(nn.Module):
-    """Adds two outputs up, and returns many of these sums in a dictionary."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = nn.Linear(INPUTS, 12), nn.Linear(12, 2)
-
-    def forward(self, x):
-        pieces = self.last(F.relu(self.first(x)))
-        total = pieces[:, 0] + pieces[:, 1]
-        return {"total": total} if len(x) > FEW else total
-
-
-def test_an_output_of_another_kind_is_not_looked_at():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        init_icnn_(Pieces(), normal(512, INPUTS, seed=1))
 
 
 class Equilibrium(nn.Module):

@@ -277,6 +277,94 @@ def test_products_of_data_are_no_layers():
     assert found == {"turn": "context", "first": "free", "last": "constrained"}
 
 
+@pytest.mark.parametrize(
+    "passed_on",
+    [
+        torch.bmm,
+        lambda a, z: (a / a.sum(-1, keepdim=True)) @ z,
+        lambda a, z: torch.einsum("bij,bjk->bik", a, z),
+    ],
+)
+def test_neighbours_that_are_data_are_no_hypernetwork(passed_on):
+    def forward(network, y, a):
+        z = F.relu(network.first(passed_on(a, y)))
+        return network.last(F.relu(network.middle(passed_on(a, z)))).mean(1)
+
+    nodes = normal(2 * 1024, 5, INPUTS, seed=3)
+    edges = (normal(2 * 1024, 5, 5, seed=4) > 0).float() + torch.eye(5)
+    network = Hidden(forward, middle=nn.Linear(16, 16))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_icnn_(network, (nodes[::2], edges[::2]), generator=generator())
+        assert not kept(network, (nodes[::2], edges[::2]))
+    read = F.relu(network.first(passed_on(edges[1::2], nodes[1::2])))
+    fresh = network.middle(passed_on(edges[1::2], read)).detach()
+    assert abs(float(fresh.mean())) < 0.1
+    assert float(fresh.flatten(0, 1).var(0).mean()) == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("gate", "reported"),
+    [
+        (lambda u: 4 * F.softplus(u), True),
+        (lambda u: 0.5 * torch.sigmoid(u), True),
+        (lambda u: F.relu(1 + 0.1 * u), False),
+    ],
+)
+@pytest.mark.parametrize("read", [False, True])
+def test_gates_between_a_layer_and_its_activation_are_measured(gate, reported, read):
+    def forward(network, u, y):
+        z, g = F.softplus(network.first(y)), gate(network.turn(u))
+        p = network.middle(g * z) if read else network.middle(z) * g + 0.1 * network.turn(u)
+        network.seen = p.detach()
+        return network.last(F.softplus(p))
+
+    network = Hidden(forward, turn=nn.Linear(3, 16), middle=nn.Linear(16, 16))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        init_icnn_(network, (CONTEXT, X), convex=1, generator=generator())
+    messages = [str(one.message) for one in caught]
+    behind = [message for message in messages if "before an activation" in message]
+    assert len(behind) == (reported and not read)
+    network(CONTEXT, X)
+    variance = float(network.seen.var(0, correction=0).mean())
+    if behind:
+        variance /= float(behind[0].split("the variance ")[1].split(". ")[0])
+    assert variance == pytest.approx(1, abs=0.01 if behind else 0.5)
+
+
+@pytest.mark.parametrize(
+    ("read", "names"),
+    [
+        (lambda n, u, y: n.bilinear(u, y), "bilinear.weight, bilinear.bias"),
+        (lambda n, u, y: (y[:, None] * n.w).sum(-1), "w"),
+        (lambda n, u, y: (n.turn(u).view(-1, 16, INPUTS) @ y[..., None])[..., 0], "turn.weight, t"),
+        (lambda n, u, y: torch.einsum("bi,ji,kj->bk", y, n.w, n.v), "w, v"),
+    ],
+)
+@pytest.mark.parametrize("reported", [False, True])
+def test_first_layers_that_are_not_followed_are_named_if_they_are_off(read, names, reported):
+    def forward(network, u, y):
+        first = network.gain * read(network, u, y)
+        return network.last(F.softplus(network.middle(F.softplus(first))))
+
+    network = Hidden(
+        forward, bilinear=nn.Bilinear(3, INPUTS, 16), turn=nn.Linear(3, 16 * INPUTS),
+        middle=nn.Linear(16, 16), w=matrix(16, INPUTS), v=matrix(),
+    )  # fmt: skip
+    first = read(network, CONTEXT, X).detach()
+    network.gain = (20.0 if reported else 1.0) / float(first.std())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        init_icnn_(network, (CONTEXT, X), convex=1, generator=generator())
+    messages = [str(one.message) for one in caught if "be followed" in str(one.message)]
+    assert len(messages) == reported
+    if reported:
+        assert f"computed from the inputs and {names}" in messages[0]
+        std = float(messages[0].split("deviation ")[1].split()[0])
+        assert std == pytest.approx(20, rel=0.5)
+
+
 def test_parameters_of_whole_numbers_stay():
     network = middle(lambda n, z: F.linear(z, n.w), w=matrix().abs())
     network.register_parameter("count", nn.Parameter(torch.arange(3), requires_grad=False))
@@ -302,11 +390,14 @@ def test_parameters_that_cannot_be_probed_are_left_out(added):
 def test_outputs_that_something_else_is_added_to_are_no_sums_of_the_last_layers():
     def forward(network, u, y):
         pieces = network.pair(F.relu(network.first(y)))
-        return pieces[:, 0] + pieces[:, 1] + (network.turn(u)[:, 0] if network.reads else 0)
+        return pieces[:, 0] + pieces[:, 1] + network.turn(u)[:, 0]
 
-    for reads in (False, True):
-        network = Hidden(forward, pair=nn.Linear(16, 2), turn=nn.Linear(3, 2), reads=reads)
-        assert find(network, (CONTEXT, X), 1).gathers is not reads
+    network = Hidden(forward, pair=nn.Linear(16, 2), turn=nn.Linear(3, 2))
+    found = find(network, (CONTEXT, X), 1)
+    assert found.end is not None
+    assert found.end.value is not None
+    added = network.turn(found.trace.inputs[0])[:, 0]
+    assert torch.allclose(found.output - found.end.value, added, atol=1e-6)
 
 
 def test_what_is_stacked_is_not_only_summed_if_the_stack_is_used_before():
@@ -511,15 +602,29 @@ def test_messages_that_are_passed_by_indices_are_centred_by_a_bias_behind_them(p
     assert (row.mean, row.std) == (pytest.approx(0, abs=0.01), pytest.approx(1, rel=0.01))
 
 
-def test_what_addmm_adds_to_its_product_is_a_skip_connection():
+@pytest.mark.parametrize(
+    ("call", "written_out"),
+    [
+        (torch.addmm, lambda free, z, w: free + z @ w),
+        (
+            lambda free, z, w: torch.addmm(free, z, w, alpha=0.3, beta=2.0),
+            lambda free, z, w: 2 * free + 0.3 * (z @ w),
+        ),
+        (
+            lambda free, z, w: torch.addmm(free, mat2=w, mat1=z, alpha=0.3),
+            lambda free, z, w: free + 0.3 * (z @ w),
+        ),
+    ],
+)
+def test_what_addmm_adds_to_its_product_is_a_skip_connection(call, written_out):
     def layers(skip):
         return Hidden(
             lambda n, x: n.last(F.relu(skip(n, n.free(x) + n.bias, F.relu(n.first(x))))),
             free=nn.Linear(INPUTS, 16, bias=False), w=matrix().abs(), bias=torch.zeros(16),
         )  # fmt: skip
 
-    added = layers(lambda n, free, z: torch.addmm(free, z, n.w))
-    plain = layers(lambda n, free, z: free + z @ n.w)
+    added = layers(lambda n, free, z: call(free, z, n.w))
+    plain = layers(lambda n, free, z: written_out(free, z, n.w))
     for network in (added, plain):
         init_icnn_(network, X, generator=generator())
     assert all(map(torch.allclose, added.parameters(), plain.parameters()))

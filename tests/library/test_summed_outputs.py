@@ -240,7 +240,7 @@ def test_linear_functions_that_are_not_followed_are_reported(name):
     assert float(message.split("has the variance ")[1].split()[0]) == pytest.approx(
         variance, rel=0.05
     )
-    factor = float(message.split("Divide the output by ")[1].split(",")[0])
+    factor = float(message.split("Divide it by ")[1].split(",")[0])
     assert variance / factor**2 == pytest.approx(1.0, abs=0.05)
 
 
@@ -250,7 +250,7 @@ def test_linear_functions_that_are_not_followed_are_reported(name):
         lambda s: torch.stack([s, s]).mean((0, 2, 3, 4)) * 0 + s.square().mean((1, 2, 3)),
         lambda s: torch.cat([s, s], 1),
         lambda s: s.view(len(s), -1).unsqueeze(1),
-        lambda s: F.softplus(sum(s.flatten(1).unbind(1))),
+        lambda s: F.softplus(s.mean((1, 2, 3))),
     ],
 )
 def test_other_outputs_are_not(read):
@@ -284,15 +284,147 @@ def test_a_layer_that_is_kept_off_the_target_is_not_taken_for_a_function():
         init_icnn_(network, x, layers=keep, generator=generator(1))
 
 
-def test_a_fixed_function_that_is_added_is_not_reported():
+@pytest.mark.parametrize("pieces", [1, 16])
+def test_a_fixed_function_that_is_added_is_not_reported(pieces):
     class Shifted(nn.Sequential):
         def forward(self, x):
-            pieces = sum(super().forward(x).unbind(1))
-            return pieces + 3 * x.square().sum(1)
+            return sum(super().forward(x).unbind(1)) + 30 * x.square().sum(1)
 
     x = torch.randn(512, 4, generator=generator(0))
     torch.manual_seed(0)
-    network = Shifted(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 16))
+    network = Shifted(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, pieces))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        init_icnn_(network, x, generator=generator(1))
+    messages = [str(one.message) for one in seen]
+    assert len(messages) == (pieces > 1)
+    for message in messages:
+        assert "without what is added to it last, has the variance" in message
+        variance = float(message.split("has the variance ")[1].split()[0])
+        assert variance == pytest.approx(by_row(network(x) - 30 * x.square().sum(1))[1], rel=0.01)
+
+
+class Ended(nn.Module):
+    """A network whose output is a function of what its last layer gives.
+
+    Args:
+        end: of what the last layer gives, the inputs and a positive function of other inputs.
+    """
+
+    def __init__(self, end):
+        super().__init__()
+        self.end = end
+        self.gate = nn.Linear(3, 32)
+        self.first, self.last = nn.Linear(6, 32), nn.Linear(32, 32)
+
+    def forward(self, u, x):
+        return self.end(self.last(F.softplus(self.first(x))), x, F.softplus(self.gate(u)))
+
+
+ROWS = [torch.randn(4096, size, generator=generator(size)) for size in (3, 6)]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda s, x, g: F.relu(s).sum(1),
+        lambda s, x, g: (g * F.softplus(s)).sum(1),
+        lambda s, x, g: (g * s).sum(1),
+        lambda s, x, g: 10 * s.exp(),
+        lambda s, x, g: torch.logsumexp(s, 1),
+        lambda s, x, g: F.softplus(s).mean(1).square() / 100,
+        lambda s, x, g: (F.softplus(sum(s.unbind(1))), s),
+        lambda s, x, g: F.relu(s).sum(1)[:, None],
+    ],
+)
+def test_outputs_far_from_the_target_are_reported_with_what_to_make_of_them(end):
+    torch.manual_seed(0)
+    network = Ended(end)
+    with pytest.warns(
+        UserWarning, match=r"starts with the mean .* of the last layers \(last\)"
+    ) as w:
+        init_icnn_(network, (ROWS[0], ROWS[1]), convex=1, generator=generator(1))
+    (message,) = [str(one.message) for one in w if "starts with" in str(one.message)]
+    sign, mean, std = message.split("Make (y ")[1].split(" of it")[0].replace(") /", "").split()
+    fresh = [torch.randn(4096, size, generator=generator(size + 9)) for size in (3, 6)]
+    y = network(*fresh)
+    y = (y[0] if isinstance(y, tuple) else y).detach().reshape(len(fresh[0]), -1)
+    y = (y + float(sign + mean)) / float(std)
+    assert abs(float(y.mean())) < 0.2
+    assert float(y.var(0).mean()) == pytest.approx(1.0, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda s, x, g: F.softplus(s),
+        lambda s, x, g: F.relu(s).mean(1) * 2,
+        lambda s, x, g: g * s,
+        lambda s, x, g: s.square() + 100 * x.square().sum(1, keepdim=True),
+        lambda s, x, g: F.softplus(s) + 100 * g,
+    ],
+)
+def test_outputs_near_the_target_are_not_reported(end):
+    torch.manual_seed(0)
+    network = Ended(end)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        init_icnn_(network, x, generator=generator(1))
+        warnings.filterwarnings("ignore", "the network is not convex")
+        init_icnn_(network, (ROWS[0], ROWS[1]), convex=1, generator=generator(1))
+
+
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        (lambda s, x, g: s.clamp(min=100), "the same for all rows"),
+        (lambda s, x, g: (100 * F.softplus(s)).exp(), "grows less"),
+    ],
+)
+def test_outputs_that_cannot_be_standardised_are_reported(end, message):
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match=message):
+        init_icnn_(Ended(end), (ROWS[0], ROWS[1]), convex=1, generator=generator(1))
+
+
+@pytest.mark.parametrize(
+    ("end", "shift"),
+    [
+        (lambda n, s: s * n.deviation + n.mean, 50),
+        (lambda n, s: 50 + (s * n.deviation).squeeze(-1), 50),
+        (lambda n, s: (s - 10) / 0.5, -20),
+        (lambda n, s: s + n.trained, 0),
+        (lambda n, s: s + 1.0, 0),
+        (lambda n, s: s / 100, 0),
+    ],
+)
+def test_fixed_means_of_targets_that_are_added_are_mentioned(end, shift):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 1)
+            self.register_buffer("mean", torch.tensor([50.0]))
+            self.register_buffer("deviation", torch.tensor(8.0))
+            self.trained = nn.Parameter(torch.tensor(50.0))
+
+        def forward(self, x):
+            return end(self, self.last(F.softplus(self.first(x))))
+
+    torch.manual_seed(0)
+    network = Scaled()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        init_icnn_(network, ROWS[1], generator=generator(1))
+    messages = [str(one.message) for one in seen]
+    assert len(messages) == bool(shift)
+    assert by_row(network(ROWS[1])) == pytest.approx((0, 1), abs=0.01)
+    if not shift:
+        return
+    sign, number = messages[0].split("(network(*inputs) ")[1].split(")")[0].split()
+    assert float(sign + number) == -shift
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_icnn_(
+            network, ROWS[1], call=lambda network, x: (network(x) - shift) / 8,
+            generator=generator(1),
+        )  # fmt: skip
+    assert by_row(network(ROWS[1])) == pytest.approx((shift, 64), abs=0.5)

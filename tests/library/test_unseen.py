@@ -71,6 +71,7 @@ UNSEEN = {
     "product and sum": lambda n, z, x: (z[:, None] * n.w).sum(-1),
     "sparse": lambda n, z, x: torch.sparse.mm(n.w, z.T).T,
     "chain": lambda n, z, x: torch.linalg.multi_dot([z, n.w, torch.eye(16)]),
+    "spectrum": lambda n, z, x: torch.fft.irfft(torch.fft.rfft(z) * torch.fft.rfft(n.w[0]), n=16),
     "three operands": lambda n, z, x: torch.einsum("bi,oi,o->bo", z, n.w, torch.ones(16)),
 }
 
