@@ -155,13 +155,17 @@ def find_prepared(
     for layer in layers:
         product = layer.call.product
         layer.curved = product is None or trace.dependence(product.input) == Dependence.CURVED
-    constrained = {id(layer.raw) for layer in layers if layer.role == "constrained"}
+    constrained = {id(layer.owner) for layer in layers if layer.role == "constrained"}
     unseen = find_unseen(trace, names, constrained)
     accepted = {one.parameter for one in unseen if options.get(one.parameter) == {"keep": True}}
     unseen = [one for one in unseen if one.parameter not in accepted]
     accepted -= {name for layer in layers for name in (layer.name, layer.parameter)}
     options = {name: said for name, said in options.items() if name not in accepted}
     _apply_options(layers, options, parameters)
+    raws: dict[Any, Tensor] = {}
+    for layer in layers:
+        if layer.raw is not None:  # one view for all uses of a part
+            layer.raw = raws.setdefault(_place_of(layer.raw), layer.raw)
     pre_activations = find_pre_activations(network, parameters, trace, layers, starting, options)
     return Found(
         layers, pre_activations, trace.returns_gradient, needs_gradient, output, 2 * rows, unseen,
@@ -321,7 +325,7 @@ def _found_layer(
     trace: Trace,
     call: Call,
     names: Mapping[int, str],
-    curved_parameters: Collection[int],
+    curved_parameters: Collection[Any],
     maps: list[Fit],
 ) -> FoundLayer | None:
     """The layer of a linear operation, None for one without parameters.
@@ -355,9 +359,11 @@ def _found_layer(
     if layer.problem:
         layer.name, layer.role = owner or parameter, "constrained" if curved else "free"
         return layer
+    if id(raw) in curved_parameters:
+        layer.raw = raw = call.part_of(raw, product.weight)
     layer.map = find_map(call, product.weight, raw, maps)
     layer.map = layer.map or parametrized_map(network, call, parameter)
-    if id(raw) in curved_parameters or is_kept_positive(layer.map, raw):
+    if _place_of(raw) in curved_parameters or is_kept_positive(layer.map, raw):
         layer.role = "constrained"
         gates = _gates(trace, call)
         layer.gated, layer.uneven = bool(gates), any(map(_is_uneven, gates))
@@ -368,16 +374,27 @@ def _found_layer(
     return layer
 
 
-def _curved_parameters(trace: Trace, names: Mapping[int, str]) -> set[int]:
-    """Parameters that a linear operation multiplies what is not affine by, by ``id``."""
+def _curved_parameters(trace: Trace, names: Mapping[int, str]) -> set[Any]:
+    """Parameters that a linear operation multiplies what is not affine by, by ``id``.
+
+    Also the places of their parts that it has, if it does not have all of them.
+    """
     products = [(call, call.product) for call in trace.calls if call.product]
     return {
-        id(leaf)
+        number
         for call, product in products
         if trace.dependence(product.input) == Dependence.CURVED
         for leaf in call.leaves_of(product.weight)
         if id(leaf) in names
+        for number in (id(leaf), _place_of(call.part_of(leaf, product.weight)))
     }
+
+
+def _place_of(raw: Tensor) -> Any:
+    """What tells a parameter from others, and its parts from other parts of it."""
+    if raw._base is None:
+        return id(raw)
+    return id(raw._base), raw.storage_offset(), raw.shape, raw.stride()
 
 
 def _hook_problem(module: nn.Module) -> str:

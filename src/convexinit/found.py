@@ -49,7 +49,7 @@ class FoundLayer:
         name: of the layer: the path of its parameter without ".weight".
         role: "constrained", "free" or "context".
         call: the call that was traced.
-        raw: the parameter behind the weight; None if there is none.
+        raw: the parameter behind the weight, or the part of it that is; None if there is none.
         parameter: its name, "" if there is none.
         map: how the weight is computed from it; None if that was not found.
         gains: ``[units]`` factors from the result of the operation to the pre-activation.
@@ -87,11 +87,16 @@ class FoundLayer:
             return self.problem
         return (
             "its weight is computed from a parameter in a way that cannot be inverted, as with a "
-            "mask, a bound, a softmax, a part of a parameter or a copy for every row; say the map "
+            "mask, a bound, a softmax or a copy for every row; say the map "
             "around which a mask or a bound is with layers={name: {'positivity': ..., 'gain': "
             "...}}, or give its parametrization a right_inverse, or leave it as it is: "
             "{'keep': True}"
         )
+
+    @property
+    def owner(self) -> Tensor | None:
+        """The parameter that it has, or has a part of."""
+        return self.raw if self.raw is None or self.raw._base is None else self.raw._base
 
     @property
     def negative(self) -> int:

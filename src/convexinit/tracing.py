@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cached_property, partial
-from itertools import permutations
+from itertools import groupby, permutations
 from typing import Any
 
 import torch
@@ -23,7 +23,9 @@ from convexinit.calls import (
     changes_in_place,
     preceding,
 )
+from convexinit.joins import Join
 from convexinit.nested import flat, replace
+from convexinit.positivity import looks_positive
 from convexinit.products import Dependence, as_product, one_matrix
 
 SELECTIONS = {
@@ -64,6 +66,7 @@ class Trace(Watch):
             not lead to it are left out then.
         lost: name of the first call in which a tensor of unknown origin meets others, "" for none.
         differentiates: whether anything is differentiated, which needs gradients.
+        splits: see :class:`Watch`.
         reads: whether numbers that depend on the inputs, or on parameters, leave the tensors, as
             for a branch.
     """
@@ -71,6 +74,7 @@ class Trace(Watch):
     def __init__(self, inputs: Iterable[tuple[Tensor, Dependence]], rows: int) -> None:
         inputs = list(inputs)
         super().__init__(inputs)
+        self.splits: dict[int, list[int]] = {}
         self.inputs = [tensor for tensor, _ in inputs]
         self.rows = rows
         self.calls: list[Call] = []
@@ -79,7 +83,7 @@ class Trace(Watch):
         self.differentiates = False
         self.reads = False
         self._lost: set[int] = set()
-        self._passed: set[int] = set()  # stacks that are summed, and used in no other way
+        self._passed: set[int] = set()  # joins that are read apart, and used in no other way
         self._makers: dict[int, Call] = {}
         self._kept: list[Any] = []
         self._draws = torch.Generator().manual_seed(0)
@@ -100,9 +104,34 @@ class Trace(Watch):
             call.consumers = [user for user in call.consumers if id(user) in parts]
         raise PassEnded
 
-    def on_parts(self, stack: Tensor) -> None:
-        """What was stacked goes on to the sum, and to the stack only where that has other uses."""
-        call = self._makers[id(stack)]
+    def runs_of(
+        self, join: Join, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> list[int]:
+        """Parts that bend are read apart from others where the weights of these are free.
+
+        That is, where the network does not make these non-negative, and they do not look as if they
+        were meant to be.
+        """
+        columns = join.columns_of(name, args, kwargs)
+        levels = list(map(self.dependence, join.parts))
+        beside = {Dependence.AFFINE, Dependence.CONTEXT} & {*levels}
+        if columns is None or Dependence.CURVED not in levels or not beside:
+            return []
+        runs = [len([*run]) for _, run in groupby(levels)]
+        weight, joined = args[1], self._joins.get(id(args[1]))
+        pieces = join.pieces(runs, weight, columns, joined)
+        if joined is None or pieces is not joined.parts:
+            kinds = [level for level, _ in groupby(levels)]
+            free = [p for p, kind in zip(pieces, kinds, strict=True) if kind != Dependence.CURVED]
+            raw = weight if weight._base is None else weight._base
+            if not (raw.is_leaf and raw.requires_grad) or all(map(looks_positive, free)):
+                return []
+        self.splits[self.count] = runs
+        return runs
+
+    def on_parts(self, whole: Tensor) -> None:
+        """What was joined goes on to the sum, and to the whole only where that has other uses."""
+        call = self._makers[id(whole)]
         if not call.consumers:
             for maker in _each(call.made_by.values()):
                 maker.consumers = [user for user in maker.consumers if user is not call]
