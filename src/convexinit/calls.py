@@ -106,10 +106,11 @@ class Watch(TorchFunctionMode):
             with self:
                 total = reduce(torch.add, join.parts)
                 return total / len(join.parts) if name == "mean" else total
-        if join is not None and (runs := self.runs_of(join, name, args, kwargs)):
-            self.on_parts(join.whole)
-            with self:
-                return join.in_parts(runs, function, args, kwargs, self._joins.get(id(args[1])))
+        if join is not None and (columns := join.columns_of(name, args, kwargs)) is not None:
+            weights = self._joins.get(id(args[1]))
+            if runs := self.runs_of(join, columns, args[1], weights):
+                self.on_parts(join.whole)
+                return join.in_parts(runs, columns, (function, args, kwargs), weights, self)
         operands = tensors_in(args, kwargs)
         level = max(map(self.dependence, operands), default=Dependence.CONSTANT)
         if level and name in GRADIENTS:
@@ -134,12 +135,16 @@ class Watch(TorchFunctionMode):
             self.count += 1
         return output
 
-    def runs_of(
-        self, join: Join, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> list[int]:
-        """Of an operation on what was joined: how many parts are read at once, [] for all."""
-        found = self._splits.get(self.count, [])
-        return found if found and join.columns_of(name, args, kwargs) is not None else []
+    def runs_of(self, join: Join, columns: int, weight: Tensor, weights: Join | None) -> list[int]:
+        """How many parts of what was joined a linear operation is to read at once, [] for all.
+
+        Args:
+            join: what it reads.
+            columns: dimension of its weight by which that is multiplied.
+            weight: of the operation.
+            weights: what that was joined of, None if it was not.
+        """
+        return self._splits.get(self.count, [])
 
     def on_parts(self, whole: Tensor) -> None:
         """What was joined is read apart, as where a stack is added up along its first dimension."""

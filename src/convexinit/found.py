@@ -275,11 +275,15 @@ class Found:
 
         Then it is known, without another pass, what it will be.
         """
-        used = [(layer.raw, layer.call) for layer in one.constrained + one.free + one.squared]
-        ways = [self.trace.users.get(id(raw), []) for raw, _ in used]
-        if any(way != [call] for way, (_, call) in zip(ways, used, strict=True)):
+        members = one.constrained + one.free + one.squared
+        if len({id(layer.raw) for layer in members}) < len(members):
             return False
+        for layer in members:
+            own = {other.call for other in members if other.owner is layer.owner}
+            if {*self.trace.users.get(id(layer.owner), ())} != own:
+                return False
         biases = one.squared_biases + [option.parameter for option in one.biases[:1]]
+        ways = [[layer.call] for layer in members]
         ways += [self.trace.users.get(id(bias), []) for bias in biases]
         return (
             not one.normalised

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
-from itertools import accumulate, islice
+from contextlib import AbstractContextManager
+from itertools import islice
 from typing import Any
 
 import torch
@@ -58,48 +58,48 @@ class Join:
             columns = 0
         return columns if matrices and summed == self.dimension and self.is_unchanged else None
 
+    def sizes(self, runs: Sequence[int]) -> list[int]:
+        """Of what is concatenated, a run of parts after the other."""
+        assert self.dimension is not None
+        sizes = iter([part.shape[self.dimension] for part in self.parts])
+        return [sum(islice(sizes, run)) for run in runs]
+
+    def has(self, sizes: Sequence[int], dimension: int) -> bool:
+        """Whether these are the sizes of its parts, all of which are as they were then."""
+        along = self.dimension == dimension and self.is_unchanged
+        return along and [part.shape[dimension] for part in self.parts] == [*sizes]
+
     def in_parts(
         self,
         runs: Sequence[int],
-        function: Callable[..., Tensor],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        columns: int,
+        call: tuple[Callable[..., Tensor], tuple[Any, ...], dict[str, Any]],
         weights: Join | None,
+        watch: AbstractContextManager[Any],
     ) -> Tensor:
         """A linear operation on this, as the sum of operations on its parts.
 
         Args:
-            runs: how many parts each operation reads.
-            function: of the operation.
-            args: of its call.
-            kwargs: of its call.
+            runs: how many parts each of them reads.
+            columns: see :meth:`columns_of`.
+            call: function, arguments and keyword arguments of the operation.
             weights: what its weight was joined of, None for one that was not.
+            watch: sees these operations.
         """
-        columns = self.columns_of(function.__name__, args, kwargs)
-        assert columns is not None
         assert self.dimension is not None
-        parts, results = iter(self.parts), []
-        for run, weight in zip(runs, self.pieces(runs, args[1], columns, weights), strict=True):
-            read = [*islice(parts, run)]
-            whole = read[0] if run == 1 else torch.cat(read, self.dimension)
-            results.append(function(whole, weight, *args[2:], **kwargs))
-            # One of them adds the bias.
-            args = (*args[:2], *[None] * len(args[2:3]), *args[3:])
-            kwargs = {**kwargs, "bias": None} if "bias" in kwargs else kwargs
-        return reduce(torch.add, results)
-
-    def pieces(
-        self, runs: Sequence[int], weight: Tensor, columns: int, weights: Join | None
-    ) -> list[Tensor]:
-        """The columns of a weight for each run of parts; for the rest see :meth:`in_parts`."""
-        assert self.dimension is not None
-        widths = iter([part.shape[self.dimension] for part in self.parts])
-        sizes = [sum(islice(widths, run)) for run in runs]
-        fits = weights and weights.dimension == columns and weights.is_unchanged
-        if weights and fits and [part.shape[columns] for part in weights.parts] == sizes:
-            return weights.parts
-        ends = accumulate(sizes)
-        return [weight.narrow(columns, e - n, n) for e, n in zip(ends, sizes, strict=True)]
+        function, args, kwargs = call
+        parts, sizes = iter(self.parts), self.sizes(runs)
+        groups = [[*islice(parts, run)] for run in runs]
+        pieces = weights.parts if weights and weights.has(sizes, columns) else None
+        without_bias = *[None] * len(args[2:3]), *args[3:]
+        named = {name: None if name == "bias" else value for name, value in kwargs.items()}
+        with watch:
+            read = [torch.cat(group, self.dimension) if group[1:] else group[0] for group in groups]
+            first, *others = zip(read, pieces or args[1].split(sizes, columns), strict=True)
+            result = function(*first, *args[2:], **kwargs)
+            for one in others:
+                result = result + function(*one, *without_bias, **named)
+            return result
 
 
 def join_of(

@@ -104,30 +104,25 @@ class Trace(Watch):
             call.consumers = [user for user in call.consumers if id(user) in parts]
         raise PassEnded
 
-    def runs_of(
-        self, join: Join, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> list[int]:
+    def runs_of(self, join: Join, columns: int, weight: Tensor, weights: Join | None) -> list[int]:
         """Parts that bend are read apart from others where the weights of these are free.
 
         That is, where the network does not make these non-negative, and they do not look as if they
-        were meant to be.
+        were meant to be. For the arguments see :meth:`Watch.runs_of`.
         """
-        columns = join.columns_of(name, args, kwargs)
         levels = list(map(self.dependence, join.parts))
-        beside = {Dependence.AFFINE, Dependence.CONTEXT} & {*levels}
-        if columns is None or Dependence.CURVED not in levels or not beside:
+        if Dependence.CURVED not in levels or {*levels} <= {Dependence.CONSTANT, Dependence.CURVED}:
             return []
-        runs = [len([*run]) for _, run in groupby(levels)]
-        weight, joined = args[1], self._joins.get(id(args[1]))
-        pieces = join.pieces(runs, weight, columns, joined)
-        if joined is None or pieces is not joined.parts:
-            kinds = [level for level, _ in groupby(levels)]
-            free = [p for p, kind in zip(pieces, kinds, strict=True) if kind != Dependence.CURVED]
+        kinds, runs = zip(*((kind, len([*run])) for kind, run in groupby(levels)), strict=True)
+        sizes = join.sizes(runs)
+        if weights is None or not weights.has(sizes, columns):
             raw = weight if weight._base is None else weight._base
+            pieces = zip(kinds, weight.split(sizes, columns), strict=True)
+            free = [piece for kind, piece in pieces if kind != Dependence.CURVED]
             if not (raw.is_leaf and raw.requires_grad) or all(map(looks_positive, free)):
                 return []
-        self.splits[self.count] = runs
-        return runs
+        self.splits[self.count] = [*runs]
+        return [*runs]
 
     def on_parts(self, whole: Tensor) -> None:
         """What was joined goes on to the sum, and to the whole only where that has other uses."""

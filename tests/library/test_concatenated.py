@@ -157,6 +157,7 @@ def test_moments_on_fresh_inputs_and_free_columns_of_both_signs(form, features_f
     for row in check_signal(network, FRESH).rows:
         assert abs(row.mean) < 0.1
         assert 0.8 < row.std**2 < 1.2
+        assert row.gradient > 0
         assert not row.verdict
     for (convex, free), weight in zip(network.columns(), before, strict=True):
         assert form is mapped or bool((convex >= 0).all())
@@ -194,7 +195,7 @@ def test_free_columns_are_not_projected(features_first, initialised):
         init_icnn_(network, X, generator=generator())
     by_hand = Adding(network)
     optimisers = [torch.optim.Adam(one.parameters(), 1e-2) for one in (network, by_hand)]
-    keep_convex(optimisers[0], network, inputs=X)
+    assert not messages_of(lambda: keep_convex(optimisers[0], network, inputs=X))
     for step in range(31):
         with torch.no_grad():
             for weight in by_hand.convex:
@@ -280,10 +281,13 @@ def test_layers_are_read_apart_however_they_are_called(function):
     )  # fmt: skip
     roles = [role for role, _ in found(network)]
     assert roles.count("constrained") == roles.count("free") == len(roles) / 2
+    nn.init.ones_(network.bias)
     init_icnn_(network, X, generator=generator())
-    for row in check_signal(network, FRESH).rows[:2]:
+    rows = check_signal(network, FRESH).rows
+    for row in rows[:2]:
         assert abs(row.mean) < 0.1
         assert 0.8 < row.std**2 < 1.2
+    assert float(network(FRESH).mean()) == pytest.approx(rows[-1].mean, abs=1e-3)
     assert 0.45 < check_signal(network, X).rows[1].convex < 0.95
     optimiser = torch.optim.SGD(network.parameters(), 1.0)
     keep_convex(optimiser, network, inputs=X)
@@ -357,11 +361,45 @@ def test_a_part_that_is_used_again_is_set_at_its_first_use():
     assert check_signal(network, X).rows[1].std == pytest.approx(1, rel=0.01)
 
 
-def test_a_layer_that_is_kept_stays_with_all_of_its_columns():
-    network = wide(lambda n, z, x: F.linear(torch.cat([z, x], 1), n.w, n.bias))
-    before = network.w.detach().clone()
-    messages_of(lambda: init_icnn_(network, X, layers={"w": {"keep": True}}))
-    assert torch.equal(network.w, before)
+def test_a_weight_that_is_used_as_a_whole_and_in_parts_is_set_at_its_first_use():
+    """As one that first meets features that are still constant."""
+
+    def forward(network, x):
+        z = torch.ones(len(x), WIDTH)
+        for _ in range(3):
+            z = F.softplus(F.linear(torch.cat([z, x], 1), network.w, network.bias))
+        return network.last(z)
+
+    network = Hidden(forward, w=matrix(WIDTH, WIDTH + INPUTS), bias=torch.zeros(WIDTH))
+    messages_of(lambda: init_icnn_(network, X, generator=generator()))
+    row = check_signal(network, X).rows[0]
+    assert (row.mean, row.std) == (pytest.approx(0, abs=0.01), pytest.approx(1, rel=0.01))
+    assert bool((network.w >= 0).all())
+
+
+def test_a_start_takes_as_many_passes_as_that_of_two_layers():
+    network = Concatenating(3)
+    passes = []
+    for one in (network, Adding(network)):
+        counted = []
+        one.register_forward_pre_hook(lambda *_, counted=counted: counted.append(1))
+        init_icnn_(one, X, generator=generator())
+        passes.append(len(counted))
+    assert passes[0] == passes[1]
+
+
+@pytest.mark.parametrize("name", ["w", "own"])
+def test_a_layer_that_is_kept_stays_with_all_of_its_columns(name):
+    def layer(network, z, x):
+        read = torch.cat([z, x], 1)
+        kept = F.linear(read, network.w, network.bias) if name == "w" else network.own(read)
+        return kept + network.free(x)
+
+    network = wide(layer, own=nn.Linear(WIDTH + INPUTS, WIDTH), free=nn.Linear(INPUTS, WIDTH))
+    weight = network.w if name == "w" else network.own.weight
+    before = weight.detach().clone()
+    messages_of(lambda: init_icnn_(network, X, layers={name: {"keep": True}}))
+    assert torch.equal(weight, before)
 
 
 def test_what_is_said_of_a_layer_holds_for_all_of_its_columns():
@@ -374,13 +412,17 @@ def test_what_is_said_of_a_layer_holds_for_all_of_its_columns():
     "layer",
     [
         lambda n, z, x: F.linear(changed(torch.cat([z, x], 1)), n.w, n.bias),
+        lambda n, z, x: F.linear(torch.cat([z, x], 1), n.w / 2, n.bias),
         lambda n, z, x: F.linear(F.dropout(torch.cat([z, x], 1), 0.5, False) * 2, n.w, n.bias),
         lambda n, z, x: F.conv1d(torch.cat([z, x], 1)[:, :, None], n.w[..., None], n.bias)[..., 0],
+        lambda n, z, x: F.conv1d(
+            torch.cat([z[..., None], x[..., None]], 1), n.w.view(64, 19, 1), groups=2
+        )[:, ::2, 0],
     ],
 )
-def test_what_was_changed_since_is_read_as_a_whole(layer):
+def test_what_is_computed_of_either_is_read_as_a_whole(layer):
     network = wide(layer)
-    assert found(network) == [("constrained", WIDTH + INPUTS)]
+    assert [role for role, _ in found(network)] == ["constrained"]
     assert any("negative" in row.verdict for row in check_signal(network, X).rows)
 
 
@@ -407,3 +449,13 @@ def test_steps_are_those_of_hidden_layers():
 def test_features_alone_are_not_mentioned():
     network = wide(lambda n, z, x: F.linear(torch.cat([z, x.abs()], 1), n.w.abs(), n.bias))
     assert not messages_of(lambda: init_icnn_(network, X, generator=generator()))
+
+
+def test_a_network_that_writes_other_numbers_to_its_columns_is_refused():
+    def layer(network, z, x):
+        features = network.w.data[:, :WIDTH]
+        features.copy_(F.softplus(features))
+        return F.linear(torch.cat([z, x], 1), network.w, network.bias)
+
+    with pytest.raises(ValueError, match="writes other numbers to its parameter"):
+        init_icnn_(wide(layer), X)

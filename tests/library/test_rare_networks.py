@@ -499,6 +499,12 @@ def test_what_addmm_adds_to_its_product_is_a_skip_connection():
     assert 0.4 < rows[1].skip < 0.6
 
 
+def test_a_weight_that_is_used_twice_in_a_sum_is_measured_again():
+    network = middle(lambda n, z: F.linear(z, n.w) + F.linear(z.square(), n.w), w=matrix())
+    with pytest.warns(UserWarning, match="the layer w has the mean .* and the variance"):
+        init_icnn_(network, X, generator=generator())
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_gains_are_no_biases_in_half_precision(dtype):
     """Where the signal hardly varies, a gain seems to shift all rows alike."""
