@@ -4,7 +4,8 @@
 (:class:`convexinit.tracing.Trace`). A linear operation whose input is not affine in the convex
 arguments needs non-negative weights to keep the network convex; one whose input is affine is free
 (first layer, skip connection), unless its weights are made non-negative; one whose input depends on
-other arguments alone is context. No names, classes or order of registration are used.
+other arguments alone is context. One that reads several of these in one tensor counts as several
+operations (:mod:`convexinit.joins`). No names, classes or order of registration are used.
 """
 
 from __future__ import annotations

@@ -37,9 +37,10 @@ def keep_convex(
     These are the weights of convex layers of this library, as :func:`~convexinit.project_` sets
     them, and with ``inputs`` also those of any other class, found by tracing
     (:mod:`convexinit.finding`): the weights that a linear operation uses as they are, or scaled,
-    and whose input is not affine in the convex arguments. Weights that are non-negative by their
-    forward pass, as in softplus(w), need nothing and stay as they are. Those of a parametrization
-    with a ``right_inverse``, such as ``weight_norm``, are projected through it.
+    and whose input is not affine in the convex arguments. Of a parameter that multiplies features
+    beside inputs, in one tensor, these are the columns for features. Weights that are non-negative
+    by their forward pass, as in softplus(w), need nothing and stay as they are. Those of a
+    parametrization with a ``right_inverse``, such as ``weight_norm``, are projected through it.
 
     With several optimisers, call it once for each. A copy of an optimiser, or one that was
     unpickled, projects nothing, and parameters that replace others (``load_state_dict(...,
