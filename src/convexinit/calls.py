@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from convexinit.joins import JOINING, Join, join_of
 from convexinit.nested import flat, replace, tensors_in
 from convexinit.products import Dependence, Product
 
@@ -54,52 +55,28 @@ def _of_two_operands(args: tuple[Any, ...]) -> tuple[str, tuple[Tensor, Tensor],
     return None
 
 
-def _along_first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a call has the first dimension as its only argument beside its tensors."""
-    return kwargs.keys() <= {"dim", "axis"} and [*args[1:], *kwargs.values()] == [0]
-
-
-class _Stack:
-    """Tensors that are stacked in a new first dimension, to be added up later perhaps."""
-
-    def __init__(self, parts: list[Tensor], stack: Tensor) -> None:
-        self.parts, self.stack = parts, stack
-        self._versions = self._current()
-
-    def _current(self) -> list[int]:
-        tensors = [self.stack, *self.parts]
-        return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
-
-    def is_added_up(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether a call sums the stack along that dimension, as it was when it was made."""
-        unchanged = self._versions == self._current()
-        return name in {"sum", "mean"} and _along_first(args, kwargs) and unchanged
-
-
-def _stacked(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """What a call stacks in a new first dimension, none for other calls."""
-    if name != "stack" or not (len(args) + len(kwargs) == 1 or _along_first(args, kwargs)):
-        return []
-    parts = tensors_in(args)
-    return parts if len(parts) > 1 and all(t.is_floating_point() for t in parts) else []
-
-
 class Watch(TorchFunctionMode):
     """Numbers the calls whose result depends on the inputs, in the order in which they are made.
 
     Args:
         inputs: how each input of the network depends on its convex arguments.
         constants: numbers of calls whose result is known not to depend on the values of the inputs.
+        splits: linear operations on concatenated tensors that are made part by part: how many parts
+            each of their operations reads, by the number of the first call.
     """
 
     def __init__(
-        self, inputs: Iterable[tuple[Tensor, Dependence]], constants: Collection[int] = ()
+        self,
+        inputs: Iterable[tuple[Tensor, Dependence]],
+        constants: Collection[int] = (),
+        splits: Mapping[int, list[int]] | None = None,
     ) -> None:
         super().__init__()
         self._constants = constants
+        self._splits = splits or {}
         # Tensors are kept, as numbers (``id``) of those that are gone are used again.
         self._levels = {id(tensor): (tensor, level) for tensor, level in inputs}
-        self._stacks: dict[int, _Stack] = {}
+        self._joins: dict[int, Join] = {}
         self.count = 0
 
     def dependence(self, value: Any) -> Dependence:
@@ -123,18 +100,27 @@ class Watch(TorchFunctionMode):
             equation, (first, second), other = fewer
             with self:
                 return torch.einsum(equation, first * second, other)
-        stack = self._stacks.get(id(args[0])) if args else None
-        if stack is not None and stack.is_added_up(name, args, kwargs):
-            self.on_parts(stack.stack)
+        join = self._joins.get(id(args[0])) if args else None
+        if join is not None and join.is_added_up(name, args, kwargs):
+            self.on_parts(join.whole)
             with self:
-                total = reduce(torch.add, stack.parts)
-                return total / len(stack.parts) if name == "mean" else total
+                total = reduce(torch.add, join.parts)
+                return total / len(join.parts) if name == "mean" else total
+        if join is not None and (columns := join.columns_of(name, args, kwargs)) is not None:
+            weights = self._joins.get(id(args[1]))
+            if runs := self.runs_of(join, columns, args[1], weights):
+                self.on_parts(join.whole)
+                return join.in_parts(runs, columns, (function, args, kwargs), weights, self)
         operands = tensors_in(args, kwargs)
         level = max(map(self.dependence, operands), default=Dependence.CONSTANT)
         if level > Dependence.CONTEXT and name in GRADIENTS:
             self.on_gradient(tensors_in(args[:1]))
         output = self.run(function, args, kwargs, level)
-        if not any(map(self.is_reached, operands)):
+        reached = any(map(self.is_reached, operands))
+        # Weights may be concatenated too.
+        if name in JOINING and (reached or name != "stack"):
+            self._joins |= join_of(name, args, kwargs, output, self._joins)
+        if not reached:
             return output
         changed = flat(output)
         if changes_in_place(name) and operands:
@@ -144,15 +130,24 @@ class Watch(TorchFunctionMode):
         levels = [self.level_of(tensor, function, args, kwargs, level) for tensor in results]
         for tensor, new in zip(results, levels, strict=True):
             self._levels[id(tensor)] = tensor, new
-        if parts := _stacked(name, args, kwargs):
-            self._stacks[id(output)] = _Stack(parts, output)
         if results:
             self.on_call(self.count, function, args, kwargs, output)
             self.count += 1
         return output
 
-    def on_parts(self, stack: Tensor) -> None:
-        """A stack is added up along its first dimension: what was stacked is added up instead."""
+    def runs_of(self, join: Join, columns: int, weight: Tensor, weights: Join | None) -> list[int]:
+        """How many parts of what was joined a linear operation is to read at once, [] for all.
+
+        Args:
+            join: what it reads.
+            columns: dimension of its weight by which that is multiplied.
+            weight: of the operation.
+            weights: what that was joined of, None if it was not.
+        """
+        return self._splits.get(self.count, [])
+
+    def on_parts(self, whole: Tensor) -> None:
+        """What was joined is read apart, as where a stack is added up along its first dimension."""
 
     def on_gradient(self, differentiated: list[Tensor]) -> None:
         """Differentiation inside of the network: what follows are no layers."""
@@ -229,8 +224,20 @@ class Call:
                 waiting += [(maker, one) for one in reversed(maker.operands)]
         return list(found.values())
 
+    def part_of(self, leaf: Tensor, tensor: Tensor) -> Tensor:
+        """The part of a leaf that an operand is computed from; the leaf if there is no such view.
+
+        Args:
+            leaf: see :meth:`leaves_of`.
+            tensor: the operand, that has as many entries as the part.
+        """
+        if leaf.numel() <= tensor.numel():
+            return leaf
+        read = [tensor, *(one for call in self.makers_of(tensor) for one in call.operands)]
+        return next((t for t in read if t._base is leaf and t.numel() == tensor.numel()), leaf)
+
     def function_of(self, leaf: Tensor, tensor: Tensor) -> Callable[[Tensor], Tensor]:
-        """What an operand is, had a tensor that it was computed from another value."""
+        """What an operand is, had a tensor that it was computed from, or a part of that, others."""
         makers = self.makers_of(tensor)
 
         def result(value: Tensor) -> Tensor:
@@ -238,8 +245,11 @@ class Call:
 
             def renewed(call: Call, operand: Tensor) -> Tensor:
                 maker = call.made_by.get(id(operand))
-                if maker is None or maker is call:
-                    return value if operand is leaf else operand
+                known = maker is None or maker is call
+                if operand is leaf and (known or leaf._base is not None):
+                    return value
+                if maker is None or known:
+                    return operand
                 output: Tensor = outputs[id(maker)]
                 if isinstance(maker.output, (list, tuple)):
                     return output[[id(part) for part in maker.output].index(id(operand))]

@@ -238,7 +238,7 @@ class Measuring(Watch):
     """
 
     def __init__(self, inputs: list[tuple[Tensor, Dependence]], found: Found) -> None:
-        super().__init__(inputs, found.trace.constants())
+        super().__init__(inputs, found.trace.constants(), found.trace.splits)
         self._ends = {one.call.index for one in found.pre_activations}
         self._layers = {layer.call.index: layer for layer in found.layers}
         self._names = {index: layer.call.name for index, layer in self._layers.items()}
@@ -349,7 +349,7 @@ def _differentiated(
         return {}, {}
     source = torch.Generator().manual_seed(0)
     signs = torch.randint(2, output.shape, generator=source, device="cpu") * 2.0 - 1.0
-    raws = {id(layer): layer.raw for layer in found.layers if layer.raw is not None}
+    raws = {id(layer): layer.owner for layer in found.layers if layer.owner is not None}
     gradients = torch.autograd.grad(
         output,
         [*watch.shifts.values(), *raws.values()],

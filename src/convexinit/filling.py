@@ -71,7 +71,7 @@ def fill_network_(
                 found = find_prepared(
                     network, arguments, columns, function, layers or {}, evaluation
                 )
-                constrained = [m.raw for one in found.pre_activations for m in one.constrained]
+                constrained = [m.owner for one in found.pre_activations for m in one.constrained]
                 writes = evaluation.snapshot.has_changed(constrained)
                 founds.append(found)
                 kept = _take_kept(network, found)
@@ -277,7 +277,7 @@ def _take_kept(network: nn.Module, found: Found) -> set[int]:
         id(parameter)
         for layer in layers
         for parameter in (
-            modules[layer.name].parameters() if layer.name in modules else [layer.raw]
+            modules[layer.name].parameters() if layer.name in modules else [layer.owner]
         )
     }
     for one in found.pre_activations:

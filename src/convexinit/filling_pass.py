@@ -139,7 +139,7 @@ class Filling(Watch):
         rescaled: set[int],
         kept: set[int],
     ) -> None:
-        super().__init__(inputs, found.trace.constants())
+        super().__init__(inputs, found.trace.constants(), found.trace.splits)
         self._target, self._generator = target, generator
         self._drawing, self._writing = drawing, writing
         self._ends = {one.call.index: one for one in found.pre_activations}
@@ -247,7 +247,7 @@ class Filling(Watch):
         return (
             self._target.convex_path
             and layer.role == "constrained"
-            and id(layer.raw) not in self._used
+            and self._used.isdisjoint((id(layer.raw), id(layer.owner)))
             and (self._drawing or id(layer) not in self._rescaled)
         )
 
@@ -444,7 +444,12 @@ class Filling(Watch):
         if convex and not raised and rest.variance <= 1.05 * limit:
             return rest
         kept = self._used | self._rescaled
-        scaled = [o for o in free if o.layer.map and not {id(o.layer), id(o.layer.raw)} & kept]
+        scaled = [
+            operand
+            for operand in free
+            if (layer := operand.layer).map
+            and kept.isdisjoint((id(layer), id(layer.raw), id(layer.owner)))
+        ]
         squared = one.squared
         if not all(layer.map and id(layer.raw) not in kept for layer in squared):
             squared = []

@@ -4,7 +4,8 @@
 (:class:`convexinit.tracing.Trace`). A linear operation whose input is not affine in the convex
 arguments needs non-negative weights to keep the network convex; one whose input is affine is free
 (first layer, skip connection), unless its weights are made non-negative; one whose input depends on
-other arguments alone is context. No names, classes or order of registration are used.
+other arguments alone is context. One that reads several of these in one tensor counts as several
+operations (:mod:`convexinit.joins`). No names, classes or order of registration are used.
 """
 
 from __future__ import annotations
@@ -160,14 +161,19 @@ def find_prepared(
     for layer in layers:
         product = layer.call.product
         layer.curved = product is None or trace.dependence(product.input) == Dependence.CURVED
-    constrained = {id(layer.raw) for layer in layers if layer.role == "constrained"}
+    constrained = {id(layer.owner) for layer in layers if layer.role == "constrained"}
     unseen = find_unseen(trace, names, constrained)
     accepted = {one.parameter for one in unseen if options.get(one.parameter) == {"keep": True}}
     unseen = [one for one in unseen if one.parameter not in accepted]
     accepted -= {name for layer in layers for name in (layer.name, layer.parameter)}
     options = {name: said for name, said in options.items() if name not in accepted}
     _apply_options(layers, options, parameters)
-    held = {id(layer.raw) for layer in layers}
+    raws: dict[Any, Tensor] = {}
+    for layer in layers:
+        if layer.raw is not None:  # one view for all uses of a part
+            layer.raw = raws.setdefault(_place_of(layer.raw), layer.raw)
+    read = [layer.raw for layer in layers if layer.raw is not None]
+    held = {id(raw if raw._base is None else raw._base) for raw in read}
     renewed = [
         module
         for module, calls in trace.entered.items()
@@ -363,7 +369,7 @@ def _found_layer(
     trace: Trace,
     call: Call,
     names: Mapping[int, str],
-    curved_parameters: Collection[int],
+    curved_parameters: Collection[Any],
     maps: Known,
 ) -> FoundLayer | None:
     """The layer of a linear operation, None for one without parameters.
@@ -398,9 +404,11 @@ def _found_layer(
     if layer.problem:
         layer.name, layer.role = owner or parameter, "constrained" if curved else "free"
         return layer
+    if id(raw) in curved_parameters:
+        layer.raw = raw = call.part_of(raw, product.weight)
     layer.map = find_map(call, product.weight, raw, maps)
     layer.map = layer.map or parametrized_map(network, call, parameter)
-    if id(raw) in curved_parameters or is_kept_positive(layer.map, raw):
+    if _place_of(raw) in curved_parameters or is_kept_positive(layer.map, raw):
         layer.role = "constrained"
         gates = _gates(trace, call)
         layer.gated, layer.uneven = bool(gates), any(map(_is_uneven, gates))
@@ -411,16 +419,27 @@ def _found_layer(
     return layer
 
 
-def _curved_parameters(trace: Trace, names: Mapping[int, str]) -> set[int]:
-    """Parameters that a linear operation multiplies what is not affine by, by ``id``."""
+def _curved_parameters(trace: Trace, names: Mapping[int, str]) -> set[Any]:
+    """Parameters that a linear operation multiplies what is not affine by, by ``id``.
+
+    Also the places of their parts that it has, if it does not have all of them.
+    """
     products = [(call, call.product) for call in trace.calls if call.product]
     return {
-        id(leaf)
+        number
         for call, product in products
         if trace.dependence(product.input) == Dependence.CURVED
         for leaf in call.leaves_of(product.weight)
         if id(leaf) in names
+        for number in (id(leaf), _place_of(call.part_of(leaf, product.weight)))
     }
+
+
+def _place_of(raw: Tensor) -> Any:
+    """What tells a parameter from others, and its parts from other parts of it."""
+    if raw._base is None:
+        return id(raw)
+    return id(raw._base), raw.storage_offset(), raw.shape, raw.stride()
 
 
 def _hook_problem(module: nn.Module) -> str:

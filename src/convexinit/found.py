@@ -50,7 +50,7 @@ class FoundLayer:
         name: of the layer: the path of its parameter without ".weight".
         role: "constrained", "free" or "context".
         call: the call that was traced.
-        raw: the parameter behind the weight; None if there is none.
+        raw: the parameter behind the weight, or the part of it that is; None if there is none.
         parameter: its name, "" if there is none.
         map: how the weight is computed from it; None if that was not found.
         gains: ``[units]`` factors from the result of the operation to the pre-activation.
@@ -88,11 +88,16 @@ class FoundLayer:
             return self.problem
         return (
             "its weight is computed from a parameter in a way that cannot be inverted, as with a "
-            "mask, a bound, a softmax, a part of a parameter or a copy for every row; say the map "
+            "mask, a bound, a softmax or a copy for every row; say the map "
             "around which a mask or a bound is with layers={name: {'positivity': ..., 'gain': "
             "...}}, or give its parametrization a right_inverse, or leave it as it is: "
             "{'keep': True}"
         )
+
+    @property
+    def owner(self) -> Tensor | None:
+        """The parameter that it has, or has a part of."""
+        return self.raw if self.raw is None or self.raw._base is None else self.raw._base
 
     @property
     def negative(self) -> int:
@@ -312,11 +317,15 @@ class Found:
 
         Then it is known, without another pass, what it will be.
         """
-        used = [(layer.raw, layer.call) for layer in one.constrained + one.free + one.squared]
-        ways = [self.trace.users.get(id(raw), []) for raw, _ in used]
-        if any(way != [call] for way, (_, call) in zip(ways, used, strict=True)):
+        members = one.constrained + one.free + one.squared
+        if len({id(layer.raw) for layer in members}) < len(members):
             return False
+        for layer in members:
+            own = {other.call for other in members if other.owner is layer.owner}
+            if {*self.trace.users.get(id(layer.owner), ())} != own:
+                return False
         biases = one.squared_biases + [option.parameter for option in one.biases[:1]]
+        ways = [[layer.call] for layer in members]
         ways += [self.trace.users.get(id(bias), []) for bias in biases]
         return (
             (one.starts or not one.normalised)

@@ -83,6 +83,11 @@ class Positivity:
     projects: bool = False
 
 
+def looks_positive(weight: Tensor) -> bool:
+    """Whether there are enough weights that none of them is negative by chance."""
+    return weight.numel() >= 8 and bool((weight >= 0).all() and (weight > 0).any())
+
+
 @torch.inference_mode(False)
 @torch.enable_grad()
 def has_slope(forward: Callable[[Tensor], Tensor], raw: Tensor, scale: float = 1.0) -> bool:

@@ -55,7 +55,7 @@ def find_pre_activations(
         if summed:
             one.summed, one.units = True, _units_after(layer.call, end)
         (one.constrained if layer.role == "constrained" else one.free).append(layer)
-    weights = {id(layer.raw) for layer in layers}
+    weights = {id(layer.owner) for layer in layers}
     parameters = {name: p for name, p in parameters.items() if id(p) not in weights}
     squares: set[int] = set()
     _differentiate_all(found.values(), signal, ends, trace, parameters, squares)

@@ -37,9 +37,10 @@ def keep_convex(
     These are the weights of convex layers of this library, as :func:`~convexinit.project_` sets
     them, and with ``inputs`` also those of any other class, found by tracing
     (:mod:`convexinit.finding`): the weights that a linear operation uses as they are, or scaled,
-    and whose input is not affine in the convex arguments. Weights that are non-negative by their
-    forward pass, as in softplus(w), need nothing and stay as they are. Those of a parametrization
-    with a ``right_inverse``, such as ``weight_norm``, are projected through it.
+    and whose input is not affine in the convex arguments. Of a parameter that multiplies features
+    beside inputs, in one tensor, these are the columns for features. Weights that are non-negative
+    by their forward pass, as in softplus(w), need nothing and stay as they are. Those of a
+    parametrization with a ``right_inverse``, such as ``weight_norm``, are projected through it.
 
     With several optimisers, call it once for each. A copy of an optimiser, or one that was
     unpickled, projects nothing, and parameters that replace others (``load_state_dict(...,
@@ -87,6 +88,7 @@ def keep_convex(
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     others = _named_weights(weights, [*network.parameters(), *trained])
     written: dict[str, WeightMap] = {}
+    parts: list[tuple[Tensor, Tensor]] = []
     of_library = {
         id(parameter): parameter
         for module in network.modules()
@@ -99,7 +101,8 @@ def keep_convex(
         functions = convex_functions(network, call, None)
         founds = [find(network, inputs, convex, function) for function in functions]
         raws, written = _raw_weights(network, founds, known)
-        others += raws
+        parts = [(raw._base, _entries_of(raw)) for raw in raws if raw._base is not None]
+        others += [raw for raw in raws if raw._base is None]
     elif not others and not of_library:
         raise ValueError(
             "the network has no convex layer to keep convex; give inputs=, on which constrained "
@@ -118,6 +121,8 @@ def keep_convex(
         before = [parameter.detach().clone() for parameter in remembered]
         project_layers_(network)
         clamp_negative_([weight.detach() for weight in others])
+        for weight, entries in parts:
+            weight.detach().masked_fill_(entries.to(weight.device) & (weight < 0), 0.0)
         _project_written_(written)
         if not all(map(torch.equal, before, remembered)):
             optimizer.state.clear()
@@ -169,7 +174,7 @@ def _named_weights(weights: Iterable[Tensor], parameters: Iterable[Tensor]) -> l
 def _raw_weights(
     network: nn.Module, founds: Sequence[Found], known: Collection[int]
 ) -> tuple[list[Tensor], dict[str, WeightMap]]:
-    """Parameters that are weights as they are, and maps that can be written, by layer.
+    """Parameters, or parts, that are weights as they are, and maps that can be written, by layer.
 
     Args:
         network: any.
@@ -182,7 +187,7 @@ def _raw_weights(
         for found in founds
         for layer in found.layers
         if layer.curved
-        and id(layer.raw) not in known
+        and id(layer.owner) not in known
         and not (layer.call.product and id(layer.call.product.weight) in known)
     ]
     positive = "compute one that is at least 0, as convexinit.positivity.NonNegative does"
@@ -258,7 +263,7 @@ def _turned_by(
     if product is None:
         return turning, scaling, unknown
     for leaf in layer.call.leaves_of(product.weight):
-        if id(leaf) not in names or id(leaf) in known or (layer.is_raw and leaf is layer.raw):
+        if id(leaf) not in names or id(leaf) in known or (layer.is_raw and leaf is layer.owner):
             continue
         source = torch.Generator().manual_seed(6)
         draws = 3 * torch.randn(leaf.shape, generator=source, device="cpu").to(leaf)
@@ -279,6 +284,19 @@ def _turned_by(
         elif bool(torch.fmin(first, second).lt(0).any()):  # or NaN, as of a logarithm
             turning.append(names[id(leaf)])
     return turning, scaling, unknown
+
+
+def _entries_of(part: Tensor) -> Tensor:
+    """Which entries of a parameter a view of it has, true or false in the shape of the parameter.
+
+    Views do not follow a parameter to another device.
+    """
+    whole = part._base
+    assert whole is not None
+    entries = torch.empty_strided(whole.shape, whole.stride(), dtype=torch.bool).zero_()
+    first = part.storage_offset() - whole.storage_offset()
+    entries.as_strided(part.shape, part.stride(), first).fill_(True)
+    return entries
 
 
 @torch.no_grad()

@@ -262,7 +262,8 @@ def _is_positive(trace: Trace, call: Call, factor: Any) -> bool:
     if not trace.dependence(factor):
         if _is_overwritten(call, factor):
             return False
-        return bool((call.function_of(factor, factor)(factor).to_dense() >= 0).all())
+        nothing = torch.empty(0)  # as its parameters are now
+        return bool((call.function_of(nothing, factor)(nothing).to_dense() >= 0).all())
     maker = call.made_by.get(id(factor))
     if maker is None or trace.dependence(factor) != Dependence.CONTEXT:
         return False

@@ -213,7 +213,8 @@ def _of_concatenations(found: Found) -> list[str]:
     return [
         "these layers read inputs beside features, in one tensor, and have non-negative weights "
         f"for both: {', '.join(names)}. Those of inputs may have both signs in a layer of their "
-        "own, the result of which is added"
+        "own, the result of which is added, or beside those of features that a map makes positive: "
+        "torch.cat([softplus(w), v], 1)"
     ]
 
 

@@ -226,10 +226,10 @@ def _found(found: Found, watch: Measuring) -> Iterator[_Facts]:
         product, result = layer.call.product, layer.call.value
         assert product is not None
         assert result is not None
-        assert layer.raw is not None
+        assert layer.owner is not None
         index = layer.call.index
         depth, ratio = depths.get(index, 1), ratios.get(index, 0.0)
-        yield _Facts([layer.raw], (), product.fan_in(result), depth, ratio)
+        yield _Facts([layer.owner], (), product.fan_in(result), depth, ratio)
     for one in found.pre_activations:
         for layer in one.constrained[:1]:
             biases = [option.parameter for option in one.biases]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cached_property, partial
-from itertools import permutations
+from itertools import groupby, permutations
 from typing import Any
 
 import torch
@@ -23,7 +23,9 @@ from convexinit.calls import (
     changes_in_place,
     preceding,
 )
+from convexinit.joins import Join
 from convexinit.nested import flat, replace, tensors_in
+from convexinit.positivity import looks_positive
 from convexinit.products import Dependence, as_product, one_matrix
 
 SELECTIONS = {
@@ -65,6 +67,7 @@ class Trace(Watch):
         lost: name of the first call in which a tensor of unknown origin meets others, "" for none.
         differentiates: whether anything is differentiated, which needs gradients.
         entered: what modules of interest were called with, each time.
+        splits: see :class:`Watch`.
         reads: whether numbers that depend on the inputs, or on parameters, leave the tensors, as
             for a branch.
     """
@@ -72,6 +75,7 @@ class Trace(Watch):
     def __init__(self, inputs: Iterable[tuple[Tensor, Dependence]], rows: int) -> None:
         inputs = list(inputs)
         super().__init__(inputs)
+        self.splits: dict[int, list[int]] = {}
         self.inputs = [tensor for tensor, _ in inputs]
         self.rows = rows
         self.calls: list[Call] = []
@@ -81,7 +85,7 @@ class Trace(Watch):
         self.entered: dict[nn.Module, list[list[Tensor]]] = {}
         self.reads = False
         self._lost: set[int] = set()
-        self._passed: set[int] = set()  # stacks that are summed, and used in no other way
+        self._passed: set[int] = set()  # joins that are read apart, and used in no other way
         self._makers: dict[int, Call] = {}
         self._kept: list[Any] = []
         self._draws = torch.Generator().manual_seed(0)
@@ -115,9 +119,29 @@ class Trace(Watch):
             call.consumers = [user for user in call.consumers if id(user) in parts]
         raise PassEnded
 
-    def on_parts(self, stack: Tensor) -> None:
-        """What was stacked goes on to the sum, and to the stack only where that has other uses."""
-        call = self._makers[id(stack)]
+    def runs_of(self, join: Join, columns: int, weight: Tensor, weights: Join | None) -> list[int]:
+        """Parts that bend are read apart from others where the weights of these are free.
+
+        That is, where the network does not make these non-negative, and they do not look as if they
+        were meant to be. For the arguments see :meth:`Watch.runs_of`.
+        """
+        levels = list(map(self.dependence, join.parts))
+        if Dependence.CURVED not in levels or {*levels} <= {Dependence.CONSTANT, Dependence.CURVED}:
+            return []
+        kinds, runs = zip(*((kind, len([*run])) for kind, run in groupby(levels)), strict=True)
+        sizes = join.sizes(runs)
+        if weights is None or not weights.has(sizes, columns):
+            raw = weight if weight._base is None else weight._base
+            pieces = zip(kinds, weight.split(sizes, columns), strict=True)
+            free = [piece for kind, piece in pieces if kind != Dependence.CURVED]
+            if not (raw.is_leaf and raw.requires_grad) or all(map(looks_positive, free)):
+                return []
+        self.splits[self.count] = [*runs]
+        return [*runs]
+
+    def on_parts(self, whole: Tensor) -> None:
+        """What was joined goes on to the sum, and to the whole only where that has other uses."""
+        call = self._makers[id(whole)]
         if not call.consumers:
             for maker in _each(call.made_by.values()):
                 maker.consumers = [user for user in maker.consumers if user is not call]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from convexinit.assignment import is_close, unchanged_on_error
 from convexinit.calls import Call
-from convexinit.positivity import POSITIVITY, Positivity, softplus
+from convexinit.positivity import POSITIVITY, Positivity, looks_positive, softplus
 
 _FEW = 256  # entries by which maps are told apart
 _TABLE = 2**12  # values of a map that is inverted
@@ -112,7 +112,7 @@ def is_kept_positive(weight_map: WeightMap | None, raw: Tensor) -> bool:
     if weight_map.positivity is None:
         return bool((weight_map.forward(_draws(raw, 3.0)) >= 0).all())
     if weight_map.positivity.projects:
-        return raw.numel() >= 8 and bool((raw >= 0).all() and (raw > 0).any())
+        return looks_positive(raw)
     return True
 
 

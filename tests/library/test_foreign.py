@@ -36,7 +36,6 @@ from support.another_device import AnotherDevice
 from support.foreign_networks import (
     FOREIGN,
     INPUTS,
-    ActNorm,
     Energy,
     Ensemble,
     Hypernetwork,

@@ -230,12 +230,19 @@ def test_activations(activation, holds):
     assert proven(Net(activation)) is holds
 
 
-def test_weights_are_those_of_now():
-    network = Net()
+@pytest.mark.parametrize(
+    ("end", "name"),
+    [
+        (lambda network, y, z, x: y, "last.weight"),
+        (lambda network, y, z, x: F.linear(z, (network.gain * 2).expand(1, 16)), "gain"),
+    ],
+)
+def test_weights_are_those_of_now(end, name):
+    network = Net(end=end)
     found = find(network, X)
     assert still_proven(network, found)
     with torch.no_grad():
-        network.last.weight[0, 0] = -1.0
+        network.get_parameter(name)[..., 0] = -1.0
     assert not still_proven(network, found)
 
 

@@ -633,19 +633,10 @@ def test_what_addmm_adds_to_its_product_is_a_skip_connection(call, written_out):
     assert 0.4 < rows[1].skip < 0.6
 
 
-@pytest.mark.parametrize("warned", [True, False])
-def test_inputs_that_are_read_beside_features_are_mentioned(warned):
-    network = Hidden(
-        lambda n, x: n.last(
-            F.relu(n.wide(torch.cat([F.relu(n.first(x)), x if warned else x.abs()], 1)))
-        ),
-        wide=nn.Linear(16 + INPUTS, 16),
-    )
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+def test_a_weight_that_is_used_twice_in_a_sum_is_measured_again():
+    network = middle(lambda n, z: F.linear(z, n.w) + F.linear(z.square(), n.w), w=matrix())
+    with pytest.warns(UserWarning, match="the layer w has the mean .* and the variance"):
         init_icnn_(network, X, generator=generator())
-    messages = [str(one.message) for one in caught]
-    assert [("for both: wide." in message) for message in messages] == [True] * warned
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
