@@ -5,9 +5,9 @@ import torch
 
 from convexinit_paper.experiments import run_experiment
 from convexinit_paper.request.config import composed
-from convexinit_paper.request.unused import USES, without_effect
 from convexinit_paper.training.models import INITIALISATIONS, build_network
 from convexinit_paper.training.randomness import seeded_generator
+from convexinit_paper.training.unused import without_effect
 from support.requests import model_settings
 
 WIDTHS = [6, 9, 9, 2]
@@ -41,10 +41,6 @@ def test_an_option_is_named_where_the_network_is_the_same_without_it(model, init
     is_same = all(map(torch.equal, drawn(*usual), drawn(*changed)))
     assert bool(messages(*changed)) == is_same
     assert not messages(*usual)
-
-
-def test_every_initialisation_says_what_it_uses():
-    assert tuple(USES) == INITIALISATIONS
 
 
 @pytest.mark.parametrize(

@@ -8,17 +8,8 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 
 from convexinit_paper.request.config import CONF
+from convexinit_paper.training.models import INITIALISATIONS, OF_MOMENTS
 
-_OF_MOMENTS = ("rho", "variance", "bias_noise", "distribution", "bias_rule")
-# What each initialisation of a convex network uses.
-USES = {
-    "he": (),
-    "principled": _OF_MOMENTS,
-    "orthogonal": ("variance",),
-    "bias_only": ("rho", "variance", "bias_noise"),
-    "lsuv": ("variance", "bias_rule"),
-    "principled_lsuv": _OF_MOMENTS,
-}
 # What convex networks use, whatever their initialisation.
 _OF_CONVEX = ("positivity",)
 # What the experiment signal_propagation says by widths of its own.
@@ -40,13 +31,13 @@ bias_only, principled_lsuv']
     """
     model, defaults = config["model"], _defaults()
     init, convex = str(model.get("init")), model.get("convex")
-    if init not in USES:
+    if init not in INITIALISATIONS:
         return []
-    used = (*USES[init], *_OF_CONVEX) if convex else ()
+    used = (*INITIALISATIONS[init], *_OF_CONVEX) if convex else ()
     where = f"model.init={init}" if convex else "model.convex=false"
     of_others = {
         name: f"where {where}, but with {_users(name, bool(convex))}"
-        for name in (*_OF_MOMENTS, *_OF_CONVEX)
+        for name in (*OF_MOMENTS, *_OF_CONVEX)
         if name not in used
     }
     if config["task"] == "signal_propagation":
@@ -65,7 +56,7 @@ def _users(name: str, convex: bool) -> str:
         name: of the option.
         convex: whether the network is.
     """
-    initialisations = ", ".join(init for init, names in USES.items() if name in names)
+    initialisations = ", ".join(init for init, names in INITIALISATIONS.items() if name in names)
     choices = [] if convex else ["model.convex=true"]
     return " and ".join([*choices, f"model.init={initialisations}"] if initialisations else choices)
 
