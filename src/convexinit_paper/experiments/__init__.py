@@ -33,7 +33,7 @@ from convexinit_paper.store.locks import claimed
 from convexinit_paper.store.provenance import git_revision
 from convexinit_paper.store.runs import Outcome, is_intact, store
 from convexinit_paper.store.staging import set_aside, staging
-from convexinit_paper.tracking import log_run
+from convexinit_paper.tracking import log_run, remind_of_unsent
 from convexinit_paper.training.unused import without_effect
 
 TASKS = one_of(module.name for module in pkgutil.iter_modules(__path__))
@@ -107,6 +107,7 @@ def run_experiment(config: Config) -> Path:
         request = identified(request)
     folder = request.folder
     if not request.force and is_intact(folder):
+        remind_of_unsent([folder], request.logger)
         return folder
     with claimed(folder):
         if not request.force and folder.exists():
