@@ -83,6 +83,14 @@ def test_widths_of_a_model_have_no_effect_in_an_experiment_with_its_own(given):
     assert not messages("experiment=mnist", *given)
 
 
+def test_groups_of_seeds_have_an_effect_where_images_are_trained_on():
+    message = ["seeds_at_once=2 has no effect in this experiment"]
+    for experiment in ("tox21", "level_sets", "signal_propagation", "your_network", "autoencoder"):
+        assert messages(f"experiment={experiment}", "seeds_at_once=2") == message
+    for experiment in ("mnist", "depth", "generalisation", "generalisation_final"):
+        assert not messages(f"experiment={experiment}", "seeds_at_once=2")
+
+
 def test_a_run_warns_and_goes_on(tmp_path):
     config = composed(
         "model=icnn", "model.rho=0.1", "trainer.epochs=1", "seeds=1", f"results_dir={tmp_path}"

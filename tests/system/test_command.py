@@ -217,6 +217,7 @@ def test_several_values_of_a_group_are_a_sweep_and_nothing_else(tmp_path):
         ("seeds=2 --info all seeds=3", "seeds is given twice"),
         ("seeds=2 --help traner.epochs=3", "Did you mean trainer.epochs?"),
         ("model=icnn seeds=2 model=icnn_init", "python run.py -m seeds=2 model=icnn,icnn_init"),
+        ("experiment=generalisation_final grid=demo", "search.grid=demo"),
         ("-m hydra.sweeper.max_batch_size=-1", "at least 1, or null for all; got -1"),
         ("-m results_dir=a seeds=2 results_dir=b", "results_dir is given twice"),
     ],
