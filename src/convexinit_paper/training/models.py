@@ -221,6 +221,8 @@ def _initialise_(
     network: MLP | CNN, settings: ModelSettings, generator: Generator, inputs: Tensor | None
 ) -> MLP | CNN:
     """Draw the initial weights of a network, in place; arguments as in :func:`build_network`."""
+    layers = cast("list[Linear]", list(network.layers))
+    first, *later = layers
     if settings.init in ("principled", "bias_only", "principled_lsuv"):
         init_icnn_(
             network,
@@ -233,9 +235,7 @@ def _initialise_(
             generator=generator,
             method="moments",
         )
-    layers = cast("list[Linear]", list(network.layers))
-    first, *later = layers
-    if settings.init == "orthogonal" and settings.convex:
+    elif settings.init == "orthogonal" and settings.convex:
         init_icnn_(
             network,
             activation=settings.activation,
@@ -249,7 +249,7 @@ def _initialise_(
         gain = activation_moments(settings.activation).second_moment ** -0.5
         for layer in later:
             nn.init.orthogonal_(layer.weight, gain, generator)
-    if settings.init in ("he", "bias_only", "lsuv"):
+    if settings.init in ("he", "bias_only", "lsuv"):  # bias_only keeps the biases drawn above
         lecun_normal_(first.weight, generator)
         for layer in later:
             # Raw values: "default" means He whatever the positivity map makes of them.
