@@ -22,11 +22,12 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ from convexinit.dropout import seed_dropout_
 from convexinit.init_network import init_icnn_
 from convexinit.layers import ConvexLinear, project_
 from convexinit.level_sets import walk_level_set
-from convexinit.molecules.autoencoder import WEIGHTS, Autoencoder, load
+from convexinit.molecules.autoencoder import WEIGHTS, Autoencoder, AutoencoderCodec, load
 from convexinit.molecules.cddd import CDDDNetwork
 from convexinit.molecules.cddd import tokenise as tokenise_cddd
 from convexinit.molecules.ecfp import ECFPCodec
@@ -246,40 +247,64 @@ def recurrent_ceiling(network: Autoencoder, molecules: int, steps: int) -> Calla
     return run
 
 
+Prepared = tuple[int, Callable[[], object]]  # how many things are done in one call, and the call
+
+
 def codec_rates(rounds: int) -> Iterator[tuple[str, Callable[[], list[float]]]]:
     """Name and measurement (per second) of what is done with molecules."""
-    smiles = load_structural_alerts().train.smiles
-    autoencoder, fingerprints = load(WEIGHTS), ECFPCodec()
-    codes = autoencoder.encode(smiles)
-    cddd = CDDDNetwork().eval()
+
+    def rate(prepare: Callable[[], Prepared]) -> Callable[[], list[float]]:
+        def measure() -> list[float]:
+            count, action = prepare()
+            return [count / seconds(action) for _ in range(max(rounds // 2, 1))]
+
+        return measure
+
+    yield "standardise, molecules", rate(lambda: _of_molecules(ECFPCodec().prepare))
+    yield "ecfp encode, molecules", rate(lambda: _of_molecules(ECFPCodec().encode))
+    yield "autoencoder encode (standardised), molecules", rate(_autoencoder_encode)
+    yield "autoencoder decode, greedy, codes", rate(lambda: _decode(512, beam=1))
+    yield "autoencoder decode, beam 10, codes", rate(lambda: _decode(128, beam=10))
+    yield "cddd encode (random weights), molecules", rate(_cddd_encode)
+    yield "level sets of an ICNN 512-128-128-1, points", rate(_level_sets)
+
+
+@cache
+def _molecules() -> list[str]:
+    return load_structural_alerts().train.smiles
+
+
+@cache
+def _autoencoder() -> tuple[AutoencoderCodec, list[str], np.ndarray]:
+    """The codec, and standardised molecules and codes of all molecules."""
+    codec, smiles = load(WEIGHTS), _molecules()
+    canonical = [form.smiles for form in codec.prepare(smiles) if form.smiles]
+    return codec, canonical, codec.encode(smiles)
+
+
+def _of_molecules(function: Callable[[list[str]], object]) -> Prepared:
+    return len(_molecules()), partial(function, _molecules())
+
+
+def _autoencoder_encode() -> Prepared:
+    codec, canonical, _ = _autoencoder()
+    return len(canonical), partial(codec._encode_canonical, canonical)
+
+
+def _decode(count: int, beam: int) -> Prepared:
+    codec, _, codes = _autoencoder()
+    return count, partial(codec.decode, codes[:count], beam)
+
+
+def _cddd_encode() -> Prepared:
+    sequences = [tokens for text in _autoencoder()[1][:64] if (tokens := tokenise_cddd(text))]
+    return len(sequences), partial(CDDDNetwork().eval().encode, sequences)
+
+
+def _level_sets() -> Prepared:
     network = init_icnn_(MLP([512, 128, 128, 1])).double()
-    starts, targets = (torch.from_numpy(codes[half]).double() for half in
-                       (slice(0, 200), slice(200, 400)))  # fmt: skip
-
-    def rate(count: int, action: Callable[[], object]) -> Callable[[], list[float]]:
-        return lambda: [count / seconds(action) for _ in range(max(rounds // 2, 1))]
-
-    canonical = [form.smiles for form in autoencoder.prepare(smiles) if form.smiles]
-    sequences = [tokens for text in canonical[:64] if (tokens := tokenise_cddd(text))]
-    yield "standardise, molecules", rate(len(smiles), lambda: fingerprints.prepare(smiles))
-    yield "ecfp encode, molecules", rate(len(smiles), lambda: fingerprints.encode(smiles))
-    yield (
-        "autoencoder encode (standardised), molecules",
-        rate(len(canonical), lambda: autoencoder._encode_canonical(canonical)),
-    )
-    yield "autoencoder decode, greedy, codes", rate(512, lambda: autoencoder.decode(codes[:512]))
-    yield (
-        "autoencoder decode, beam 10, codes",
-        rate(128, lambda: autoencoder.decode(codes[:128], beam=10)),
-    )
-    yield (
-        "cddd encode (random weights), molecules",
-        rate(len(sequences), lambda: cddd.encode(sequences)),
-    )
-    yield (
-        "level sets of an ICNN 512-128-128-1, points",
-        rate(2000, lambda: walk_level_set(lambda x: network(x).squeeze(1), starts, targets)),
-    )
+    starts, targets = torch.from_numpy(_autoencoder()[2][:400]).double().chunk(2)
+    return 2000, lambda: walk_level_set(lambda x: network(x).squeeze(1), starts, targets)
 
 
 def sweep(launcher: list[str], threads: int) -> Callable[[], None]:
@@ -442,21 +467,23 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.rounds < 1:
         parser.error("--rounds must be at least 1")
+    lines = [line for line in comparisons(arguments.rounds) if arguments.only in line[0]]
+    rates = [line for line in codec_rates(arguments.rounds) if arguments.only in line[0]]
+    if not lines and not rates:
+        parser.error(f"no line contains {arguments.only!r}; without --only all are shown")
     prepare_process()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     flops = 2 * 64 * 784 * sum(MNIST.widths[1:]) * 3 - 2 * 64 * 784 * 784
     rate = flops * MNIST.steps / min(seconds(ceiling(MNIST)) for _ in range(5))
     print(f"ceiling: {rate / 1e9:.0f} GFLOP/s in products of the MNIST network's shapes\n")
-    print(f"{'':62} median      range        goal")
-    lines = [line for line in comparisons(arguments.rounds) if arguments.only in line[0]]
-    rates = [line for line in codec_rates(arguments.rounds) if arguments.only in line[0]]
-    if not lines and not rates:
-        parser.error(f"no line contains {arguments.only!r}; without --only all are shown")
+    if lines:
+        print(f"{'':62} median      range        goal")
     for name, goal, measure in tqdm(lines, disable=None):
         values = measure()
         middle = statistics.median(values)
         tqdm.write(f"{name:62} {middle:6.2f}  {min(values):5.2f}-{max(values):5.2f}   {goal}")
-    print(f"\n{'':62} median      range, per second")
+    if rates:
+        print(f"\n{'':62} median      range, per second")
     for name, measure in rates:
         values = measure()
         middle = statistics.median(values)

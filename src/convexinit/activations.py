@@ -85,10 +85,10 @@ def check_convex_activation(activation: Activation) -> None:
     values = checked_activation(activation)(grid)
     slopes = values.diff()
     tolerance = 1e-9 * float(values.abs().max())
+    name = getattr(activation, "__name__", activation)
     if slopes.min() < -tolerance:
-        raise ValueError(f"activation {activation!r} decreases, so the network is not convex")
+        raise ValueError(f"activation {name!r} decreases, so the network is not convex")
     if slopes.diff().min() < -tolerance:
         raise ValueError(
-            f"activation {activation!r} is not convex; use for example relu, leaky_relu, elu "
-            "or softplus"
+            f"activation {name!r} is not convex; use for example relu, leaky_relu, elu or softplus"
         )

@@ -25,6 +25,9 @@ class ConvexDifference(nn.Module):
         subtrahend: h, a network with initial weights of its own: with those of g, f would be 0 and
             the gradients of both parts opposite.
 
+    Raises:
+        ValueError: for one network in both places.
+
     Example:
         >>> import torch
         >>> from convexinit import MLP, init_icnn_
@@ -37,6 +40,8 @@ class ConvexDifference(nn.Module):
         super().__init__()
         check_module("minuend", minuend, takes_call=False)
         check_module("subtrahend", subtrahend, takes_call=False)
+        if minuend is subtrahend:
+            raise ValueError("the difference of a network and itself is 0; give two networks")
         self.minuend = minuend
         self.subtrahend = subtrahend
 
@@ -44,12 +49,18 @@ class ConvexDifference(nn.Module):
         """Difference of what both networks make of ``inputs``, in the shape of their outputs.
 
         Partially convex ones (:class:`~convexinit.PICNN`) take ``context`` too.
+
+        Raises:
+            ValueError: if the outputs have different shapes.
         """
         minuend, subtrahend = (
             # Copies, because either network may begin with a layer that works in place.
             part(*(argument.clone() for argument in (inputs, *context)))
             for part in (self.minuend, self.subtrahend)
         )
+        if minuend.shape != subtrahend.shape:
+            shapes = f"{list(minuend.shape)} and {list(subtrahend.shape)}"
+            raise ValueError(f"both networks must have outputs of the same shape; got {shapes}")
         return minuend - subtrahend
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from convexinit.checks import check_number
+from convexinit.checks import check_generator, check_number
 from convexinit.layers import Network
 
 # Dropout that an orthogonal start bears: in so many hidden layers, or up to this probability.
@@ -119,7 +119,12 @@ def seed_dropout_(model: Network, generators: Sequence[torch.Generator]) -> Netw
 
     Returns:
         The model itself.
+
+    Raises:
+        ValueError: for something else than generators.
     """
+    for generator in generators:
+        check_generator(generator)
     for module in model.modules():
         if isinstance(module, Dropout):
             module.generators = list(generators)

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from convexinit.activations import Activation
 from convexinit.assignment import check_fillable
-from convexinit.checks import check_function, check_number
+from convexinit.checks import check_function, check_generator, check_number
 from convexinit.moments import activation_moments
 from convexinit.theory import LayerMoments, solve_init
 
@@ -194,14 +194,21 @@ def moments_init_(
         ``weight``.
 
     Raises:
-        ValueError: for arguments out of range, with the admissible range, and for a weight or bias
-            that is computed, expanded or without a shape yet; nothing is filled then.
+        ValueError: for arguments out of range, with the admissible range, for a bias of another
+            shape, and for a weight or bias that is computed, expanded or without a shape yet;
+            nothing is filled then.
     """
     draw = check_function("distribution", distribution, DISTRIBUTIONS)
     fill_bias = check_function("bias_rule", bias_rule, BIAS_RULES)
     check_fillable("weight", weight)
+    check_generator(generator)
     if bias is not None:
         check_fillable("bias", bias)
+        if bias.shape != weight.shape[:1]:
+            raise ValueError(
+                f"bias must have a number for each of the {len(weight)} outputs of the weight; got "
+                f"shape {tuple(bias.shape)}"
+            )
     moments = solve_init(fan_in_of(weight), activation, rho, variance, bias_noise, mean)
     draw(weight, moments.weight_mean, moments.weight_var, generator)
     if bias is not None:

@@ -46,7 +46,7 @@ from convexinit.networks import (
     counted_variance,
     skips_of,
 )
-from convexinit.orthogonal import orthogonal_layer_, plan_layers, raise_zeros_
+from convexinit.orthogonal import LayerPlan, orthogonal_layer_, plan_layers, raise_zeros_
 from convexinit.positivity import Positivity
 from convexinit.theory import solve_init
 
@@ -185,30 +185,14 @@ def init_icnn_(
         check_unchanged(init_icnn_, chosen, _OF_MOMENTS)
         messages = _init_orthogonal_(model, activations, variance, generator)
         messages += [m for part in parts for m in grows_noise(_dropouts(part))]
-        for message in messages + _not_convex(activations):
-            warnings.warn(message, stacklevel=3)
-        return model
-    distribution = check_function("distribution", distribution, DISTRIBUTIONS)
-    bias_rule = check_function("bias_rule", bias_rule, BIAS_RULES)
-    of_layer: dict[nn.Module, Activation] = {}
-    for part, own in zip(parts, activations, strict=True):
-        solve_init(1, own, rho, variance, bias_noise, mean)
-        of_layer |= dict.fromkeys(part.modules(), own)
-    with unchanged_on_error(model):
-        for name, layer in initialised_layers(model).items():
-            weight, bias = parameters_of(layer)
-            weight, bias = weight.clone(), None if bias is None else bias.clone()
-            if isinstance(layer, ConvexLayer):
-                moments_init_(
-                    weight, bias, of_layer[layer], rho, variance, bias_noise, mean, distribution,
-                    bias_rule, generator,
-                )  # fmt: skip
-            else:
-                lecun_normal_(weight, generator).mul_(math.sqrt(variance))
-                if bias is not None:
-                    bias.fill_(mean)
-            assign_parameters_(layer, weight, bias, name)
-    for message in _not_convex(activations):
+    else:
+        _init_moments_(
+            model, activations, rho=rho, variance=variance, bias_noise=bias_noise, mean=mean,
+            distribution=check_function("distribution", distribution, DISTRIBUTIONS),
+            bias_rule=check_function("bias_rule", bias_rule, BIAS_RULES), generator=generator,
+        )  # fmt: skip
+        messages = []
+    for message in messages + _not_convex(activations):
         warnings.warn(message, stacklevel=3)
     return model
 
@@ -240,6 +224,32 @@ def _dropouts(network: nn.Module) -> list[float]:
     ]
 
 
+def _init_moments_(model: nn.Module, activations: Sequence[Activation], **options: Any) -> None:
+    """Fill all layers with the paper's moments.
+
+    Args:
+        model: the network.
+        activations: of its parts.
+        options: of :func:`~convexinit.moments_init_`, all but the activation.
+    """
+    variance, mean, generator = (options[name] for name in ("variance", "mean", "generator"))
+    of_layer: dict[nn.Module, Activation] = {}
+    for part, own in zip(parts_of(model), activations, strict=True):
+        solve_init(1, own, options["rho"], variance, options["bias_noise"], mean)
+        of_layer |= dict.fromkeys(part.modules(), own)
+    with unchanged_on_error(model):
+        for name, layer in initialised_layers(model).items():
+            weight, bias = parameters_of(layer)
+            weight, bias = weight.clone(), None if bias is None else bias.clone()
+            if isinstance(layer, ConvexLayer):
+                moments_init_(weight, bias, of_layer[layer], **options)
+            else:
+                lecun_normal_(weight, generator).mul_(math.sqrt(variance))
+                if bias is not None:
+                    bias.fill_(mean)
+            assign_parameters_(layer, weight, bias, name)
+
+
 def _init_orthogonal_(
     model: nn.Module,
     activations: Sequence[Activation],
@@ -250,46 +260,15 @@ def _init_orthogonal_(
     uncentred = []
     with unchanged_on_error(model):
         parts = [initialised_layers(part) for part in parts_of(model)]
-        of_parts = [
-            {name: layer for name, layer in part.items() if isinstance(layer, ConvexLayer)}
-            for part in parts
-        ]
         skips = skips_of(model)
         _scale_skips_(model, skips.values(), variance)
-        plans = [
-            plan_layers(
-                own, list(map(_group_size, [*convex.values()][:-1])), variance,
-                [counted_variance(skips.get(layer), variance) for layer in convex.values()],
-            )
-            for own, convex in zip(activations, of_parts, strict=True)
-        ]  # fmt: skip
-        for part, convex, plan in zip(parts, of_parts, plans, strict=True):
-            (name, first), *_ = part.items()
-            if name not in convex:
-                weight, bias = parameters_of(first)
-                weight = lecun_normal_(weight.clone(), generator).mul_(math.sqrt(variance))
-                if bias is not None:
-                    bias = torch.full_like(bias, plan.mean)
-                elif plan.mean:
-                    uncentred.append(name)
-                assign_parameters_(first, weight, bias, name)
-            shares = None
-            for (name, layer), scale, shift, mean, spread in zip(
-                convex.items(), plan.scales, plan.biases, plan.feature_means,
-                plan.feature_variances, strict=True,
-            ):  # fmt: skip
-                if shares is not None and len(shares) != _channels_in(layer):
-                    shares = None  # positions of an image became units
-                weight = torch.empty_like(layer.weight)
-                groups = int(getattr(layer, "groups", 1))
-                shares = orthogonal_layer_(weight, scale, groups, shares, generator)
-                if (weight == 0).any() and not _zeros_get_gradients(layer, weight):
-                    raise_zeros_(weight, weight[0].numel(), len(convex))
-                # The shift of the plan is for a feature, the mean of which this unit may multiply.
-                bias = shift + (scale - weight.flatten(1).sum(1)) * mean
-                if layer.bias is None and bias.abs().max() > 0.1 * scale * math.sqrt(spread):
-                    uncentred.append(name)
-                assign_parameters_(layer, weight, None if layer.bias is None else bias, name)
+        plans = []
+        for own, part in zip(activations, parts, strict=True):
+            convex = [layer for layer in part.values() if isinstance(layer, ConvexLayer)]
+            added = [counted_variance(skips.get(layer), variance) for layer in convex]
+            plans.append(plan_layers(own, [*map(_group_size, convex[:-1])], variance, added))
+        for part, plan in zip(parts, plans, strict=True):
+            uncentred += _fill_orthogonal_(part, plan, variance, generator)
     messages = []
     if uncentred:
         messages.append(
@@ -304,6 +283,41 @@ def _init_orthogonal_(
             "on which it is"
         )
     return messages
+
+
+def _fill_orthogonal_(
+    layers: dict[str, nn.Module], plan: LayerPlan, variance: float, generator: Generator | None
+) -> list[str]:
+    """Fill the layers of one network as planned, and return the names of those that lack a bias."""
+    uncentred = []
+    convex = {name: layer for name, layer in layers.items() if isinstance(layer, ConvexLayer)}
+    (name, first), *_ = layers.items()
+    if name not in convex:
+        weight, bias = parameters_of(first)
+        weight = lecun_normal_(weight.clone(), generator).mul_(math.sqrt(variance))
+        if bias is not None:
+            bias = torch.full_like(bias, plan.mean)
+        elif plan.mean:
+            uncentred.append(name)
+        assign_parameters_(first, weight, bias, name)
+    shares = None
+    for (name, layer), scale, shift, mean, spread in zip(
+        convex.items(), plan.scales, plan.biases, plan.feature_means, plan.feature_variances,
+        strict=True,
+    ):  # fmt: skip
+        if shares is not None and len(shares) != _channels_in(layer):
+            shares = None  # positions of an image became units
+        weight = torch.empty_like(layer.weight)
+        groups = int(getattr(layer, "groups", 1))
+        shares = orthogonal_layer_(weight, scale, groups, shares, generator)
+        if (weight == 0).any() and not _zeros_get_gradients(layer, weight):
+            raise_zeros_(weight, weight[0].numel(), len(convex))
+        # The shift of the plan is for a feature, the mean of which this unit may multiply.
+        bias = shift + (scale - weight.flatten(1).sum(1)) * mean
+        if layer.bias is None and bias.abs().max() > 0.1 * scale * math.sqrt(spread):
+            uncentred.append(name)
+        assign_parameters_(layer, weight, None if layer.bias is None else bias, name)
+    return uncentred
 
 
 def _other_layers(network: nn.Module, filled: Collection[nn.Module]) -> list[str]:

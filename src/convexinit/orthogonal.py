@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 
 from convexinit.activations import Activation, NotFiniteError, checked_activation
 from convexinit.assignment import check_fillable
-from convexinit.checks import check_integer, check_number
+from convexinit.checks import check_generator, check_integer, check_number
 
 # Means of the first pre-activations that are tried, in standard deviations.
 _MEANS = (0.0, *(2.0 ** (power / 2) for power in range(-2, 21)))
@@ -69,6 +69,7 @@ def orthogonal_init_(
     """
     gain = check_number("gain", gain, 0.0)
     groups = check_integer("groups", groups)
+    check_generator(generator)
     check_fillable("weight", weight)
     if weight.ndim < 2:
         raise ValueError(

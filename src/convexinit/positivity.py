@@ -179,7 +179,8 @@ def resolve_positivity(positivity: str | Positivity) -> Positivity:
         tensor([1.])
     """
     if not isinstance(positivity, Positivity):
-        positivity = check_choice("positivity", positivity, POSITIVITY)
+        other = "a convexinit.positivity.Positivity or "
+        positivity = check_choice("positivity", positivity, POSITIVITY, other)
     _check_non_negative(positivity)
     return positivity
 

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from convexinit_paper.experiments import run_experiment
-from convexinit_paper.request.command import message_of
+from convexinit_paper.request.command import run_reported
 from convexinit_paper.request.older import completed
 from convexinit_paper.request.paths import path_argument
 from convexinit_paper.request.process import begin_command
@@ -51,17 +51,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="raw data (default: as for run.py)",
     )
     options = parser.parse_args(arguments)
-    try:
+
+    def both() -> tuple[Run, Run]:
         stored = read_run(options.folder)
-        expected = stored.metrics
+        _ = stored.metrics  # which may be damaged
         results_dir = options.results_dir or repeated_folder(stored)
-        again = read_run(repeat(stored, results_dir, options.data_dir))
-    except Exception as error:
-        # Messages name options of run.py.
-        message = re.sub(r"\b(results|data)_dir=", r"--\1-dir=", message_of(error))
-        sys.exit(f"error: {message}")
+        return stored, read_run(repeat(stored, results_dir, options.data_dir))
+
+    # Messages name options of run.py.
+    stored, again = run_reported(
+        both, lambda message: re.sub(r"\b(results|data)_dir=", r"--\1-dir=", message)
+    )
     print(f"run: {again.folder}")
-    verdict, is_equal = compare(expected, again.metrics)
+    verdict, is_equal = compare(stored.metrics, again.metrics)
     print(verdict)
     if not is_equal:
         print(f"stored:   {made_with(stored)}\nrepeated: {made_with(again)}")

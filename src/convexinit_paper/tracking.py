@@ -17,15 +17,15 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from convexinit_paper.request.command import run_reported
 from convexinit_paper.request.config import CONF
-from convexinit_paper.request.options import ConfigError
 from convexinit_paper.request.paths import path_argument
 from convexinit_paper.request.process import begin_command
 from convexinit_paper.request.request import MODES, WandbSettings
@@ -41,13 +41,36 @@ def log_run(folder: Path, settings: WandbSettings) -> None:
     try:
         send_run(read_run(folder), settings)
     except Exception as error:
-        again = ["--mode", settings.mode, str(folder)]
-        again += [f"--project={settings.project}", f"--folder={settings.folder}"]
-        again += [] if settings.entity is None else [f"--entity={settings.entity}"]
         sys.stderr.write(
             f"warning: the run is stored, but was not logged ({type(error).__name__}: {error}).\n"
-            f"python -m convexinit_paper.tracking {shlex.join(again)} tries again.\n"
+            f"{_command([folder], settings)} tries again.\n"
         )
+
+
+def remind_of_unsent(folders: Iterable[Path], settings: WandbSettings | None) -> None:
+    """Say on stderr which runs were stored without being sent, where they are to be sent now.
+
+    Args:
+        folders: of runs that are stored already, and are not run again.
+        settings: with which runs are sent; None for a request that sends none.
+    """
+    if settings is None or settings.mode == "disabled":
+        return
+    unsent = [f for f in folders if read_run(f).config.get("logger", {}).get("name") != "wandb"]
+    if unsent:
+        sys.stderr.write(
+            "warning: runs that were stored before are not sent "
+            f"({len(unsent)}); this sends them:\n"
+            f"{_command(unsent, settings)}\n"
+        )
+
+
+def _command(folders: Iterable[Path], settings: WandbSettings) -> str:
+    """What sends stored runs by hand."""
+    arguments = ["--mode", settings.mode, *map(str, folders)]
+    arguments += [f"--project={settings.project}", f"--folder={settings.folder}"]
+    arguments += [] if settings.entity is None else [f"--entity={settings.entity}"]
+    return f"python -m convexinit_paper.tracking {shlex.join(arguments)}"
 
 
 def send_run(run: Run, settings: WandbSettings) -> None:
@@ -147,21 +170,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = vars(parser.parse_args(arguments))
     paths = options.pop("paths")
+    settings = WandbSettings(**{**options, "folder": str(options["folder"])})
+    run_reported(lambda: send(paths, settings))
+
+
+def send(paths: Sequence[Path], settings: WandbSettings) -> None:
+    """Send folders of runs, and images, and print what was sent.
+
+    Raises:
+        RunError: one of them cannot be read; nothing was sent then.
+    """
     images = [path for path in paths if path.suffix in IMAGES]
-    try:
-        settings = WandbSettings(**{**options, "folder": str(options["folder"])})
-        runs = [read_run(path) for path in paths if path not in images]
-        missing = [path for path in images if not path.is_file()]
-        if missing:
-            sys.exit(f"error: there is no file {missing[0]}")
-        for run in runs:
-            send_run(run, settings)
-            print(f"logged: {run.folder}")
-        if images:
-            send_figures(images, settings)
-            print(f"logged: {', '.join(map(str, images))}")
-    except (RunError, ConfigError) as error:
-        sys.exit(f"error: {error}")
+    runs = [read_run(path) for path in paths if path not in images]
+    for path in images:
+        if not path.is_file():
+            raise RunError(f"there is no file {path}")
+    for run in runs:
+        send_run(run, settings)
+        print(f"logged: {run.folder}")
+    if images:
+        send_figures(images, settings)
+        print(f"logged: {', '.join(map(str, images))}")
 
 
 if __name__ == "__main__":

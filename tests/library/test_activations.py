@@ -41,3 +41,8 @@ def test_an_activation_may_work_in_place_and_reuse_its_result():
     first, before = evaluate(grid), grid.exp()
     evaluate(shifted)
     assert torch.equal(first, before)
+
+
+def test_a_function_is_named_and_not_placed_in_memory():
+    with pytest.raises(ValueError, match="activation 'tanh' is not convex"):
+        check_convex_activation(torch.tanh)

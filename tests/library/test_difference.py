@@ -122,3 +122,11 @@ def test_the_signal_of_either_part_is_that_of_the_part_alone(build):
         assert (row.mean, row.std, row.gradient) == (alone.mean, alone.std, alone.gradient)
     fixed = ConvexDifference(network.minuend, nn.Identity())
     assert [row.layer for row in check_signal(fixed, inputs).rows] == [r.layer for r in rows[:2]]
+
+
+def test_a_network_and_itself_and_outputs_that_only_broadcast_are_refused():
+    network = MLP([3, 8, 1])
+    with pytest.raises(ValueError, match="the difference of a network and itself is 0"):
+        ConvexDifference(network, network)
+    with pytest.raises(ValueError, match=r"the same shape; got \[5, 1\] and \[5, 2\]"):
+        ConvexDifference(network, MLP([3, 8, 2]))(torch.zeros(5, 3))

@@ -163,3 +163,8 @@ def test_torch_func_and_compile_see_a_network_with_dropout():
     assert len(outputs.unique()) > 1
     compiled = torch.compile(network, backend="eager", fullgraph=True)
     assert len(compiled(inputs).unique()) > 1
+
+
+def test_seeds_are_no_generators():
+    with pytest.raises(ValueError, match=r"torch\.Generator, got 0; of a seed"):
+        seed_dropout_(Dropout(0.5), [0])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from convexinit import lognormal_init_, moments_init_, solve_init
+from convexinit import lognormal_init_, moments_init_, orthogonal_init_, solve_init
 from convexinit.init import (
     DISTRIBUTIONS,
     fan_in_of,
@@ -139,3 +139,14 @@ def test_real_layers_keep_the_signal_at_the_fixed_point(activation, rho):
     assert float(mean) == pytest.approx(0.0, abs=4 * math.sqrt(rho / 4000))
     assert float(variance) == pytest.approx(1.0, abs=0.08)
     assert float(correlation) == pytest.approx(rho, abs=0.04)
+
+
+def test_a_bias_of_another_layer_and_a_seed_as_generator_are_refused():
+    weight, bias = torch.full((3, 4), 7.0), torch.full((4,), 7.0)
+    with pytest.raises(ValueError, match=r"each of the 3 outputs of the weight; got shape \(4,\)"):
+        moments_init_(weight, bias)
+    for fill in (moments_init_, orthogonal_init_):
+        with pytest.raises(ValueError, match=r"torch\.Generator, got 0; of a seed"):
+            fill(weight, generator=0)
+    assert (weight == 7).all()
+    assert (bias == 7).all()

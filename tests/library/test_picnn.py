@@ -140,7 +140,10 @@ def test_a_stack_computes_each_network_alone():
         (([3, 4, 1], "2"), "context must be an integer"),
         ((3, 2), "widths must be positive integers"),
         (([3, 4, 1], 2, torch.tanh), "is not convex"),
-        (([3, 4, 1], 2, "relu", "magic"), "positivity must be one of"),
+        (
+            ([3, 4, 1], 2, "relu", "magic"),
+            "positivity must be a convexinit.positivity.Positivity or one of",
+        ),
     ],
 )
 def test_impossible_arguments_are_refused(arguments, message):

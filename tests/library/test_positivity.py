@@ -205,7 +205,7 @@ def test_a_map_is_not_tried_where_there_are_no_values():
 def test_projection_is_no_parametrization():
     with pytest.raises(ValueError, match="leaves weights as they are; take another map"):
         NonNegative("projection")
-    with pytest.raises(ValueError, match="positivity must be one of projection"):
+    with pytest.raises(ValueError, match=r"positivity must be a .*Positivity or one of proj"):
         NonNegative("magic")
 
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from itertools import pairwise
 
 import matplotlib as mpl
@@ -423,6 +424,19 @@ def test_missing_variants_are_named_with_their_command(root, tmp_path, capsys):
     assert "figure-2: digits: missing non-convex, ICNN + skip, ICNN + init" in output
     assert "to produce: python run.py -m experiment=digits model=nonconvex,icnn_skip," in output
     assert (tmp_path / "figures" / "figure-2.png").exists()
+
+
+def test_figures_of_runs_of_ones_own_lie_beside_them_and_replace_no_others(
+    root, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    store_training(root, "icnn")
+    main(["figure-2", "--scale", "demo", "--runs", str(root / "runs")])
+    assert (root / "drawn" / "figures" / "figure-2.pdf").exists()
+    assert not (root / "figures").exists()
+    shutil.copytree(root / "runs", "results/demo/runs")
+    main(["figure-2", "--scale", "demo", "--runs", "results/demo/runs"])  # the usual ones
+    assert (tmp_path / "results" / "demo" / "figures" / "figure-2.pdf").exists()
 
 
 @pytest.mark.slow

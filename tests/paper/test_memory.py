@@ -72,6 +72,12 @@ def test_the_estimate_bounds_what_training_takes():
     assert taken < estimate / USABLE
 
 
+def test_whatever_is_more_takes_more_memory():
+    usual = {"parameters": 100, "units": 20, "batch_size": 8}
+    for name, value in usual.items():
+        assert training_bytes(**{**usual, name: value + 1}) > training_bytes(**usual)
+
+
 def test_this_machine_has_memory():
     available = available_bytes(torch.device("cpu"))
     assert available is None or available > 2**20

@@ -5,11 +5,14 @@ from copy import deepcopy
 
 import pytest
 
-from convexinit_paper.request.config import composed
+from convexinit_paper.experiments import request_of, task_module
+from convexinit_paper.request.config import composed, parse_settings
 from convexinit_paper.request.older import completed, is_older, stored_folder
-from convexinit_paper.store.identity import run_folder
-from convexinit_paper.store.runs import read_runs
+from convexinit_paper.store.identity import identity, run_folder
+from convexinit_paper.store.runs import read_run, read_runs
 from support.data import ROOT
+
+RECORDED = ROOT / "results" / "recorded"
 
 
 def without(config, *options):
@@ -46,8 +49,8 @@ def test_runs_under_the_name_of_no_experiment_have_no_defaults(tmp_path):
 
 def test_recorded_runs_that_lack_options_are_found_by_todays_requests(tmp_path):
     """Among all recorded runs of their experiment, each finds its own folder."""
-    shutil.copytree(ROOT / "results/recorded/mnist", tmp_path / "runs/mnist")
-    recorded = read_runs(ROOT / "results/recorded", "mnist")
+    shutil.copytree(RECORDED / "mnist", tmp_path / "runs/mnist")
+    recorded = read_runs(RECORDED, "mnist")
     runs = [run for run in recorded if "architecture" not in run.config["model"]]
     assert len(runs) > 3
     for run in runs:
@@ -65,3 +68,10 @@ def test_runs_that_cannot_be_read_are_those_of_no_request(tmp_path):
     damaged.mkdir(parents=True)
     (damaged / "config.yaml").write_text("model: [", encoding="utf-8")
     assert stored_folder(config) == run_folder(config)
+
+
+@pytest.mark.parametrize("experiment", sorted(path.name for path in RECORDED.iterdir()))
+def test_a_recorded_run_can_be_asked_for_again(experiment):
+    first, *_ = sorted(RECORDED.glob(f"{experiment}/*/config.yaml"))
+    request = request_of(completed(identity(read_run(first.parent).config)))
+    parse_settings(task_module(request.task).Settings, request.config)

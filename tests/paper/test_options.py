@@ -18,7 +18,7 @@ from convexinit_paper.request.config import (
     parse_settings,
 )
 from convexinit_paper.request.options import ConfigError, OutOfRangeError, Section
-from convexinit_paper.request.request import SHARED
+from convexinit_paper.request.request import SHARED, parse_request
 from convexinit_paper.request.suggestions import did_you_mean
 from convexinit_paper.store.identity import PLACES
 from convexinit_paper.store.matching import flatten
@@ -107,6 +107,13 @@ def test_options_that_are_missing_unknown_or_of_another_type_are_named(sections)
 def test_wrong_options_of_all_experiments_are_named(overrides, message):
     with pytest.raises(ConfigError, match=message):
         request_of(composed(*overrides))
+
+
+def test_a_task_without_a_model_is_told_what_runs_are_stored_by():
+    config = composed()
+    del config["model"]
+    with pytest.raises(ConfigError, match=r"model\.name must be letters, digits"):
+        parse_request(config, ["dataset", "trainer"])
 
 
 @pytest.mark.parametrize(

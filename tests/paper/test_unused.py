@@ -5,9 +5,9 @@ import torch
 
 from convexinit_paper.experiments import run_experiment
 from convexinit_paper.request.config import composed
-from convexinit_paper.request.unused import USES, without_effect
 from convexinit_paper.training.models import INITIALISATIONS, build_network
 from convexinit_paper.training.randomness import seeded_generator
+from convexinit_paper.training.unused import without_effect
 from support.requests import model_settings
 
 WIDTHS = [6, 9, 9, 2]
@@ -41,10 +41,6 @@ def test_an_option_is_named_where_the_network_is_the_same_without_it(model, init
     is_same = all(map(torch.equal, drawn(*usual), drawn(*changed)))
     assert bool(messages(*changed)) == is_same
     assert not messages(*usual)
-
-
-def test_every_initialisation_says_what_it_uses():
-    assert tuple(USES) == INITIALISATIONS
 
 
 @pytest.mark.parametrize(
@@ -85,6 +81,14 @@ def test_widths_of_a_model_have_no_effect_in_an_experiment_with_its_own(given):
     ]
     assert not messages("experiment=signal_propagation")
     assert not messages("experiment=mnist", *given)
+
+
+def test_groups_of_seeds_have_an_effect_where_images_are_trained_on():
+    message = ["seeds_at_once=2 has no effect in this experiment"]
+    for experiment in ("tox21", "level_sets", "signal_propagation", "your_network", "autoencoder"):
+        assert messages(f"experiment={experiment}", "seeds_at_once=2") == message
+    for experiment in ("mnist", "depth", "generalisation", "generalisation_final"):
+        assert not messages(f"experiment={experiment}", "seeds_at_once=2")
 
 
 def test_a_run_warns_and_goes_on(tmp_path):

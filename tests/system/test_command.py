@@ -108,7 +108,7 @@ def test_launchers_give_the_same_numbers(tmp_path):
         ("experiment=mnits", "Did you mean mnist?\nChoose from autoencoder, cifar10,"),
         ("model=", "there is no model=.\nChoose from autoencoder, icnn, "),
         ("experiment=MNIST", "Did you mean mnist?"),
-        ("model.widths=5", "model.widths: must be a list such as [3,7]; got 5"),
+        ("model.widths=5", "model.widths: must be a list such as [5]; got 5"),
         ("hydra/launcher=job", "Did you mean joblib?"),
         ("hydra/launcher=joblib", "to use it: python run.py -m hydra/launcher=joblib results_dir="),
         ("dataset=minst", "digits"),
@@ -118,7 +118,16 @@ def test_launchers_give_the_same_numbers(tmp_path):
         ("model.rho=1.5", "model.rho must be between 0 and 1"),
         ("seeds=two", "seeds must be"),
         ("trainer.epochs=many", "trainer.epochs"),
-        ("model.activation=tanh", "tanh"),
+        ("model.activation=tanh", "model.activation must be one of relu, leaky_relu"),
+        (
+            "dataset.path=images",
+            "dataset.path. It goes with dataset=cifar10_jpeg or dataset=image_",
+        ),
+        (
+            "logger.mode=online",
+            "this experiment has no option logger.mode. It goes with logger=wandb",
+        ),
+        ("signal.bins=3", "signal.bins. It goes with experiment=signal_propagation."),
         ("trainer.epochs", "EQUAL"),
         ("model.width=10000000", "fewer seeds at once or a smaller model.width"),
         ("trainer.epochs=9999999999999", "fewer trainer.epochs"),
@@ -133,9 +142,26 @@ def test_wrong_options_end_with_one_short_message(tmp_path, option, expected):
     result = run(option, results_dir=tmp_path)
     assert result.returncode != 0
     assert expected in result.stderr
+    assert result.stderr.startswith("error: ")
     assert "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) <= 10
     assert not list(tmp_path.glob("runs/*/*"))
+
+
+@pytest.mark.parametrize("mode", [[], ["-m", "hydra/launcher=joblib"]])
+def test_a_warning_is_one_line(tmp_path, mode):
+    result = run(*mode, *SHORT, "model=icnn", "model.rho=0.1", results_dir=tmp_path)
+    assert result.returncode == 0
+    first, *rest = result.stderr.splitlines()
+    assert first.startswith("warning: model.rho=0.1 has no effect where model.init=he, but with ")
+    assert all(line.startswith("sweep of ") for line in rest)
+
+
+def test_several_values_of_a_group_are_a_sweep_and_nothing_else(tmp_path):
+    result = run("model=icnn,icnn_init", results_dir=tmp_path)
+    assert result.stderr.splitlines()[1:] == [
+        f"For a run with each of them: python run.py -m model=icnn,icnn_init results_dir={tmp_path}"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -191,6 +217,7 @@ def test_wrong_options_end_with_one_short_message(tmp_path, option, expected):
         ("seeds=2 --info all seeds=3", "seeds is given twice"),
         ("seeds=2 --help traner.epochs=3", "Did you mean trainer.epochs?"),
         ("model=icnn seeds=2 model=icnn_init", "python run.py -m seeds=2 model=icnn,icnn_init"),
+        ("experiment=generalisation_final grid=demo", "search.grid=demo"),
         ("-m hydra.sweeper.max_batch_size=-1", "at least 1, or null for all; got -1"),
         ("-m results_dir=a seeds=2 results_dir=b", "results_dir is given twice"),
     ],

@@ -56,8 +56,9 @@ def test_config_yaml_alone_makes_the_same_run(tmp_path, capsys):
 
     # A damaged run is not made again.
     (folder / "metrics.csv").write_text("seed,epoch,step,split,metric,value\n0,x,1,a,b,1\n")
-    with pytest.raises(SystemExit, match=f"^error: the run in {folder} cannot be read"):
+    with pytest.raises(SystemExit):
         main([str(folder), "--results-dir", str(tmp_path / "d")])
+    assert capsys.readouterr().err.startswith(f"error: the run in {folder} cannot be read")
     assert not (tmp_path / "d").exists()
 
 
@@ -116,13 +117,15 @@ def test_tables_are_compared_by_value(again, expected, is_equal):
     assert same == is_equal
 
 
-def test_messages_name_the_arguments_of_this_command(tmp_path):
+def test_messages_name_the_arguments_of_this_command(tmp_path, capsys):
     recorded, *_ = (ROOT / "results" / "recorded" / "mnist").glob("icnn-*")
     places = ["--results-dir", str(tmp_path), "--data-dir", str(tmp_path / "none")]
-    with pytest.raises(SystemExit, match="To use another folder:  --data-dir=<folder>"):
+    with pytest.raises(SystemExit):
         main([str(recorded), *places])
+    assert "To use another folder:  --data-dir=<folder>" in capsys.readouterr().err
 
 
-def test_a_folder_without_a_run_is_named(tmp_path):
-    with pytest.raises(SystemExit, match=f"there is no run in {tmp_path}"):
+def test_a_folder_without_a_run_is_named(tmp_path, capsys):
+    with pytest.raises(SystemExit):
         main([str(tmp_path)])
+    assert f"there is no run in {tmp_path}" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import shutil
 import subprocess
 import sys
@@ -89,10 +90,37 @@ def test_the_history_read_back_from_local_files_is_metrics_csv(tmp_path):
     assert logged["seed_1"] == summary["seeds"]["1"]
     assert logged["git_revision"] == summary["git_revision"]
 
-    # The same run for csv, and disabled, is stored in the same folder.
-    for options in (("logger=csv",), ("logger=wandb", "logger.mode=disabled")):
+    # The same run for csv, disabled, and once more is stored in the same folder.
+    for options in (("logger=csv",), ("logger=wandb", "logger.mode=disabled"), ("logger=wandb",)):
         again = run(*SHORT, *options, "model=icnn", results_dir=tmp_path)
         assert folder_of(again) == folder
+        assert again.stderr == ""
+
+
+@pytest.mark.parametrize("mode", [[], ["-m"]])
+def test_a_run_that_was_stored_without_being_sent_is_named(tmp_path, mode):
+    folder = folder_of(run(*SHORT, results_dir=tmp_path))
+    again = run(*mode, *SHORT, "logger=wandb", results_dir=tmp_path)
+    assert again.returncode == 0
+    assert not (tmp_path / "wandb").exists()
+    warning, command, *_ = again.stderr.splitlines()
+    assert warning == "warning: runs that were stored before are not sent (1); this sends them:"
+    arguments = shlex.split(command)[3:]
+    assert str(folder) in arguments
+    main(arguments)
+    assert_same_rows(recorded_metrics(tmp_path), read_run(folder).metrics)
+
+
+def test_who_is_not_logged_in_is_told_so_in_one_message(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-m", "convexinit_paper.tracking", "--mode=online", fabricated(tmp_path)],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+        env=environment(HOME=str(tmp_path), WANDB_API_KEY=""),
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ")
+    assert "wandb login" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 LOSS = {(1, 1, "train", "batch_loss"): 1.0}
@@ -152,10 +180,10 @@ def test_stored_runs_and_figures_are_sent_by_hand(tmp_path, capsys):
     main(["--folder", str(tmp_path / "figure"), str(figure)])
     [image] = (tmp_path / "figure").glob("wandb/offline-run-*/files/media/images/*.png")
     assert image.read_bytes() == figure.read_bytes()
-    with pytest.raises(SystemExit, match="there is no run in"):
-        main(["--folder", str(tmp_path), str(tmp_path)])
-    with pytest.raises(SystemExit, match="there is no file"):
-        main(["--folder", str(tmp_path), "missing.png"])
+    for path, message in ((str(tmp_path), "there is no run in"), ("a.png", "there is no file")):
+        with pytest.raises(SystemExit):
+            main(["--folder", str(tmp_path), path])
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")

@@ -22,7 +22,9 @@ from convexinit.molecules.tokens import (
     END,
     NO_TOKEN,
     PADDING,
+    SPECIAL,
     START,
+    SYMBOLS,
     Vocabulary,
     learn_vocabulary,
     split_symbols,
@@ -63,7 +65,10 @@ class CorpusSettings(Section):
 
     recombined: float = option("attempts to make a new molecule per real one", at_least(0))
     spellings: int = option("random SMILES of every molecule", at_least(1))
-    vocabulary: int = option("number of tokens; 41 of them are single symbols", between(41, 10_000))
+    vocabulary: int = option(
+        "number of tokens: 3 special ones, 38 single symbols, and groups of these",
+        between(len(SPECIAL) + len(SYMBOLS), 10_000),
+    )
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from rdkit import Chem
 
 from convexinit.molecules.chemistry import HEAVY_ATOMS, standardise
 
-SMALLEST_PIECE = 2  # heavy atoms
+SMALLEST_PIECE = 3  # heavy atoms
 
-_FIRST_ATOM = re.compile(r"\[[^\]]+\]|Cl|Br|[BCNOPSFIcnops]")
+_ATOM = re.compile(r"\[[^\]]+\]|Cl|Br|[BCNOPSFIcnops]")  # but hydrogen, in a SMILES
 # A ring closure number that no piece uses: it bonds the first atoms of both pieces.
 _BOND = "-%99"
 
@@ -29,7 +29,7 @@ def cut(smiles: str, source: random.Random) -> list[str]:
         source: of randomness.
 
     Returns:
-        Two pieces of at least two heavy atoms, or an empty list where no bond can be cut.
+        Two pieces of at least three heavy atoms, or an empty list where no bond can be cut.
         Bonds between two atoms other than carbon are never cut.
     """
     molecule = Chem.MolFromSmiles(smiles)
@@ -49,9 +49,9 @@ def cut(smiles: str, source: random.Random) -> list[str]:
     for piece in Chem.GetMolFrags(halves, asMols=True):
         mark = next(atom.GetIdx() for atom in piece.GetAtoms() if atom.GetAtomicNum() == 0)
         text = Chem.MolToSmiles(piece, rootedAtAtom=mark)
-        if piece.GetNumHeavyAtoms() > SMALLEST_PIECE and text[0] == "*":
+        if piece.GetNumHeavyAtoms() >= SMALLEST_PIECE and text[0] == "*":
             pieces.append(text[1:])
-    return pieces if len(pieces) == 2 and all(map(_FIRST_ATOM.match, pieces)) else []
+    return pieces if len(pieces) == 2 and all(map(_ATOM.match, pieces)) else []
 
 
 def join(first: str, second: str) -> str | None:
@@ -61,7 +61,7 @@ def join(first: str, second: str) -> str | None:
         >>> join("c1ccccc1", "CCO")
         'OCCc1ccccc1'
     """
-    atoms = [_FIRST_ATOM.match(piece) for piece in (first, second)]
+    atoms = [_ATOM.match(piece) for piece in (first, second)]
     if not any(atom and atom[0] in "Cc" for atom in atoms):
         return None  # bonds between two atoms other than carbon are rarely stable
     joined = ".".join(
@@ -97,4 +97,4 @@ def recombine(smiles: Sequence[str], count: int, seed: int) -> list[str]:
 
 def _size(piece: str) -> int:
     """Heavy atoms of a piece, from its text."""
-    return len(re.findall(r"\[[^\]]+\]|Cl|Br|[BCNOPSFIcnops]", piece))
+    return len(_ATOM.findall(piece))

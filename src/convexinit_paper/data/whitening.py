@@ -63,20 +63,19 @@ def whitening_bytes(features: int) -> int:
     return 8 * _MATRICES * features**2
 
 
-def fit_whitening(pixels: Tensor, kind: str, white: int, epsilon: float = EPSILON) -> Whitening:
+def fit_whitening(pixels: Tensor, kind: str, white: int) -> Whitening:
     """The whitening of a training set, its pixels scaled to [0, 1] first.
 
     Args:
         pixels: uint8 ``[n, d]``, the training set.
         kind: "pca" or "zca".
         white: the pixel value that counts as 1.
-        epsilon: added to the eigenvalues of the covariance of the scaled pixels, above 0.
 
     Raises:
-        ValueError: kind or epsilon out of range.
+        ValueError: kind out of range.
     """
     mean, covariance = pixel_moments(pixels)
-    return Whitening(mean / white, whitening_matrix(covariance / white**2, kind, epsilon), white)
+    return Whitening(mean / white, whitening_matrix(covariance / white**2, kind, EPSILON), white)
 
 
 def pixel_moments(pixels: Tensor) -> tuple[Tensor, Tensor]:

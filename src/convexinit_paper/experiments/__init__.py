@@ -26,7 +26,6 @@ from convexinit_paper.request.config import field_names, parse_settings
 from convexinit_paper.request.options import one_of, require
 from convexinit_paper.request.paths import with_user_paths
 from convexinit_paper.request.request import Request, parse_request
-from convexinit_paper.request.unused import without_effect
 from convexinit_paper.store.checkpoints import checkpoint_folder
 from convexinit_paper.store.failures import recorded_failure
 from convexinit_paper.store.identity import Config
@@ -34,7 +33,8 @@ from convexinit_paper.store.locks import claimed
 from convexinit_paper.store.provenance import git_revision
 from convexinit_paper.store.runs import Outcome, is_intact, store
 from convexinit_paper.store.staging import set_aside, staging
-from convexinit_paper.tracking import log_run
+from convexinit_paper.tracking import log_run, remind_of_unsent
+from convexinit_paper.training.unused import without_effect
 
 TASKS = one_of(module.name for module in pkgutil.iter_modules(__path__))
 
@@ -107,6 +107,7 @@ def run_experiment(config: Config) -> Path:
         request = identified(request)
     folder = request.folder
     if not request.force and is_intact(folder):
+        remind_of_unsent([folder], request.logger)
         return folder
     with claimed(folder):
         if not request.force and folder.exists():

@@ -20,6 +20,8 @@ from convexinit_paper.request.process import begin_command
 from convexinit_paper.store.errors import RunError
 from convexinit_paper.store.runs import Run, read_runs
 
+# Where figures and tables of other runs than these go: what is committed stays what it is.
+DRAWN = "drawn"
 # Where runs are read from, and where figures and tables go.
 FOLDERS = {
     "paper": (Path("results/recorded"), Path("results")),
@@ -29,7 +31,8 @@ EPILOG = """\
 Each figure NAME becomes OUT/figures/NAME.pdf, .png and OUT/tables/NAME.csv, the numbers in it;
 a table becomes OUT/tables/NAME.csv and .md; table-1 also .tex, and its sign tests in two files.
 claims becomes OUT/claims.md and .csv: the paper's claims, checked on the stored runs.
-What is missing is printed with the command that produces it; such runs go to results/runs:
+What is missing is printed with the command that produces it; such runs go to results/runs, and
+what is drawn of them to results/drawn:
   python -m convexinit_paper.figures --runs results/runs
 
 Which runs are used: those made with exactly the options that the figure's protocol fixes (model,
@@ -74,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="where figures/ and tables/ are written (default: "
         + ", ".join(f"{out} at scale {scale}" for scale, (_, out) in FOLDERS.items())
-        + ")",
+        + f"; with --runs the folder {DRAWN} beside that one)",
     )
     return result
 
@@ -86,12 +89,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.names:
         if name not in FIGURES:
             command_line.error(f"unknown figure {name!r}; choose from {', '.join(FIGURES)}")
-    default_runs, default_out = FOLDERS[options.scale]
-    root = options.runs or default_runs
+    root, out = FOLDERS[options.scale]
+    if options.runs not in (None, root):
+        root, out = options.runs, options.runs.parent / DRAWN
+    out = options.out or out
     drawn: dict[str, bool] = {}
     reported: set[str] = set()
     failures: dict[str, list[str]] = {}
-    out = options.out or default_out
     try:
         runs = read_runs(root)
         for name in options.names or FIGURES:
@@ -191,7 +195,7 @@ def report(selection: Selection, root: Path) -> list[str]:
     if selection.runs:
         extent = counted(len(selection.common["seeds"]), "seed")
         if "trainer.epochs" in selection.common:
-            extent += f" x {selection.common['trainer.epochs']} epochs"
+            extent += f" x {counted(selection.common['trainer.epochs'], 'epoch')}"
         folders = ", ".join(run.folder.name for run in selection.runs.values())
         lines.append(f"{title}: {extent}; runs {folders}")
     for part in selection.incomplete:

@@ -63,9 +63,9 @@ def on_image(name: str, compared: Variants, more: str = "") -> Panel:
     return Panel(name, f"{DATA_SETS[name].title}{more}", compared, instead=instead)
 
 
-def on_images(compared: Variants, more: str = "") -> list[Panel]:
+def on_images(compared: Variants) -> list[Panel]:
     """The same on each of the paper's data sets of images."""
-    return [on_image(name, compared, more) for name in IMAGES]
+    return [on_image(name, compared) for name in IMAGES]
 
 
 def of_depth(name: str, depth: int, compared: Variants = PAPER) -> Panel:

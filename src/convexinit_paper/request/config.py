@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from convexinit_paper.request.options import ConfigError, OutOfRangeError
-from convexinit_paper.request.quoting import argument, run_command
+from convexinit_paper.request.quoting import argument, option_text, run_command
 from convexinit_paper.request.suggestions import did_you_mean
 from convexinit_paper.store.identity import CONTENTS
 
@@ -52,7 +52,8 @@ def parse_section(kind: type[T], options: dict[str, Any], section: str) -> T:
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         if "is not a ListConfig" in reason:
-            reason = f"must be a list such as [3,7]; got {options[str(error.full_key)]!r}"
+            value = options[str(error.full_key)]
+            reason = f"must be a list such as [{option_text(value)}]; got {value!r}"
         raise ConfigError(f"{section}.{error.full_key}: {reason}") from error
     except OutOfRangeError as error:
         raise error.within(section) from error

@@ -76,7 +76,10 @@ def defaults_of(config: Config) -> Config:
         name = config.get(group, {}).get("name")
         if (CONF / group / f"{name}.yaml").exists():
             choices.append(argument(group, name))
-    return _composed(*choices)
+    usual = _composed(*choices)
+    if config.get("task") == "final_training":  # whose cell is chosen: how, is no option of it
+        return {**usual, "search": {}}
+    return usual
 
 
 _composed = cache(composed)

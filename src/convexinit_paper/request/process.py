@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import sys
+import warnings
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -26,6 +27,25 @@ def begin_command() -> None:
     _use_utf8()
     codecs.register_error(ESCAPED, _escape)
     sys.stdout, sys.stderr = _outlet(sys.stdout), _outlet(sys.stderr)
+    show_warnings_shortly()
+
+
+def show_warnings_shortly() -> None:
+    """Let warnings of this project be shown as ``warning: <text>``, without a line of its code."""
+    usual = warnings.formatwarning
+
+    def shortly(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,
+    ) -> str:
+        if category is UserWarning and "site-packages" not in filename:
+            return f"warning: {message}\n"
+        return usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = shortly
 
 
 def is_interruption(error: BaseException | None) -> bool:

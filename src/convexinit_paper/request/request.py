@@ -104,7 +104,7 @@ def parse_request(config: Config, sections: Collection[str]) -> Request:
         raise ConfigError(
             f"the experiment {config['name']} does not use the option {unused[0]}.{hint}"
         )
-    variant = config["model"].get("name")
+    variant = config.get("model", {}).get("name")
     require(WORD.holds(variant), "model.name", WORD.words, variant)
     seeds = parse_seeds(config.get("seeds"))
     shared: dict[str, Any] = {name: config.get(name) for name in SHARED}

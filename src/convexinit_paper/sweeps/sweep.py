@@ -27,6 +27,7 @@ from convexinit_paper.store.errors import AccessError
 from convexinit_paper.store.failures import failure_log, one_line, read_failure
 from convexinit_paper.store.identity import Config
 from convexinit_paper.store.runs import is_intact, is_stored
+from convexinit_paper.tracking import remind_of_unsent
 
 POLL_SECONDS = 0.5
 
@@ -110,6 +111,7 @@ def jobs_of(overrides: Sequence[Sequence[str]], configs: Sequence[Config]) -> li
         if job.missing:
             with suppress(OSError):
                 failure_log(job.folder).unlink(missing_ok=True)
+    remind_of_unsent([job.folder for job in jobs.values() if not job.missing], request.logger)
     return list(jobs.values())
 
 

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Generator, Tensor, nn
 
+from convexinit.activations import ACTIVATIONS, check_convex_activation
 from convexinit.difference import ConvexDifference
 from convexinit.init import BIAS_RULES, DISTRIBUTIONS, he_normal_, lecun_normal_
 from convexinit.init_network import init_icnn_
@@ -33,7 +34,16 @@ from convexinit_paper.training.loop import Split, epoch_order
 from convexinit_paper.training.memory import BYTES, FEWER_WEIGHTS, require_memory
 from convexinit_paper.training.randomness import seeded_generator
 
-INITIALISATIONS = ("he", "principled", "orthogonal", "bias_only", "lsuv", "principled_lsuv")
+OF_MOMENTS = ("rho", "variance", "bias_noise", "distribution", "bias_rule")
+# Each with the options that it uses in a convex network.
+INITIALISATIONS: dict[str, tuple[str, ...]] = {
+    "he": (),
+    "principled": OF_MOMENTS,
+    "orthogonal": ("variance",),
+    "bias_only": ("rho", "variance", "bias_noise"),
+    "lsuv": ("variance", "bias_rule"),
+    "principled_lsuv": OF_MOMENTS,
+}
 DATA_DRIVEN = ("lsuv", "principled_lsuv")
 ARCHITECTURES = ("fully_connected", "convolutional")
 
@@ -76,7 +86,7 @@ class ModelSettings(Section):
             lambda widths: widths is None or (bool(widths) and min(widths) >= 1),
         ),
     )
-    activation: str = option("name of the activation")
+    activation: str = option("of all layers but the last", one_of(ACTIVATIONS))
     positivity: str = option("how weights are kept non-negative", one_of(POSITIVITY))
     rho: float = option(
         "target correlation of the principled initialisation",
@@ -93,6 +103,8 @@ class ModelSettings(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         resolve_positivity(self.positivity)
+        if self.convex:
+            check_convex_activation(self.activation)
         if self.widths is None:
             enough = self.num_hidden is not None and self.num_hidden >= 1
             require(enough, "num_hidden", "at least 1", self.num_hidden, "widths is null")
@@ -209,6 +221,8 @@ def _initialise_(
     network: MLP | CNN, settings: ModelSettings, generator: Generator, inputs: Tensor | None
 ) -> MLP | CNN:
     """Draw the initial weights of a network, in place; arguments as in :func:`build_network`."""
+    layers = cast("list[Linear]", list(network.layers))
+    first, *later = layers
     if settings.init in ("principled", "bias_only", "principled_lsuv"):
         init_icnn_(
             network,
@@ -221,9 +235,7 @@ def _initialise_(
             generator=generator,
             method="moments",
         )
-    layers = cast("list[Linear]", list(network.layers))
-    first, *later = layers
-    if settings.init == "orthogonal" and settings.convex:
+    elif settings.init == "orthogonal" and settings.convex:
         init_icnn_(
             network,
             activation=settings.activation,
@@ -237,7 +249,7 @@ def _initialise_(
         gain = activation_moments(settings.activation).second_moment ** -0.5
         for layer in later:
             nn.init.orthogonal_(layer.weight, gain, generator)
-    if settings.init in ("he", "bias_only", "lsuv"):
+    if settings.init in ("he", "bias_only", "lsuv"):  # bias_only keeps the biases drawn above
         lecun_normal_(first.weight, generator)
         for layer in later:
             # Raw values: "default" means He whatever the positivity map makes of them.

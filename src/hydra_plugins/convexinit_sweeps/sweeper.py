@@ -24,10 +24,10 @@ class MissingRunsSweeper(BasicSweeper):
         """Run the sweep that the arguments of the command line ask for.
 
         Raises:
-            ConfigError: if an option of the sweep is out of range.
+            ConfigError: if an option of the sweep is out of range or has no effect.
             SystemExit: with code 1, if a run failed.
         """
-        from convexinit_paper.request.options import require
+        from convexinit_paper.request.options import ConfigError, require
         from convexinit_paper.request.paths import expanded
         from convexinit_paper.store.failures import one_line
         from convexinit_paper.sweeps.sweep import jobs_of, progress, summary, unfinished
@@ -37,6 +37,12 @@ class MissingRunsSweeper(BasicSweeper):
         most = self.max_batch_size
         fits = most is None or (type(most) is int and most >= 1)
         require(fits, "hydra.sweeper.max_batch_size", "at least 1, or null for all", most)
+        grid = self.config.hydra.runtime.choices.get("grid")
+        if grid is not None and not self.params:
+            raise ConfigError(
+                f"grid={grid} has no effect in this experiment, which trains the best cell of a "
+                f"grid: search.grid={grid}"
+            )
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         parsed = parser.parse_overrides([*self._parse_config(), *arguments])
         [combinations] = self.split_arguments(parsed, None)

@@ -1,4 +1,4 @@
-"""Options of a model that its initialisation or the experiment does not use."""
+"""Options that a model's initialisation or the experiment does not use."""
 
 from __future__ import annotations
 
@@ -8,21 +8,14 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 
 from convexinit_paper.request.config import CONF
+from convexinit_paper.training.models import INITIALISATIONS, OF_MOMENTS
 
-_OF_MOMENTS = ("rho", "variance", "bias_noise", "distribution", "bias_rule")
-# What each initialisation of a convex network uses.
-USES = {
-    "he": (),
-    "principled": _OF_MOMENTS,
-    "orthogonal": ("variance",),
-    "bias_only": ("rho", "variance", "bias_noise"),
-    "lsuv": ("variance", "bias_rule"),
-    "principled_lsuv": _OF_MOMENTS,
-}
 # What convex networks use, whatever their initialisation.
 _OF_CONVEX = ("positivity",)
 # What the experiment signal_propagation says by widths of its own.
 _OF_WIDTHS = ("num_hidden", "width", "widths")
+# Tasks that train their seeds in groups where not all fit into memory.
+_IN_GROUPS = ("training_dynamics", "depth", "best_of_grid", "final_training")
 
 
 def without_effect(config: dict[str, Any]) -> list[str]:
@@ -38,18 +31,31 @@ def without_effect(config: dict[str, Any]) -> list[str]:
         ['model.rho=0.1 has no effect where model.init=he, but with model.init=principled, \
 bias_only, principled_lsuv']
     """
-    model, defaults = config["model"], _defaults()
-    init, convex = str(model.get("init")), model.get("convex")
-    if init not in USES:
+    at_once = config.get("seeds_at_once")
+    of_run = []
+    if at_once is not None and config["task"] not in _IN_GROUPS:
+        of_run = [f"seeds_at_once={at_once} has no effect in this experiment"]
+    return of_run + _of_model(config["model"], config["task"])
+
+
+def _of_model(model: dict[str, Any], task: str) -> list[str]:
+    """The same of the options of a model.
+
+    Args:
+        model: the section.
+        task: of the experiment.
+    """
+    init, convex, defaults = str(model.get("init")), model.get("convex"), _defaults()
+    if init not in INITIALISATIONS:
         return []
-    used = (*USES[init], *_OF_CONVEX) if convex else ()
+    used = (*INITIALISATIONS[init], *_OF_CONVEX) if convex else ()
     where = f"model.init={init}" if convex else "model.convex=false"
     of_others = {
         name: f"where {where}, but with {_users(name, bool(convex))}"
-        for name in (*_OF_MOMENTS, *_OF_CONVEX)
+        for name in (*OF_MOMENTS, *_OF_CONVEX)
         if name not in used
     }
-    if config["task"] == "signal_propagation":
+    if task == "signal_propagation":
         of_others |= dict.fromkeys(_OF_WIDTHS, "here, as signal.widths are those of all layers")
     return [
         f"model.{name}={model[name]} has no effect {reason}"
@@ -65,7 +71,7 @@ def _users(name: str, convex: bool) -> str:
         name: of the option.
         convex: whether the network is.
     """
-    initialisations = ", ".join(init for init, names in USES.items() if name in names)
+    initialisations = ", ".join(init for init, names in INITIALISATIONS.items() if name in names)
     choices = [] if convex else ["model.convex=true"]
     return " and ".join([*choices, f"model.init={initialisations}"] if initialisations else choices)
 
