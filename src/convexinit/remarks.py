@@ -98,7 +98,7 @@ def _of_layers(
             )
         if abs(mean) > _TOLERATED[0] or abs(variance) > _TOLERATED[1]:
             centred = one.biases or one.starts
-            of_mean = f"the mean {target.mean + mean * target.std:.3g} and " if centred else ""
+            of_mean = f"the mean {target.mean + round(mean, 3) * target.std:.3g} and " if centred else ""
             moments = f"{of_mean}the variance {(1 + variance) * target.variance_of(one):.3g}"
             if again and (target.convex_path or not one.constrained):
                 later.append((max(abs(mean), abs(variance)), one.name, moments))
