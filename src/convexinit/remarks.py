@@ -232,7 +232,7 @@ def _of_output(found: Found, output: Tensor, target: Target) -> list[str]:
         values = values.sum(1, keepdim=True)
         values += target.mean - values.mean()
         what, whole = "what the network differentiates", found.trace.differentiated_rows
-    if found.end.value is None or not torch.equal(found.end.value.flatten(), whole.flatten()):
+    if not torch.equal(first_of(found.end.output).flatten(), whole.flatten()):
         what += ", without what is added to it last,"
     # The means of positions may differ from each other, or not.
     least, most = float(values.var(0, correction=0).mean()), float(values.var(correction=0))
