@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 from convexinit.assignment import is_finite
 from convexinit.calls import PassEnded, Watch, Way
+from convexinit.evaluation import first_of
 from convexinit.found import Found, FoundLayer, PreActivation, ways_to_sums
 from convexinit.init import Distribution
 from convexinit.nested import tensors_in
@@ -162,7 +163,8 @@ class Filling(Watch):
         self._statistics, self._rescaled = statistics, rescaled
         self._starts = bool(found.renewed)
         self._gated = found.gated
-        self._end = -1 if found.end is None else found.end.index
+        end = found.end
+        self._end, self._end_name = (-1, "") if end is None else (end.index, end.name)
         self._bent = found.bent
         self._foreseen = not drawing or (
             not statistics and not rescaled and all(map(found.is_foreseen, found.pre_activations))
@@ -263,15 +265,20 @@ class Filling(Watch):
                 self._fill(one, output)
             self._used |= {id(layer.raw) for layer in one.constrained + one.free + one.squared}
             self._used |= {id(option.parameter) for option in one.biases[:1]}
-        if (one := self._gated.get(index)) and isinstance(output, Tensor):
-            product, shape = self._place(one, output)
-            signal = Signal.of(product.by_unit(one.seen(output.detach(), shape)).double())
-            self.gated[one] = float(signal.means.mean()), signal.variance
-        if index == self._end and isinstance(output, Tensor):
-            self.output = output.detach()
+        if one := self._gated.get(index):
+            self._measure_gated(one, output)
+        if index == self._end and getattr(function, "__name__", "") == self._end_name:
+            self.output = first_of(output).detach()
         if index == max(self._last, self._end) and not (self._statistics or self._starts):
             self.count += 1
             raise PassEnded
+
+    def _measure_gated(self, one: PreActivation, output: Any) -> None:
+        """Keep the moments of a pre-activation behind its gates."""
+        product, shape = self._place(one, output)
+        if isinstance(output, Tensor) and output.numel() == shape.numel():
+            signal = Signal.of(product.by_unit(one.seen(output.detach(), shape)).double())
+            self.gated[one] = float(signal.means.mean()), signal.variance
 
     def on_start(self, tensors: list[Tensor], output: Any) -> None:
         """Measure what a normalisation makes of a pre-activation on its first batch."""

@@ -201,6 +201,7 @@ def _raw_weights(
     if not problems and not any(layer.curved for found in founds for layer in found.layers):
         raise no_convex_layer("to keep convex")
     names = {id(parameter): name for name, parameter in network.named_parameters()}
+    bounded = [str(one) for one in unseen if one.bounded and not one.is_weight]
     factors = [one.parameter for one in unseen if one.only_negative and not one.is_weight]
     raws: dict[int, Tensor] = {}
     written: dict[str, WeightMap] = {}
@@ -239,6 +240,12 @@ def _raw_weights(
             "the network stays convex only while these factors of its convex path are not negative:"
             f" {', '.join(dict.fromkeys(factors))}; name them with weights=[...], or compute them "
             "by a map such as softplus",
+            stacklevel=3,
+        )
+    if bounded:
+        warnings.warn(
+            "the network stays convex only while these are not above 1 either: "
+            f"{', '.join(dict.fromkeys(bounded))}; compute them by a map such as sigmoid",
             stacklevel=3,
         )
     for message in apart_remarks(apart_from_all(founds), "projected"):

@@ -98,7 +98,9 @@ def _of_layers(
             )
         if abs(mean) > _TOLERATED[0] or abs(variance) > _TOLERATED[1]:
             centred = one.biases or one.starts
-            of_mean = f"the mean {target.mean + round(mean, 3) * target.std:.3g} and " if centred else ""
+            of_mean = (
+                f"the mean {target.mean + round(mean, 3) * target.std:.3g} and " if centred else ""
+            )
             moments = f"{of_mean}the variance {(1 + variance) * target.variance_of(one):.3g}"
             if again and (target.convex_path or not one.constrained):
                 later.append((max(abs(mean), abs(variance)), one.name, moments))
@@ -256,7 +258,7 @@ def _of_output(found: Found, output: Tensor, target: Target) -> list[str]:
         values = values.sum(1, keepdim=True)
         values += target.mean - values.mean()
         what, whole = "what the network differentiates", found.trace.differentiated_rows
-    if found.end.value is None or not torch.equal(found.end.value.flatten(), whole.flatten()):
+    if not torch.equal(first_of(found.end.output).flatten(), whole.flatten()):
         what += ", without what is added to it last,"
     # The means of positions may differ from each other, or not.
     least, most = float(values.var(0, correction=0).mean()), float(values.var(correction=0))

@@ -41,6 +41,7 @@ class Unseen:
         curved: whether it meets what is not affine.
         breaks: whether some of its values end convexity.
         only_negative: whether negative values do, and others do not.
+        bounded: whether large values do, and small positive ones do not, as of a slope below zero.
     """
 
     parameter: str
@@ -52,6 +53,7 @@ class Unseen:
     curved: bool
     breaks: bool
     only_negative: bool
+    bounded: bool = False
 
     @property
     def is_layer(self) -> bool:
@@ -122,7 +124,8 @@ def _unseen(trace: Trace, call: Call, operand: Tensor, leaf: Tensor, name: str) 
     draws /= max(1, leaf[:1].numel() if leaf.ndim > 1 else 1) ** 0.5
     signs = torch.randint(2, leaf.shape, generator=source, device="cpu").to(leaf) * 2 - 1
     try:
-        operands = [*map(call.function_of(leaf, operand), (draws, -draws, draws * signs))]
+        function = call.function_of(leaf, operand)
+        operands = [function(draws * sign) for sign in (1, -1, signs, 9)]
     except (RuntimeError, TypeError):
         return None
     above = operands[0]
@@ -137,12 +140,13 @@ def _unseen(trace: Trace, call: Call, operand: Tensor, leaf: Tensor, name: str) 
 
     sums = _sums(result, above)
     sums_later = any(_sums(after, above) for after in _summed_after(trace, call, result))
+    *holds, holds_far = holds
     breaks = not all(holds)
-    if not (breaks or sums or sums_later):
+    if not (breaks or sums or sums_later or not holds_far):
         return None
     return Unseen(
         name, leaf, operand.detach(), call.name, sums, sums_later, bool(curved), breaks,
-        holds[0] and not holds[1],
+        holds[0] and not holds[1], holds[0] and not holds_far,
     )  # fmt: skip
 
 

@@ -334,6 +334,7 @@ ROWS = [torch.randn(4096, size, generator=generator(size)) for size in (3, 6)]
         lambda s, x, g: torch.logsumexp(s, 1),
         lambda s, x, g: F.softplus(s).mean(1).square() / 100,
         lambda s, x, g: (F.softplus(sum(s.unbind(1))), s),
+        lambda s, x, g: (10 * F.softplus(s)).max(1).values,
         lambda s, x, g: F.relu(s).sum(1)[:, None],
     ],
 )
