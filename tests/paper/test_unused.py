@@ -91,6 +91,15 @@ def test_groups_of_seeds_have_an_effect_where_images_are_trained_on():
         assert not messages(f"experiment={experiment}", "seeds_at_once=2")
 
 
+def test_minutes_between_checkpoints_have_an_effect_where_checkpoints_go_by_time():
+    message = ["checkpoint_minutes=5 has no effect in this experiment"]
+    for experiment in ("level_sets", "signal_propagation", "your_network", "autoencoder"):
+        assert messages(f"experiment={experiment}", "checkpoint_minutes=5") == message
+        assert not messages(f"experiment={experiment}", "checkpoint_minutes=10")
+    for experiment in ("mnist", "depth", "generalisation", "generalisation_final", "tox21"):
+        assert not messages(f"experiment={experiment}", "checkpoint_minutes=5")
+
+
 def test_a_run_warns_and_goes_on(tmp_path):
     config = composed(
         "model=icnn", "model.rho=0.1", "trainer.epochs=1", "seeds=1", f"results_dir={tmp_path}"

@@ -14,8 +14,12 @@ from convexinit_paper.training.models import INITIALISATIONS, OF_MOMENTS
 _OF_CONVEX = ("positivity",)
 # What the experiment signal_propagation says by widths of its own.
 _OF_WIDTHS = ("num_hidden", "width", "widths")
-# Tasks that train their seeds in groups where not all fit into memory.
-_IN_GROUPS = ("training_dynamics", "depth", "best_of_grid", "final_training")
+# Tasks that an option of all runs has no effect in; one of a user's own may use any.
+_WITHOUT_MINUTES = ("autoencoder", "level_sets", "signal_propagation", "your_network")
+_OF_OTHER_TASKS = {
+    "checkpoint_minutes": _WITHOUT_MINUTES,
+    "seeds_at_once": (*_WITHOUT_MINUTES, "tox21"),
+}
 
 
 def without_effect(config: dict[str, Any]) -> list[str]:
@@ -31,10 +35,12 @@ def without_effect(config: dict[str, Any]) -> list[str]:
         ['model.rho=0.1 has no effect where model.init=he, but with model.init=principled, \
 bias_only, principled_lsuv']
     """
-    at_once = config.get("seeds_at_once")
-    of_run = []
-    if at_once is not None and config["task"] not in _IN_GROUPS:
-        of_run = [f"seeds_at_once={at_once} has no effect in this experiment"]
+    defaults = _defaults("config.yaml")
+    of_run = [
+        f"{name}={config[name]} has no effect in this experiment"
+        for name, tasks in _OF_OTHER_TASKS.items()
+        if config["task"] in tasks and config.get(name, defaults[name]) != defaults[name]
+    ]
     return of_run + _of_model(config["model"], config["task"])
 
 
@@ -45,7 +51,8 @@ def _of_model(model: dict[str, Any], task: str) -> list[str]:
         model: the section.
         task: of the experiment.
     """
-    init, convex, defaults = str(model.get("init")), model.get("convex"), _defaults()
+    init, convex = str(model.get("init")), model.get("convex")
+    defaults = _defaults("network/fully_connected.yaml")  # that all model variants share
     if init not in INITIALISATIONS:
         return []
     used = (*INITIALISATIONS[init], *_OF_CONVEX) if convex else ()
@@ -77,7 +84,6 @@ def _users(name: str, convex: bool) -> str:
 
 
 @cache
-def _defaults() -> dict[str, Any]:
-    """What all model variants share."""
-    path = CONF / "network" / "fully_connected.yaml"
-    return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(path)))
+def _defaults(name: str) -> dict[str, Any]:
+    """The options of one file below ``conf``, as they are written there."""
+    return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(CONF / name)))
