@@ -138,7 +138,7 @@ def _unseen(trace: Trace, call: Call, operand: Tensor, leaf: Tensor, name: str) 
     def result(values: Tensor) -> Tensor | None:
         return trace.result_at(call, moving, at_first, {id(operand): values})
 
-    sums = _sums(result, above)
+    sums = call.name not in MULTIPLICATIONS and _sums(result, above)
     sums_later = any(_sums(after, above) for after in _summed_after(trace, call, result))
     *holds, holds_far = holds
     breaks = not all(holds)
