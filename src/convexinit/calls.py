@@ -106,9 +106,10 @@ class Watch(TorchFunctionMode):
             with self:
                 total = reduce(torch.add, join.parts)
                 return total / len(join.parts) if name == "mean" else total
-        if join is not None and (columns := join.columns_of(name, args, kwargs)) is not None:
-            weights = self._joins.get(id(args[1]))
-            if runs := self.runs_of(join, columns, args[1], weights):
+        if join is not None and self.is_mixed(join):
+            columns = join.columns_of(name, args, kwargs)
+            weights = None if columns is None else self._joins.get(id(args[1]))
+            if columns is not None and (runs := self.runs_of(join, columns, args[1], weights)):
                 self.on_parts(join.whole)
                 return join.in_parts(runs, columns, (function, args, kwargs), weights, self)
         operands = tensors_in(args, kwargs)
@@ -135,6 +136,10 @@ class Watch(TorchFunctionMode):
             self.count += 1
         return output
 
+    def is_mixed(self, join: Join) -> bool:
+        """Whether a linear operation on what was joined may have to be made part by part."""
+        return self.count in self._splits
+
     def runs_of(self, join: Join, columns: int, weight: Tensor, weights: Join | None) -> list[int]:
         """How many parts of what was joined a linear operation is to read at once, [] for all.
 
@@ -144,7 +149,7 @@ class Watch(TorchFunctionMode):
             weight: of the operation.
             weights: what that was joined of, None if it was not.
         """
-        return self._splits.get(self.count, [])
+        return self._splits[self.count]
 
     def on_parts(self, whole: Tensor) -> None:
         """What was joined is read apart, as where a stack is added up along its first dimension."""

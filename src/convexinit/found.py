@@ -318,15 +318,17 @@ class Found:
         Then it is known, without another pass, what it will be.
         """
         members = one.constrained + one.free + one.squared
-        if len({id(layer.raw) for layer in members}) < len(members):
-            return False
+        users = self.trace.users
         for layer in members:
-            own = {other.call for other in members if other.owner is layer.owner}
-            if {*self.trace.users.get(id(layer.owner), ())} != own:
-                return False
+            if users.get(id(layer.raw)) != [layer.call]:
+                # Unless each has a part of it that no other has.
+                sharing = [other for other in members if other.owner is layer.owner]
+                apart = len({id(other.raw) for other in sharing}) == len(sharing)
+                if not apart or {*users.get(id(layer.owner), ())} != {m.call for m in sharing}:
+                    return False
         biases = one.squared_biases + [option.parameter for option in one.biases[:1]]
         ways = [[layer.call] for layer in members]
-        ways += [self.trace.users.get(id(bias), []) for bias in biases]
+        ways += [users.get(id(bias), []) for bias in biases]
         return (
             (one.starts or not one.normalised)
             and self.bent.isdisjoint(map(id, biases))

@@ -119,15 +119,18 @@ class Trace(Watch):
             call.consumers = [user for user in call.consumers if id(user) in parts]
         raise PassEnded
 
+    def is_mixed(self, join: Join) -> bool:
+        """Whether some of the parts bend, and others do not."""
+        levels = set(map(self.dependence, join.parts)) - {Dependence.CONSTANT}
+        return Dependence.CURVED in levels and len(levels) > 1
+
     def runs_of(self, join: Join, columns: int, weight: Tensor, weights: Join | None) -> list[int]:
         """Parts that bend are read apart from others where the weights of these are free.
 
         That is, where the network does not make these non-negative, and they do not look as if they
         were meant to be. For the arguments see :meth:`Watch.runs_of`.
         """
-        levels = list(map(self.dependence, join.parts))
-        if Dependence.CURVED not in levels or {*levels} <= {Dependence.CONSTANT, Dependence.CURVED}:
-            return []
+        levels = map(self.dependence, join.parts)
         kinds, runs = zip(*((kind, len([*run])) for kind, run in groupby(levels)), strict=True)
         sizes = join.sizes(runs)
         if weights is None or not weights.has(sizes, columns):
