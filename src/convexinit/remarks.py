@@ -158,9 +158,9 @@ def _of_gates(filled: Filling, target: Target) -> list[str]:
     off = [
         (abs(math.log(max(variance, 1e-30) / target.variance)), one.name, mean, variance)
         for one, (mean, variance) in filled.gated.items()
+        if (one.biases and abs(mean - target.mean) > _GATED[0] * target.std)
+        or not 1 / _GATED[1] <= variance / target.variance <= _GATED[1]
     ]
-    far = math.log(_GATED[1])
-    off = [one for one in off if one[0] > far or abs(one[2] - target.mean) > _GATED[0] * target.std]
     if not off:
         return []
     _, name, mean, variance = max(off)
