@@ -368,7 +368,10 @@ class Found:
 
 
 def _behind_gates(trace: Trace, one: PreActivation) -> Call | None:
-    """The last call that multiplies a pre-activation by functions of other inputs, or adds them."""
+    """The last call that multiplies a pre-activation by functions of other inputs, or adds them.
+
+    None if there is none, or it is not bent then, but added to others, say.
+    """
     call, gated = one.call, False
     while len(call.consumers) == 1:
         (user,) = call.consumers
@@ -383,7 +386,12 @@ def _behind_gates(trace: Trace, one: PreActivation) -> Call | None:
         ):
             break
         call, gated = user, gated or (scales and Dependence.CONTEXT in others)
-    return call if gated else None
+    bent = gated and any(
+        not user.product
+        and not trace.is_affine(user, [t for t in user.operands if user.made_by.get(id(t)) is call])
+        for user in call.consumers
+    )
+    return call if bent else None
 
 
 def _is_same(tensor: Tensor, parameter: Tensor) -> bool:

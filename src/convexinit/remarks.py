@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convexinit.calls import Call, calls_between, following
+from convexinit.calls import Call, calls_between, following, leads_only_to
 from convexinit.dropout import grows_noise
 from convexinit.evaluation import first_of
 from convexinit.filling_pass import Deviation, Filling, Target
@@ -41,7 +41,8 @@ def remarks(found: Found, filled: Filling, target: Target) -> list[str]:
     """
     reached, output = filled.deviations, filled.output
     messages = _of_layers(found, reached, target) + unseen_remarks(found.unseen)
-    messages += _of_first_layers(found, target) + _of_not_followed(found, target)
+    messages += _of_context(found) + _of_first_layers(found, target)
+    messages += _of_not_followed(found, target)
     messages += _of_gates(filled, target) + _of_concatenations(found)
     if output is not None and target.convex_path and _meets(found, reached):
         messages += _of_output(found, output, target)
@@ -155,6 +156,29 @@ def _of_first_layers(found: Found, target: Target) -> list[str]:
     ]
 
 
+def _of_context(found: Found) -> list[str]:
+    """A warning of biases of other inputs that were set, and that are read elsewhere too."""
+    context = {
+        f"{layer.name}.bias": layer.call for layer in found.layers if layer.role == "context"
+    }
+    shared = {
+        one.name: one.biases[0].name
+        for one in found.pre_activations
+        if one.biases
+        and one.biases[0].name in context
+        and not leads_only_to(context[one.biases[0].name], one.call)
+    }
+    if not shared:
+        return []
+    none = {name: {"bias": None} for name in shared}
+    return [
+        f"to centre {', '.join(shared)}, a bias of a layer of other inputs was set that is read "
+        f"elsewhere too, as by a gate: {', '.join(dict.fromkeys(shared.values()))}. Give what is "
+        "centred a bias of its own, or leave this one as it is: "
+        f"layers={none}"
+    ]
+
+
 def _of_not_followed(found: Found, target: Target) -> list[str]:
     """A warning of functions of the inputs that are far from the target and not followed."""
     messages = []
@@ -183,9 +207,9 @@ def _of_gates(filled: Filling, target: Target) -> list[str]:
     off = [
         (abs(math.log(max(variance, 1e-30) / target.variance)), one.name, mean, variance)
         for one, (mean, variance) in filled.gated.items()
+        if (one.biases and abs(mean - target.mean) > _GATED[0] * target.std)
+        or not 1 / _GATED[1] <= variance / target.variance <= _GATED[1]
     ]
-    far = math.log(_GATED[1])
-    off = [one for one in off if one[0] > far or abs(one[2] - target.mean) > _GATED[0] * target.std]
     if not off:
         return []
     _, name, mean, variance = max(off)

@@ -1,5 +1,6 @@
 """Networks that other people wrote: every kind is found and filled, or refused as a whole."""
 
+import ast
 import copy
 import itertools
 import math
@@ -821,6 +822,39 @@ def test_biases_of_context_are_taken_where_there_are_no_others():
         assert torch.equal(network.context.bias, before) is bias
         mean, _ = moments(network.context(inputs[0]) + network.first(inputs[1]))
         assert abs(mean) < 1e-3
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_biases_of_context_that_are_read_elsewhere_are_reported(shared):
+    class Conditioned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.context = nn.Linear(3, 16)
+            self.first, self.middle = (nn.Linear(n, 16, bias=n != 16) for n in (INPUTS, 16))
+            self.last = nn.Linear(16, 1)
+
+        def forward(self, u, y):
+            context = self.context(u)
+            z = F.softplus(self.first(y))
+            z = F.softplus(self.middle(z) + context)
+            return self.last(z * F.softplus(context) if shared else z)
+
+    torch.manual_seed(0)
+    network, inputs = Conditioned(), (normal(ROWS, 3, seed=1), normal(ROWS, INPUTS, seed=2))
+    before = network.context.bias.detach().clone()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        init_icnn_(network, inputs, convex=1, generator=generator())
+    messages = [str(one.message) for one in caught if "elsewhere" in str(one.message)]
+    assert len(messages) == shared
+    assert not torch.equal(network.context.bias, before)
+    if shared:
+        assert "to centre middle," in messages[0]
+        assert "as by a gate: context.bias." in messages[0]
+        network.context.bias.data.copy_(before)
+        said = ast.literal_eval(messages[0].split("layers=")[1])
+        init_icnn_(network, inputs, convex=1, layers=said, generator=generator())
+        assert torch.equal(network.context.bias, before)
 
 
 class EinsumGate(nn.Module):
