@@ -22,7 +22,6 @@ from convexinit.evaluation import (
     Inputs,
     checked,
     evaluated,
-    first_batches,
     first_of,
     forward,
     gives_numbers,
@@ -226,7 +225,7 @@ def _fill_(
                 torch.set_grad_enabled(found.returns_gradient or differentiates),
                 # What is differentiated may have been computed with weights before they are filled.
                 allow_mutation_on_saved_tensors() if differentiates else nullcontext(),
-                first_batches(found.renewed, filling.on_start),
+                evaluation.first_batches(found.renewed, filling.on_start),
                 filling,
                 suppress(PassEnded),
             ):

@@ -1,5 +1,6 @@
 """Modules that initialise themselves on the first batch that they see."""
 
+import copy
 import re
 import warnings
 
@@ -8,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from convexinit import init_icnn_
+from convexinit import check_signal, init_icnn_
 from support.foreign_networks import INPUTS, ActNorm, normal
 from support.networks import generator, unchanged
 
@@ -182,3 +183,49 @@ def test_an_error_of_a_first_batch_leaves_all_as_it_was():
     with unchanged(network), pytest.raises(ValueError, match=r"cannot be called .*no memory"):
         init_icnn_(network, X)
     assert not network.norm[1]._forward_pre_hooks
+
+
+class Option(ActNorm):
+    """With an option that looks like a flag; ``value`` is by what the result is multiplied."""
+
+    def __init__(self, value):
+        super().__init__(UNITS)
+        self.init_scale = value
+
+    def forward(self, x):
+        return super().forward(x) * (1.0 if self.init_scale is False else self.init_scale)
+
+
+class OptionAlone(nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.init_scale = value
+
+    def forward(self, x):
+        return x * (0.1 if self.init_scale is False else self.init_scale)
+
+
+@pytest.mark.parametrize("value", [True, False, torch.tensor(0.9)], ids=str)
+@pytest.mark.parametrize("seen", [False, True])
+@pytest.mark.parametrize("kind", [Option, OptionAlone])
+def test_options_with_the_name_of_a_flag_are_left_as_they_are(kind, seen, value):
+    network = Layers(JOINS["after the sum"])
+    network.norm = nn.ModuleList(kind(copy.deepcopy(value)) for _ in range(3))
+    if seen:
+        network.train()(3 * X)
+    network, _ = initialised(network)
+    for one in network.norm:
+        assert one.init_scale == value
+        assert getattr(one, "initialized", True)
+    for mean, variance in moments(network):
+        assert abs(mean) < 0.1
+        assert variance == pytest.approx(1, abs=0.25)
+
+
+def test_a_check_leaves_flags_that_are_plain_tensors():
+    network = Layers(JOINS["after the sum"])
+    for one in network.norm:
+        del one.initialized
+        one.initialized = torch.tensor(0)
+    check_signal(network, X)
+    assert not any(one.initialized for one in network.norm)
