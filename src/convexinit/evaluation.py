@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from convexinit.assignment import give_back_, is_finite
 from convexinit.checks import check_tensor
-from convexinit.nested import replace, tensors_in
+from convexinit.nested import replace
 
 Inputs = Tensor | tuple[Tensor, ...]
 Convex = int | Sequence[int] | Mapping[int, Any]
@@ -393,16 +393,10 @@ class Evaluation:
         return waiting
 
     @contextmanager
-    def first_batches(
-        self, modules: Collection[nn.Module], started: Callable[[list[Tensor], Any], None]
-    ) -> Iterator[None]:
+    def first_batches(self, modules: Collection[nn.Module]) -> Iterator[None]:
         """In it, modules take what they are called with first for their first batch.
 
         Calls of torch that they make of it are not seen by a mode around.
-
-        Args:
-            modules: some of those that initialise themselves.
-            started: called with the tensors that a module has read, and what it gives.
         """
         waiting = set(modules)
 
@@ -414,9 +408,8 @@ class Evaluation:
             self.reset(module)
             module.training = True
             with torch._C.DisableTorchFunction():
-                output = module.forward(*replace(args, torch.clone), **replace(kwargs, torch.clone))
-                module.training = False
-                started(tensors_in(args, kwargs), first_of(output))
+                module.forward(*replace(args, torch.clone), **replace(kwargs, torch.clone))
+            module.training = False
 
         with before_calls(modules, start):
             yield

@@ -212,6 +212,8 @@ def _fill_(
     statistics = set(map(id, evaluation.statistics))
     rescaled = _take_rescaled(found, statistics)
 
+    if found.late:  # some have seen a few of the rows
+        evaluation.start(again=evaluation.starting)
     before: dict[PreActivation, Deviation] = {}
     for number in range(_PASSES + 1):
         copies = [argument.detach().clone() for argument in arguments]
@@ -225,7 +227,7 @@ def _fill_(
                 torch.set_grad_enabled(found.returns_gradient or differentiates),
                 # What is differentiated may have been computed with weights before they are filled.
                 allow_mutation_on_saved_tensors() if differentiates else nullcontext(),
-                evaluation.first_batches(found.renewed, filling.on_start),
+                evaluation.first_batches(found.renewed),
                 filling,
                 suppress(PassEnded),
             ):
@@ -243,7 +245,7 @@ def _fill_(
         if number > 0:  # where what a correction does is not yet known
             before = filling.deviations
         if found.late and number < _PASSES_WITH_FIRST_BATCH:
-            evaluation.start(again=found.late)
+            evaluation.start(again=evaluation.starting)
     return filling
 
 

@@ -229,3 +229,65 @@ def test_a_check_leaves_flags_that_are_plain_tensors():
         one.initialized = torch.tensor(0)
     check_signal(network, X)
     assert not any(one.initialized for one in network.norm)
+
+
+def test_what_is_added_in_place_before_a_normalisation_is_no_layer_of_its_own():
+    def join(network, k, z, x):
+        s = network.convex[k](z)
+        s += network.skip[k](x)
+        return network.norm[k](s)
+
+    network, _ = initialised(Layers(join))
+    other, _ = initialised(Layers(JOINS["after the sum"]))
+    for one, another in zip(network.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, another)
+
+
+def test_a_normalisation_that_ends_with_an_activation_is_measured_before_it():
+    class Bent(ActNorm):
+        def forward(self, x):
+            return F.softplus(super().forward(x))
+
+    network = Layers(JOINS["after the sum"], first=nn.Sequential(nn.Linear(INPUTS, UNITS)))
+    network.norm = nn.ModuleList(Bent(UNITS) for _ in range(3))
+    _, messages = initialised(network)
+    assert not messages
+
+
+def test_a_few_rows_that_are_alike_do_not_matter():
+    """Also of modules that see their first batch before the pass, and after it."""
+
+    class Standardised(Scaled):
+        def __init__(self):
+            super().__init__(1.0)
+
+    class Network(Layers):
+        def signals(self, x):
+            return super().signals(self.inputs.forward(x))
+
+    x = X.clone()
+    x[:, 0] = torch.arange(len(x)) >= len(x) / 2
+    network, _ = initialised(Network(JOINS["after the sum"], inputs=Standardised()), x)
+    for mean, variance in moments(network, x):
+        assert abs(mean) < 0.1
+        assert variance == pytest.approx(1, abs=0.2)
+
+
+def test_normalisations_within_modules_that_scale_themselves_start_with_these():
+    class Around(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.norm = nn.Linear(UNITS, UNITS), ActNorm(UNITS)
+            nn.init.uniform_(self.linear.weight)
+            self.initialised, self.scale = False, nn.Parameter(torch.ones(UNITS))
+
+        def forward(self, z):
+            result = self.norm(self.linear(z))
+            if self.training and not self.initialised:
+                self.scale.data, self.initialised = 1 / result.detach().std(0), True
+            return result * self.scale
+
+    parts = nn.ModuleList(Around() for _ in range(4))
+    network, _ = initialised(Layers(lambda n, k, z, x: n.parts[k](z), depth=4, parts=parts))
+    for _, variance in moments(network, X)[:-1]:
+        assert variance == pytest.approx(1, abs=0.01)
