@@ -381,7 +381,10 @@ class Evaluation:
             return waiting
         for name in waiting:
             self.starting[name].training = True
-        forward(self._network, tuple(a[:rows] for a in self._arguments), self._call)
+        try:
+            forward(self._network, tuple(a[:rows] for a in self._arguments), self._call)
+        except ValueError:  # where it takes no other number of rows
+            forward(self._network, self._arguments, self._call)
         self._network.eval()
         for name in waiting:
             module, old = self.starting[name], before[name]

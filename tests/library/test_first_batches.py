@@ -291,3 +291,14 @@ def test_normalisations_within_modules_that_scale_themselves_start_with_these():
     network, _ = initialised(Layers(lambda n, k, z, x: n.parts[k](z), depth=4, parts=parts))
     for _, variance in moments(network, X)[:-1]:
         assert variance == pytest.approx(1, abs=0.01)
+
+
+def test_a_network_that_takes_one_number_of_rows_is_told_so():
+    class Fixed(Layers):
+        def signals(self, x):
+            return super().signals(x.view(1024, INPUTS))
+
+    network = Fixed(JOINS["after the sum"])
+    message = r"can be called with 1024 rows, but not with \d+ of them"
+    with unchanged(network), pytest.raises(ValueError, match=message):
+        init_icnn_(network, X)
