@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.autograd.graph import allow_mutation_on_saved_tensors
 
 from convexinit.assignment import is_close
-from convexinit.calls import PassEnded, calls_between
+from convexinit.calls import PassEnded, calls_between, changes_in_place
 from convexinit.convexity import not_convex
 from convexinit.difference import convex_functions
 from convexinit.evaluation import (
@@ -169,14 +169,18 @@ def _check_left(
 
 
 def _not_fillable(layer: FoundLayer, orthogonal: bool) -> str:
-    """What keeps weights of more dimensions than a matrix from being filled, "" for nothing.
+    """What keeps weights from being filled that others could be, "" for nothing.
 
     Args:
         layer: without another problem.
         orthogonal: whether its weights are to be orthogonal.
     """
     product = layer.call.product
-    if product is None or layer.role != "constrained" or layer.kept or product.is_convolution:
+    if product is None or layer.kept:
+        return ""
+    if layer.role != "context" and changes_in_place(product.name):
+        return f"{product.name} writes its result to an operand; write torch.{product.name[:-1]}"
+    if layer.role != "constrained" or product.is_convolution:
         return ""
     if product.has_members:
         return (

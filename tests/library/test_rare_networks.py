@@ -132,6 +132,24 @@ def test_weights_of_einsum_have_the_moments_of_a_linear_layer_in_any_order(equat
     torch.testing.assert_close(*weights)
 
 
+@pytest.mark.parametrize("features", [True, False])
+def test_products_that_are_added_to_an_operand_in_place_are_refused(features):
+    def forward(network, x):
+        z = F.relu(network.skip(x))
+        first, second = (z, network.w) if features else (x, network.v)
+        s = network.skip(x) if features else F.linear(z, network.w)
+        return network.last(F.relu(s.addmm_(first, second)))
+
+    network = Hidden(
+        forward, skip=nn.Linear(INPUTS, 16), w=matrix().abs(), v=matrix(INPUTS, 16),
+        last=nn.Linear(16, 1),
+    )  # fmt: skip
+    name = "w" if features else "v"
+    message = rf"{name}: addmm_ writes its result to an operand; write torch\.addmm"
+    with unchanged(network), pytest.raises(ValueError, match=message):
+        init_icnn_(network, X)
+
+
 def test_a_vector_for_every_position_is_filled():
     def forward(network, x):
         return (F.relu(network.third(x.view(-1, 2, 3))) @ network.w).sum(1) + network.shift
