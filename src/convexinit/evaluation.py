@@ -243,11 +243,12 @@ class Snapshot:
 
         Args:
             kept: tensors whose values stay.
-            modules: those whose flags and buffers stay.
+            modules: those that stay as their first batch has made them: their flags, buffers, new
+                parameters in place of others, and new tensors in place of attributes.
         """
         numbers = {id(tensor) for tensor in kept}
-        flags = [(module, _flags(module)) for module in modules]
-        for module, found in flags:
+        left = [(module, _made_by_batch(module), dict(module._parameters)) for module in modules]
+        for module, found, _ in left:
             numbers |= {id(tensor) for tensor in (*module._buffers.values(), *found.values())}
         for module, attributes, parameters, buffers in self._modules:
             for key in [k for k in vars(module) if not k.startswith("_") and k not in attributes]:
@@ -262,8 +263,15 @@ class Snapshot:
                 tensor.requires_grad_(requires_grad)
             if id(tensor) not in numbers:
                 give_back_(tensor, value)
-        for module, found in flags:
+        for module, found, parameters in left:
             vars(module).update({k: v for k, v in found.items() if k in vars(module)})
+            for key, new in parameters.items():
+                old = module._parameters.get(key)
+                if old is None or new is None or old.shape != new.shape:
+                    module._parameters[key] = new
+                    vars(module).pop(key, None)
+                elif old is not new:
+                    old.copy_(new)
 
 
 def _flags(module: nn.Module) -> dict[str, Any]:
@@ -274,6 +282,13 @@ def _flags(module: nn.Module) -> dict[str, Any]:
         if "init" in key.lower()
         and (isinstance(value, bool) or (isinstance(value, Tensor) and value.numel() == 1))
     }
+
+
+def _made_by_batch(module: nn.Module) -> dict[str, Any]:
+    """Flags of a module, and tensors that it has as attributes."""
+    own = vars(module).items()
+    tensors = {k: v for k, v in own if isinstance(v, Tensor) and v.grad_fn is None}
+    return {**tensors, **_flags(module)}
 
 
 def _values(module: nn.Module) -> dict[str, float]:

@@ -302,3 +302,41 @@ def test_a_network_that_takes_one_number_of_rows_is_told_so():
     message = r"can be called with 1024 rows, but not with \d+ of them"
     with unchanged(network), pytest.raises(ValueError, match=message):
         init_icnn_(network, X)
+
+
+class Made(nn.Module):
+    """Makes its scale and shift when it sees its first batch: what they are made with says how."""
+
+    def __init__(self, make, before):
+        super().__init__()
+        self.make, self.initialised = make, False
+        self.scale, self.shift = before(), before()
+
+    def forward(self, s):
+        if self.training and not self.initialised:
+            self.scale = self.make(1 / s.detach().std(0))
+            self.shift = self.make(-s.detach().mean(0) * self.scale.detach())
+            self.initialised = True
+        return s if self.scale is None else s * self.scale + self.shift
+
+
+@pytest.mark.parametrize(
+    ("make", "before"),
+    [
+        (nn.Parameter, lambda: nn.Parameter(torch.ones(UNITS))),
+        (nn.Parameter, lambda: None),
+        (lambda values: values, lambda: None),
+    ],
+)
+@pytest.mark.parametrize("join", ["before the layer", "after the sum", "called as a function"])
+def test_what_a_first_batch_makes_stays(join, make, before):
+    network = Layers(JOINS[join])
+    network.norm = nn.ModuleList(Made(make, before) for _ in range(3))
+    parameters = dict(network.named_parameters())
+    network, _ = initialised(network)
+    assert all(dict(network.named_parameters())[name] is p for name, p in parameters.items())
+    for mean, variance in moments(network):
+        assert abs(mean) < 0.1
+        assert variance == pytest.approx(1, abs=0.2)
+    copies = copy.deepcopy(network).train()
+    assert torch.equal(copies(X), network.eval()(X))
