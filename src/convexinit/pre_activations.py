@@ -52,7 +52,7 @@ def find_pre_activations(
         end = ends[id(layer)]
         one = found.setdefault(id(end), PreActivation(end))
         one.starts = one.normalised = end in read
-        if one.starts:  # where it is shifted and scaled, the result is measured
+        if one.starts and not one.constrained + one.free:
             behind, *form = _end_of(trace, layer.call, ())
             one.behind = behind if form == [summed, layer.order] else None
         if summed:
