@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from convexinit.assignment import give_back_, is_finite
 from convexinit.checks import check_tensor
-from convexinit.nested import replace, tensors_in
+from convexinit.nested import replace
 
 Inputs = Tensor | tuple[Tensor, ...]
 Convex = int | Sequence[int] | Mapping[int, Any]
@@ -196,12 +196,16 @@ class Snapshot:
 
     Parameters, buffers, attributes of modules, modes and ``requires_grad``.
 
+    Args:
+        network: any network.
+        flags: other tensors whose values are to be given back.
+
     Attributes:
         parameters: of the network.
         numbers: ``id`` of its parameters and buffers.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, flags: Iterable[Tensor] = ()) -> None:
         self._modules = [
             (
                 module,
@@ -220,7 +224,8 @@ class Snapshot:
         self.numbers = tensors.keys()
         own = {id(t) for _, _, parameters, _ in self._modules for t in parameters.values()}
         self.parameters = [tensor for number, tensor in tensors.items() if number in own]
-        self._tensors = [(t, t.detach().clone(), t.requires_grad) for t in tensors.values()]
+        saved = [*tensors.values(), *(flag for flag in flags if id(flag) not in tensors)]
+        self._tensors = [(t, t.detach().clone(), t.requires_grad) for t in saved]
 
     @torch.no_grad()
     def has_changed(self, tensors: Iterable[Tensor | None]) -> bool:
@@ -238,12 +243,13 @@ class Snapshot:
 
         Args:
             kept: tensors whose values stay.
-            modules: those whose flags and buffers stay.
+            modules: those that stay as their first batch has made them: their flags, buffers, new
+                parameters in place of others, and new tensors in place of attributes.
         """
         numbers = {id(tensor) for tensor in kept}
-        for module in modules:
-            numbers |= {id(buffer) for buffer in module._buffers.values()}
-        flags = [(module, _flags(module)) for module in modules]
+        left = [(module, _made_by_batch(module), dict(module._parameters)) for module in modules]
+        for module, found, _ in left:
+            numbers |= {id(tensor) for tensor in (*module._buffers.values(), *found.values())}
         for module, attributes, parameters, buffers in self._modules:
             for key in [k for k in vars(module) if not k.startswith("_") and k not in attributes]:
                 del vars(module)[key]
@@ -257,12 +263,19 @@ class Snapshot:
                 tensor.requires_grad_(requires_grad)
             if id(tensor) not in numbers:
                 give_back_(tensor, value)
-        for module, found in flags:
+        for module, found, parameters in left:
             vars(module).update({k: v for k, v in found.items() if k in vars(module)})
+            for key, new in parameters.items():
+                old = module._parameters.get(key)
+                if old is None or new is None or old.shape != new.shape:
+                    module._parameters[key] = new
+                    vars(module).pop(key, None)
+                elif old is not new:
+                    old.copy_(new)
 
 
 def _flags(module: nn.Module) -> dict[str, Any]:
-    """Attributes and buffers of a module that say whether it has seen its first batch."""
+    """Attributes and buffers of a module that may say whether it has seen its first batch."""
     return {
         key: value
         for key, value in {**vars(module), **module._buffers}.items()
@@ -271,17 +284,25 @@ def _flags(module: nn.Module) -> dict[str, Any]:
     }
 
 
-def _values(module: nn.Module) -> list[bool]:
-    return [bool(flag) for flag in _flags(module).values()]
+def _made_by_batch(module: nn.Module) -> dict[str, Any]:
+    """Flags of a module, and tensors that it has as attributes."""
+    own = vars(module).items()
+    tensors = {k: v for k, v in own if isinstance(v, Tensor) and v.grad_fn is None}
+    return {**tensors, **_flags(module)}
 
 
-def _reset(module: nn.Module) -> None:
-    """Let a module take its next batch for its first one."""
-    for key, value in _flags(module).items():
-        if isinstance(value, Tensor):
-            value.zero_()
+def _values(module: nn.Module) -> dict[str, float]:
+    return {key: float(value) for key, value in _flags(module).items()}
+
+
+def _set(module: nn.Module, values: Mapping[str, float]) -> None:
+    """Give flags of a module other values."""
+    flags = _flags(module)
+    for key, value in values.items():
+        if isinstance(flags[key], Tensor):
+            flags[key].fill_(value)
         else:
-            setattr(module, key, False)
+            setattr(module, key, bool(value))
 
 
 @contextmanager
@@ -295,41 +316,12 @@ def before_calls(modules: Iterable[nn.Module], hook: Hook) -> Iterator[None]:
             handle.remove()
 
 
-@contextmanager
-def first_batches(
-    modules: Collection[nn.Module], started: Callable[[list[Tensor], Any], None]
-) -> Iterator[None]:
-    """In it, modules take what they are called with first for their first batch.
-
-    Calls of torch that they make of it are not seen by a mode around.
-
-    Args:
-        modules: that initialise themselves on it.
-        started: called with the tensors that a module has read, and what it gives.
-    """
-    waiting = set(modules)
-
-    @torch.no_grad()
-    def start(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if module not in waiting:
-            return
-        waiting.remove(module)
-        _reset(module)
-        module.training = True
-        with torch._C.DisableTorchFunction():
-            output = module.forward(*replace(args, torch.clone), **replace(kwargs, torch.clone))
-            module.training = False
-            started(tensors_in(args, kwargs), first_of(output))
-
-    with before_calls(modules, start):
-        yield
-
-
 class Evaluation:
     """A network in evaluation mode, see :func:`evaluated`.
 
     Attributes:
-        starting: modules that initialise themselves on their first batch (ActNorm), by name.
+        starting: modules that initialise themselves on their first batch (ActNorm), by name; at
+            first all that have a flag that may say so.
         again: whether all of them are to see their first batch again.
         statistics: running means and variances of batch normalisations, but of those that are in
             evaluation mode in a network that is not.
@@ -354,10 +346,17 @@ class Evaluation:
             for tensor in (module.running_mean, module.running_var)
             if tensor is not None
         ]
-        self.snapshot = Snapshot(network)
+        # The flags that a first batch sets, once that was seen; others are options.
+        self._set_by_batch: dict[nn.Module, set[str]] = {}
+        flags = [flag for module in self.starting.values() for flag in _flags(module).values()]
+        self.snapshot = Snapshot(network, [flag for flag in flags if isinstance(flag, Tensor)])
         self.keeps = False
         self.kept: list[Tensor] = [*self.snapshot.parameters, *self.statistics]
         self._network, self._arguments, self._call = network, arguments, call
+
+    def reset(self, module: nn.Module) -> None:
+        """Let a module take its next batch for its first one."""
+        _set(module, dict.fromkeys(self._set_by_batch.get(module, _flags(module)), 0.0))
 
     @torch.no_grad()
     def start(self, again: Collection[str] = (), rows: int | None = None) -> None:
@@ -368,19 +367,70 @@ class Evaluation:
             rows: of the batch, None for all.
         """
         self._network.eval()
+        known = self._set_by_batch
+        # Those with a flag that is not set may be new, and others of their flags options.
+        new = {
+            name
+            for name in again
+            if self.starting[name] not in known and 0.0 in _values(self.starting[name]).values()
+        }
+        waiting = self._start({*again} - new, rows)
+        if others := {name for name in new if self.starting[name] not in known}:
+            waiting |= self._start(others, rows)
+        for name in waiting:
+            if self.starting[name] not in known:
+                del self.starting[name]  # what its flags say is something else
+
+    def _start(self, again: Collection[str], rows: int | None) -> set[str]:
+        """Reset these modules, and give a first batch to those with a flag that is not set.
+
+        Returns:
+            Names of the modules to which it was given.
+        """
+        given = {name: _values(module) for name, module in self.starting.items()}
         for name in again:
-            _reset(self.starting[name])
+            self.reset(self.starting[name])
         before = {name: _values(module) for name, module in self.starting.items()}
-        waiting = [name for name, flags in before.items() if not all(flags)]
+        waiting = {name for name, values in before.items() if 0.0 in values.values()}
         if not waiting:
-            return
+            return waiting
         for name in waiting:
             self.starting[name].training = True
-        forward(self._network, tuple(a[:rows] for a in self._arguments), self._call)
-        for name in waiting:
-            if _values(self.starting[name]) == before[name]:
-                del self.starting[name]  # what its flag says is something else
+        try:
+            forward(self._network, tuple(a[:rows] for a in self._arguments), self._call)
+        except ValueError:  # where it takes no other number of rows
+            forward(self._network, self._arguments, self._call)
         self._network.eval()
+        for name in waiting:
+            module, old = self.starting[name], before[name]
+            after = _values(module)
+            if now_set := {key for key, value in after.items() if value and not old.get(key)}:
+                self._set_by_batch[module] = now_set
+            options = {k: v for k, v in given[name].items() if v and not (old[k] or after[k])}
+            _set(module, options)
+        return waiting
+
+    @contextmanager
+    def first_batches(self, modules: Collection[nn.Module]) -> Iterator[None]:
+        """In it, modules take what they are called with first for their first batch.
+
+        Calls of torch that they make of it are not seen by a mode around.
+        """
+        waiting = set(modules)
+
+        @torch.no_grad()
+        def start(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if module not in waiting:
+                return
+            waiting.remove(module)
+            self.reset(module)
+            module.training = True
+            with torch._C.DisableTorchFunction():
+                module.forward(*replace(args, torch.clone), **replace(kwargs, torch.clone))
+            module.training = False
+
+        with before_calls(modules, start):
+            yield
 
     def leave(self, parts: Collection[str]) -> None:
         """Modules, by name, that are to be as before at the end, with all that is in them."""

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.autograd.graph import allow_mutation_on_saved_tensors
 
 from convexinit.assignment import is_close
-from convexinit.calls import PassEnded, calls_between
+from convexinit.calls import PassEnded, calls_between, changes_in_place
 from convexinit.convexity import not_convex
 from convexinit.difference import convex_functions
 from convexinit.evaluation import (
@@ -22,7 +22,6 @@ from convexinit.evaluation import (
     Inputs,
     checked,
     evaluated,
-    first_batches,
     first_of,
     forward,
     gives_numbers,
@@ -170,14 +169,18 @@ def _check_left(
 
 
 def _not_fillable(layer: FoundLayer, orthogonal: bool) -> str:
-    """What keeps weights of more dimensions than a matrix from being filled, "" for nothing.
+    """What keeps weights from being filled that others could be, "" for nothing.
 
     Args:
         layer: without another problem.
         orthogonal: whether its weights are to be orthogonal.
     """
     product = layer.call.product
-    if product is None or layer.role != "constrained" or layer.kept or product.is_convolution:
+    if product is None or layer.kept:
+        return ""
+    if layer.role != "context" and changes_in_place(product.name):
+        return f"{product.name} writes its result to an operand; write torch.{product.name[:-1]}"
+    if layer.role != "constrained" or product.is_convolution:
         return ""
     if product.has_members:
         return (
@@ -213,6 +216,8 @@ def _fill_(
     statistics = set(map(id, evaluation.statistics))
     rescaled = _take_rescaled(found, statistics)
 
+    if found.late:  # some have seen a few of the rows
+        evaluation.start(again=evaluation.starting)
     before: dict[PreActivation, Deviation] = {}
     for number in range(_PASSES + 1):
         copies = [argument.detach().clone() for argument in arguments]
@@ -226,7 +231,7 @@ def _fill_(
                 torch.set_grad_enabled(found.returns_gradient or differentiates),
                 # What is differentiated may have been computed with weights before they are filled.
                 allow_mutation_on_saved_tensors() if differentiates else nullcontext(),
-                first_batches(found.renewed, filling.on_start),
+                evaluation.first_batches(found.renewed),
                 filling,
                 suppress(PassEnded),
             ):
@@ -244,7 +249,7 @@ def _fill_(
         if number > 0:  # where what a correction does is not yet known
             before = filling.deviations
         if found.late and number < _PASSES_WITH_FIRST_BATCH:
-            evaluation.start(again=found.late)
+            evaluation.start(again=evaluation.starting)
     return filling
 
 

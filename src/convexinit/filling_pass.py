@@ -157,8 +157,12 @@ class Filling(Watch):
         # Of operations that are squared: their results, and those without their weights.
         self._squared = {layer.call.index for one in self._squares for layer in one.squared}
         self._results: dict[int, tuple[Tensor, Tensor]] = {}
-        # Pre-activations for which a normalisation waits, with what is needed to measure it.
-        self._read: dict[int, tuple[Tensor, PreActivation, Product, torch.Size]] = {}
+        # Pre-activations that are measured behind a normalisation that reads them.
+        self._behind = {
+            one.behind.index: one
+            for one in found.pre_activations
+            if one.behind and one.behind.index not in self._ends
+        }
         self._used = set(kept)  # also parameters of earlier pre-activations, which stay
         self._statistics, self._rescaled = statistics, rescaled
         self._starts = bool(found.renewed)
@@ -265,27 +269,22 @@ class Filling(Watch):
                 self._fill(one, output)
             self._used |= {id(layer.raw) for layer in one.constrained + one.free + one.squared}
             self._used |= {id(option.parameter) for option in one.biases[:1]}
-        if one := self._gated.get(index):
-            self._measure_gated(one, output)
+        if (one := self._behind.get(index)) and (signal := self._signal_of(one, output)):
+            self._measure(one, signal)
+        if (one := self._gated.get(index)) and (signal := self._signal_of(one, output)):
+            self.gated[one] = float(signal.means.mean()), signal.variance
         if index == self._end and getattr(function, "__name__", "") == self._end_name:
             self.output = first_of(output).detach()
         if index == max(self._last, self._end) and not (self._statistics or self._starts):
             self.count += 1
             raise PassEnded
 
-    def _measure_gated(self, one: PreActivation, output: Any) -> None:
-        """Keep the moments of a pre-activation behind its gates."""
+    def _signal_of(self, one: PreActivation, output: Any) -> Signal | None:
+        """What later calls made of a pre-activation, None if that has another form."""
         product, shape = self._place(one, output)
-        if isinstance(output, Tensor) and output.numel() == shape.numel():
-            signal = Signal.of(product.by_unit(one.seen(output.detach(), shape)).double())
-            self.gated[one] = float(signal.means.mean()), signal.variance
-
-    def on_start(self, tensors: list[Tensor], output: Any) -> None:
-        """Measure what a normalisation makes of a pre-activation on its first batch."""
-        for tensor in tensors:
-            if id(tensor) in self._read and getattr(output, "shape", None) == tensor.shape:
-                _, one, product, shape = self._read[id(tensor)]
-                self._measure(one, Signal.of(_by_unit(one, output, product, shape)))
+        if not isinstance(output, Tensor) or output.numel() != shape.numel():
+            return None
+        return Signal.of(_by_unit(one, output.detach(), product, shape))
 
     @torch.no_grad()
     def _fill(self, one: PreActivation, output: Tensor) -> None:
@@ -297,8 +296,6 @@ class Filling(Watch):
         except KeyError:
             raise ValueError(_OTHER_PATH) from None
         product, shape = self._place(one, output)
-        if one.starts:
-            self._read[id(output)] = output, one, product, shape
         values = _by_unit(one, output.detach(), product, shape)
         fillable = [operand for operand in constrained if self._is_drawn(operand.layer)]
         if any(operand.is_zero for operand in fillable):

@@ -166,6 +166,7 @@ class PreActivation:
         output: whether no constrained operation follows.
         normalised: whether a normalisation that initialises itself is in it, or reads it.
         starts: whether it reads it, and does so on what comes of filling.
+        behind: then, the call to which it is passed on from there, if that keeps its form.
         said: whether the user has chosen its bias, or none.
         noise: random part of the bias, one number or as many as the bias has.
         summed: whether results of operations are summed, averaged or selected from on the way.
@@ -181,6 +182,7 @@ class PreActivation:
     output: bool = False
     normalised: bool = False
     starts: bool = False
+    behind: Call | None = None
     said: bool = False
     noise: float | Tensor = 0.0
     summed: bool = False

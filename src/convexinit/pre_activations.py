@@ -46,12 +46,15 @@ def find_pre_activations(
     signal = [layer for layer in layers if layer.role != "context" and not layer.problem]
     ends: dict[int, Call] = {}
     found: dict[int, PreActivation] = {}
-    read = {id(tensor) for module in renewed for tensor in trace.entered[module][0]}
+    read = {call for module in renewed for call in trace.entered[module][0]}
     for layer in signal:
         ends[id(layer)], summed, layer.order = _end_of(trace, layer.call, read)
         end = ends[id(layer)]
         one = found.setdefault(id(end), PreActivation(end))
-        one.starts = one.normalised = id(end.output) in read
+        one.starts = one.normalised = end in read
+        if one.starts and not one.constrained + one.free:
+            behind, *form = _end_of(trace, layer.call, ())
+            one.behind = behind if form == [summed, layer.order] else None
         if summed:
             one.summed, one.units = True, _units_after(layer.call, end)
         (one.constrained if layer.role == "constrained" else one.free).append(layer)
@@ -93,13 +96,13 @@ def _biases_of(
                 yield option.parameter
 
 
-def _end_of(trace: Trace, call: Call, read: Collection[int]) -> tuple[Call, bool, tuple[int, ...]]:
+def _end_of(trace: Trace, call: Call, read: Collection[Call]) -> tuple[Call, bool, tuple[int, ...]]:
     """The last call to which the result of an operation is passed on, scaled, shifted or summed.
 
     Args:
         trace: of the network.
         call: the operation.
-        read: numbers (``id``) of tensors that are not followed further.
+        read: calls whose results are not followed further.
 
     Returns:
         The call; whether numbers of a row are summed, averaged or selected from on the way; if they
@@ -110,7 +113,7 @@ def _end_of(trace: Trace, call: Call, read: Collection[int]) -> tuple[Call, bool
     most = size = call.value.numel()
     alone, mixed = len(call.operands) <= 2, False  # no bias beside input and weight
     order, shape = tuple(range(call.value.ndim)), call.value.shape
-    while len(current.consumers) == 1 and id(current.output) not in read:
+    while len(current.consumers) == 1 and current not in read:
         (user,) = current.consumers
         operands = {id(t): t for t in user.operands if user.made_by.get(id(t)) is current}
         others = [t for t in user.operands if id(t) not in operands]

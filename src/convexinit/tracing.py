@@ -66,7 +66,7 @@ class Trace(Watch):
             not lead to it are left out then.
         lost: name of the first call in which a tensor of unknown origin meets others, "" for none.
         differentiates: whether anything is differentiated, which needs gradients.
-        entered: what modules of interest were called with, each time.
+        entered: calls that made what modules of interest were called with, each time.
         splits: see :class:`Watch`.
         reads: whether numbers that depend on the inputs, or on parameters, leave the tensors, as
             for a branch.
@@ -82,7 +82,7 @@ class Trace(Watch):
         self.differentiated: Tensor | None = None
         self.lost = ""
         self.differentiates = False
-        self.entered: dict[nn.Module, list[list[Tensor]]] = {}
+        self.entered: dict[nn.Module, list[list[Call]]] = {}
         self.reads = False
         self._lost: set[int] = set()
         self._passed: set[int] = set()  # joins that are read apart, and used in no other way
@@ -99,7 +99,8 @@ class Trace(Watch):
 
     def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Note what a module is called with, as a hook before its calls."""
-        self.entered.setdefault(module, []).append(tensors_in(args, kwargs))
+        read = [self._makers[id(t)] for t in tensors_in(args, kwargs) if id(t) in self._makers]
+        self.entered.setdefault(module, []).append(read)
 
     @property
     def differentiated_rows(self) -> Tensor | None:

@@ -297,11 +297,13 @@ def _is_elementwise(
     result = forward(draws)
     source = torch.Generator().manual_seed(2)
     chosen = (torch.rand(draws.shape, generator=source, device="cpu") < 0.5).to(draws.device)
-    change = forward(draws + chosen) - result
+    changed, above, below = (forward(draws + shift) for shift in (chosen, 20.0, -20.0))
     chosen = chosen.permute(layout).reshape(result.shape)
-    if not bool((change[~chosen] == 0).all() and (change >= 0).all()):
+    if not bool((changed == result)[~chosen].all() and (changed >= result).all()):
         return False
-    return bool((forward(draws + 20.0) > result).all())
+    endless = result == math.inf  # of maps that grow fast
+    grows = bool((endless | (above > result)).all() and (below <= result).all())
+    return grows and not bool(endless.all())
 
 
 def _inverse_of(
@@ -320,10 +322,14 @@ def _inverse_of(
         """Raw values below and above all that are asked for, if the map gets there."""
         found = []
         for end in (-1.0, 1.0):
+            reached = log_of(torch.full_like(logarithm, end))
             for _ in range(20):
-                if bool(((log_of(torch.full_like(logarithm, end)) - logarithm) * end >= 0).all()):
+                if bool(((reached - logarithm) * end >= 0).all()):
                     break
-                end *= 4
+                further = log_of(torch.full_like(logarithm, 4 * end))
+                if torch.equal(further, reached):
+                    break
+                end, reached = 4 * end, further
             found.append(end)
         return found[0], found[1]
 
@@ -355,8 +361,9 @@ def _inverse_of(
         values, low, high = guess(logarithm, first, last)
         error = log_of(values) - logarithm
         below, above = log_of(low) - logarithm, log_of(high) - logarithm
-        if bool((below > 0).any() or (above < 0).any()):  # the map is another for other entries
-            low, high = (torch.full_like(logarithm, end) for end in (first, last))
+        outside = (below > 0) | (above < 0)
+        if bool(outside.any()):  # the map is another for other entries, or does not get there
+            low, high = torch.where(outside, first, low), torch.where(outside, last, high)
             below, above = log_of(low) - logarithm, log_of(high) - logarithm
         for _ in range(30):  # the Illinois algorithm
             if is_enough(error, target):

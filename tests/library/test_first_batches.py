@@ -1,5 +1,6 @@
 """Modules that initialise themselves on the first batch that they see."""
 
+import copy
 import re
 import warnings
 
@@ -8,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from convexinit import init_icnn_
+from convexinit import check_signal, init_icnn_
 from support.foreign_networks import INPUTS, ActNorm, normal
 from support.networks import generator, unchanged
 
@@ -182,3 +183,160 @@ def test_an_error_of_a_first_batch_leaves_all_as_it_was():
     with unchanged(network), pytest.raises(ValueError, match=r"cannot be called .*no memory"):
         init_icnn_(network, X)
     assert not network.norm[1]._forward_pre_hooks
+
+
+class Option(ActNorm):
+    """With an option that looks like a flag; ``value`` is by what the result is multiplied."""
+
+    def __init__(self, value):
+        super().__init__(UNITS)
+        self.init_scale = value
+
+    def forward(self, x):
+        return super().forward(x) * (1.0 if self.init_scale is False else self.init_scale)
+
+
+class OptionAlone(nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.init_scale = value
+
+    def forward(self, x):
+        return x * (0.1 if self.init_scale is False else self.init_scale)
+
+
+@pytest.mark.parametrize("value", [True, False, torch.tensor(0.9)], ids=str)
+@pytest.mark.parametrize("seen", [False, True])
+@pytest.mark.parametrize("kind", [Option, OptionAlone])
+def test_options_with_the_name_of_a_flag_are_left_as_they_are(kind, seen, value):
+    network = Layers(JOINS["after the sum"])
+    network.norm = nn.ModuleList(kind(copy.deepcopy(value)) for _ in range(3))
+    if seen:
+        network.train()(3 * X)
+    network, _ = initialised(network)
+    for one in network.norm:
+        assert one.init_scale == value
+        assert getattr(one, "initialized", True)
+    for mean, variance in moments(network):
+        assert abs(mean) < 0.1
+        assert variance == pytest.approx(1, abs=0.25)
+
+
+def test_a_check_leaves_flags_that_are_plain_tensors():
+    network = Layers(JOINS["after the sum"])
+    for one in network.norm:
+        del one.initialized
+        one.initialized = torch.tensor(0)
+    check_signal(network, X)
+    assert not any(one.initialized for one in network.norm)
+
+
+def test_what_is_added_in_place_before_a_normalisation_is_no_layer_of_its_own():
+    def join(network, k, z, x):
+        s = network.convex[k](z)
+        s += network.skip[k](x)
+        return network.norm[k](s)
+
+    network, _ = initialised(Layers(join))
+    other, _ = initialised(Layers(JOINS["after the sum"]))
+    for one, another in zip(network.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, another)
+
+
+def test_a_normalisation_that_ends_with_an_activation_is_measured_before_it():
+    class Bent(ActNorm):
+        def forward(self, x):
+            return F.softplus(super().forward(x))
+
+    network = Layers(JOINS["after the sum"], first=nn.Sequential(nn.Linear(INPUTS, UNITS)))
+    network.norm = nn.ModuleList(Bent(UNITS) for _ in range(3))
+    _, messages = initialised(network)
+    assert not messages
+
+
+def test_a_few_rows_that_are_alike_do_not_matter():
+    """Also of modules that see their first batch before the pass, and after it."""
+
+    class Standardised(Scaled):
+        def __init__(self):
+            super().__init__(1.0)
+
+    class Network(Layers):
+        def signals(self, x):
+            return super().signals(self.inputs.forward(x))
+
+    x = X.clone()
+    x[:, 0] = torch.arange(len(x)) >= len(x) / 2
+    network, _ = initialised(Network(JOINS["after the sum"], inputs=Standardised()), x)
+    for mean, variance in moments(network, x):
+        assert abs(mean) < 0.1
+        assert variance == pytest.approx(1, abs=0.2)
+
+
+def test_normalisations_within_modules_that_scale_themselves_start_with_these():
+    class Around(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.norm = nn.Linear(UNITS, UNITS), ActNorm(UNITS)
+            nn.init.uniform_(self.linear.weight)
+            self.initialised, self.scale = False, nn.Parameter(torch.ones(UNITS))
+
+        def forward(self, z):
+            result = self.norm(self.linear(z))
+            if self.training and not self.initialised:
+                self.scale.data, self.initialised = 1 / result.detach().std(0), True
+            return result * self.scale
+
+    parts = nn.ModuleList(Around() for _ in range(4))
+    network, _ = initialised(Layers(lambda n, k, z, x: n.parts[k](z), depth=4, parts=parts))
+    for _, variance in moments(network, X)[:-1]:
+        assert variance == pytest.approx(1, abs=0.01)
+
+
+def test_a_network_that_takes_one_number_of_rows_is_told_so():
+    class Fixed(Layers):
+        def signals(self, x):
+            return super().signals(x.view(1024, INPUTS))
+
+    network = Fixed(JOINS["after the sum"])
+    message = r"can be called with 1024 rows, but not with \d+ of them"
+    with unchanged(network), pytest.raises(ValueError, match=message):
+        init_icnn_(network, X)
+
+
+class Made(nn.Module):
+    """Makes its scale and shift when it sees its first batch: what they are made with says how."""
+
+    def __init__(self, make, before):
+        super().__init__()
+        self.make, self.initialised = make, False
+        self.scale, self.shift = before(), before()
+
+    def forward(self, s):
+        if self.training and not self.initialised:
+            self.scale = self.make(1 / s.detach().std(0))
+            self.shift = self.make(-s.detach().mean(0) * self.scale.detach())
+            self.initialised = True
+        return s if self.scale is None else s * self.scale + self.shift
+
+
+@pytest.mark.parametrize(
+    ("make", "before"),
+    [
+        (nn.Parameter, lambda: nn.Parameter(torch.ones(UNITS))),
+        (nn.Parameter, lambda: None),
+        (lambda values: values, lambda: None),
+    ],
+)
+@pytest.mark.parametrize("join", ["before the layer", "after the sum", "called as a function"])
+def test_what_a_first_batch_makes_stays(join, make, before):
+    network = Layers(JOINS[join])
+    network.norm = nn.ModuleList(Made(make, before) for _ in range(3))
+    parameters = dict(network.named_parameters())
+    network, _ = initialised(network)
+    assert all(dict(network.named_parameters())[name] is p for name, p in parameters.items())
+    for mean, variance in moments(network):
+        assert abs(mean) < 0.1
+        assert variance == pytest.approx(1, abs=0.2)
+    copies = copy.deepcopy(network).train()
+    assert torch.equal(copies(X), network.eval()(X))

@@ -85,6 +85,37 @@ def test_maps_that_grow_on_both_sides_of_zero_are_inverted(positive, method):
 
 
 @pytest.mark.parametrize(
+    "positive",
+    [
+        lambda w: (w.square() + 1e-6).sqrt(),
+        lambda w: w.cosh() - 1,
+        lambda w: w.exp().expm1(),
+        lambda w: w**4,
+    ],
+)
+@pytest.mark.parametrize("units", [1, 64])
+def test_maps_without_a_name_are_inverted_for_layers_of_any_width(positive, units):
+    """Where random raw values are too large for them, and zeros below all that they give."""
+
+    class Layer(nn.Module):
+        def __init__(self, outputs):
+            super().__init__()
+            self.w = nn.Parameter(normal(outputs, units, seed=3) / 4)
+            self.bias = nn.Parameter(torch.zeros(outputs))
+
+        def forward(self, z):
+            return F.linear(F.softplus(z), positive(self.w), self.bias)
+
+    network = nn.Sequential(nn.Linear(INPUTS, units), Layer(units), Layer(units), Layer(1))
+    init_icnn_(network, X, generator=generator())
+    for row in check_signal(network, X).rows:
+        assert (row.mean, row.std) == (pytest.approx(0, abs=0.02), pytest.approx(1, rel=0.02))
+    weights = [layer.w for layer in network[1:]]
+    network(X).square().mean().backward()
+    assert all((weight.grad != 0).float().mean() > 0.99 for weight in weights)
+
+
+@pytest.mark.parametrize(
     "equation", ["oi,bi->bo", "oi,bi", "oi,...i->...o", "bi,oi->bo", "b...,o...->bo", "oi,ib->bo"]
 )
 def test_weights_of_einsum_have_the_moments_of_a_linear_layer_in_any_order(equation):
@@ -99,6 +130,24 @@ def test_weights_of_einsum_have_the_moments_of_a_linear_layer_in_any_order(equat
         for layer in (lambda n, z: F.linear(z, n.w), product)
     ]
     torch.testing.assert_close(*weights)
+
+
+@pytest.mark.parametrize("features", [True, False])
+def test_products_that_are_added_to_an_operand_in_place_are_refused(features):
+    def forward(network, x):
+        z = F.relu(network.skip(x))
+        first, second = (z, network.w) if features else (x, network.v)
+        s = network.skip(x) if features else F.linear(z, network.w)
+        return network.last(F.relu(s.addmm_(first, second)))
+
+    network = Hidden(
+        forward, skip=nn.Linear(INPUTS, 16), w=matrix().abs(), v=matrix(INPUTS, 16),
+        last=nn.Linear(16, 1),
+    )  # fmt: skip
+    name = "w" if features else "v"
+    message = rf"{name}: addmm_ writes its result to an operand; write torch\.addmm"
+    with unchanged(network), pytest.raises(ValueError, match=message):
+        init_icnn_(network, X)
 
 
 def test_a_vector_for_every_position_is_filled():
