@@ -152,6 +152,11 @@ def _not_composed(text: str) -> str:
         text: what Hydra says.
     """
     misspelt = re.search(r"Could not override '([^']+)'", text)
+    if misspelt and misspelt[1].startswith("hydra."):
+        return (
+            f"the chosen parts of Hydra have no option {misspelt[1]}. To see those of one part:\n"
+            "python run.py --cfg hydra --package hydra.launcher hydra/launcher=joblib"
+        )
     if misspelt:
         return (
             f"this experiment has no option {misspelt[1]}.{_suggestion(misspelt[1])}\n"
