@@ -206,6 +206,10 @@ def _is_ours(error: BaseException) -> bool:
 def _suggestion(name: str) -> str:
     """A hint for an option that there is not, or an empty string."""
     options = option_names()
+    # A file of options that others begin with, as those of models do with one of conf/network.
+    for path in CONF.glob("*/*.yaml"):
+        if f"/{name}@_here_" in path.read_text(encoding="utf-8"):
+            return f" It is chosen as {name}@{path.parent.name}=..."
     # An option of other experiments is not misspelt.
     if name in options:
         return ""
