@@ -42,7 +42,7 @@ def write_line(text: str) -> None:
     sys.stderr.flush()
 
 
-def counted(items: Iterable[Item], description: str, total: int, unit: str) -> Iterator[Item]:
+def with_progress(items: Iterable[Item], description: str, total: int, unit: str) -> Iterator[Item]:
     """The same items; how many were worked off is shown on stderr.
 
     Where stderr is no terminal there is one line a minute at most, as for a training.
@@ -54,7 +54,7 @@ def counted(items: Iterable[Item], description: str, total: int, unit: str) -> I
         unit: what they are, in the plural.
 
     Example:
-        >>> list(counted("abc", "reading", 3, "letters"))
+        >>> list(with_progress("abc", "reading", 3, "letters"))
         ['a', 'b', 'c']
     """
     throttle = Throttle()

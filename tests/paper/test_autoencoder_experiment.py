@@ -210,7 +210,7 @@ def small_config(tmp_path, monkeypatch):
         "data_dir": str(tmp_path),
         "results_dir": str(tmp_path / "results"),
         "force": False,
-        "checkpoint_minutes": 0,
+        "checkpoint_minutes": 10,
         "seeds_at_once": None,
         "model": {"name": "autoencoder", **vars(SMALL)},
         "corpus": {"recombined": 0.2, "spellings": 1, "vocabulary": 60},

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from convexinit_paper import progress
-from convexinit_paper.progress import Throttle, TrainingProgress, counted
+from convexinit_paper.progress import Throttle, TrainingProgress, with_progress
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_short_trainings_are_silent(clock, capsys):
 
 
 def test_a_log_has_a_count_every_minute(clock, capsys):
-    for _ in counted(iter(range(6)), "walks", 6, "pairs"):
+    for _ in with_progress(iter(range(6)), "walks", 6, "pairs"):
         clock[0] += 25
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -25,7 +25,7 @@ def test_a_killed_training_goes_on_when_asked_again(tmp_path):
     (tmp_path / "smiles/a.smi").write_text("\n".join(smiles))
     config = {
         "name": "autoencoder", "task": "autoencoder", "seeds": [0], "force": False,
-        "checkpoint_minutes": 0, "seeds_at_once": None,
+        "checkpoint_minutes": 10, "seeds_at_once": None,
         "data_dir": str(tmp_path), "results_dir": str(tmp_path / "results"),
         "model": {
             "name": "autoencoder",

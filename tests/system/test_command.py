@@ -111,6 +111,8 @@ def test_launchers_give_the_same_numbers(tmp_path):
         ("model.widths=5", "model.widths: must be a list such as [5]; got 5"),
         ("hydra/launcher=job", "Did you mean joblib?"),
         ("hydra/launcher=joblib", "to use it: python run.py -m hydra/launcher=joblib results_dir="),
+        ("hydra.launcher.n_jobs=2", "To see those of one part:\npython run.py --cfg hydra --pack"),
+        ("network=convolutional", "no option network. It is chosen as network@model=...\n"),
         ("dataset=minst", "digits"),
         ("rho=1.5", "Did you mean model.rho?"),
         ("trainer.epoch=3", "Did you mean trainer.epochs?"),

@@ -6,12 +6,16 @@ import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pandas as pd
 import pytest
 import yaml
 
+from convexinit_paper import experiments
+from convexinit_paper.request.config import composed
 from convexinit_paper.request.request import WandbSettings
+from convexinit_paper.store.locks import claimed
 from convexinit_paper.store.runs import COLUMNS, Outcome, read_run, read_runs
 from convexinit_paper.tracking import history, log_run, main
 from support.commands import SHORT, environment, folder_of, run
@@ -109,6 +113,23 @@ def test_a_run_that_was_stored_without_being_sent_is_named(tmp_path, mode):
     assert str(folder) in arguments
     main(arguments)
     assert_same_rows(recorded_metrics(tmp_path), read_run(folder).metrics)
+
+
+def test_a_run_that_another_process_stored_without_sending_it_is_named(
+    tmp_path, monkeypatch, capsys
+):
+    options = [*SHORT, f"results_dir={tmp_path}"]
+
+    @contextmanager
+    def claimed_after_another(folder):
+        monkeypatch.setattr(experiments, "claimed", claimed)
+        experiments.run_experiment(composed(*options))
+        with claimed(folder):
+            yield
+
+    monkeypatch.setattr(experiments, "claimed", claimed_after_another)
+    folder = experiments.run_experiment(composed(*options, "logger=wandb"))
+    assert f"--mode offline {folder} " in capsys.readouterr().err
 
 
 def test_who_is_not_logged_in_is_told_so_in_one_message(tmp_path):

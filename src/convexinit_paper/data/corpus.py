@@ -35,7 +35,7 @@ from convexinit_paper.data.files import digest_of
 from convexinit_paper.data.multitask import MultitaskData
 from convexinit_paper.data.recombine import recombine
 from convexinit_paper.data.smiles import is_held_out, load_smiles
-from convexinit_paper.progress import counted
+from convexinit_paper.progress import with_progress
 from convexinit_paper.request.options import Section, at_least, between, option
 
 _FORMAT = 3  # to be raised when tokens, spellings or recombination change
@@ -199,7 +199,7 @@ def make_corpus(
         new = sorted(
             {
                 text
-                for part in counted(made, "recombining", len(chunks), "chunks")
+                for part in with_progress(made, "recombining", len(chunks), "chunks")
                 for text in part
                 if text not in known and not is_held_out(text)
             }
@@ -213,7 +213,7 @@ def make_corpus(
             [seed + start for start in starts],
         )
         texts, properties = [], []
-        for part, values in counted(spelled, "spelling", len(starts), "chunks"):
+        for part, values in with_progress(spelled, "spelling", len(starts), "chunks"):
             texts += part
             properties.append(values)
     sample = texts[: len(real)][:: max(2 * len(real) // VOCABULARY_SAMPLE, 1)]
@@ -245,7 +245,7 @@ def _molecules(
     results = pool.map(standardise_all, chunks)
     molecules: set[str] = set()
     reasons: Counter[str] = Counter()
-    for part in counted(results, f"reading {source}", len(chunks), "chunks"):
+    for part in with_progress(results, f"reading {source}", len(chunks), "chunks"):
         for result in part:
             if result.smiles is None:
                 reasons[str(result.reason)] += 1

@@ -23,7 +23,7 @@ from convexinit_paper.data.class_folders import SPLITS, Layout, arrange
 from convexinit_paper.data.files import ELSEWHERE, DataError, digest_of, file_digest
 from convexinit_paper.data.images import ImageData
 from convexinit_paper.data.sources import ImageArrays
-from convexinit_paper.progress import counted
+from convexinit_paper.progress import with_progress
 from convexinit_paper.training.memory import BYTES, require_memory
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _read(source: Path, size: int | None) -> ImageArrays:
     channels = 0
     if size is not None:
         _require_memory(source, len(paths), (size, size, 1))
-    for path, content in counted(contents, source.name, len(paths), "images"):
+    for path, content in with_progress(contents, source.name, len(paths), "images"):
         try:
             images[path] = np.atleast_3d(decode(content, size))
         except ValueError as error:

@@ -112,6 +112,7 @@ def run_experiment(config: Config) -> Path:
     with claimed(folder):
         if not request.force and folder.exists():
             if is_intact(folder):  # another process has stored it in the meantime
+                remind_of_unsent([folder], request.logger)
                 return folder
             set_aside(folder)
         with recorded_failure(folder, request.config), staging(folder) as place:

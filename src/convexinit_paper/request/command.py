@@ -152,6 +152,11 @@ def _not_composed(text: str) -> str:
         text: what Hydra says.
     """
     misspelt = re.search(r"Could not override '([^']+)'", text)
+    if misspelt and misspelt[1].startswith("hydra."):
+        return (
+            f"the chosen parts of Hydra have no option {misspelt[1]}. To see those of one part:\n"
+            "python run.py --cfg hydra --package hydra.launcher hydra/launcher=joblib"
+        )
     if misspelt:
         return (
             f"this experiment has no option {misspelt[1]}.{_suggestion(misspelt[1])}\n"
@@ -201,6 +206,10 @@ def _is_ours(error: BaseException) -> bool:
 def _suggestion(name: str) -> str:
     """A hint for an option that there is not, or an empty string."""
     options = option_names()
+    # A file of options that others begin with, as those of models do with one of conf/network.
+    for path in CONF.glob("*/*.yaml"):
+        if f"/{name}@_here_" in path.read_text(encoding="utf-8"):
+            return f" It is chosen as {name}@{path.parent.name}=..."
     # An option of other experiments is not misspelt.
     if name in options:
         return ""

@@ -34,7 +34,7 @@ from convexinit_paper.experiments.level_sets.settings import LevelSetSettings
 from convexinit_paper.experiments.level_sets.summary import as_arrays, summarise
 from convexinit_paper.experiments.level_sets.walking import prediction, walk
 from convexinit_paper.experiments.training_dynamics import final_metrics
-from convexinit_paper.progress import counted
+from convexinit_paper.progress import with_progress
 from convexinit_paper.request.options import require
 from convexinit_paper.request.request import Request
 from convexinit_paper.store.runs import COLUMNS, Outcome
@@ -83,7 +83,7 @@ def run(settings: Settings, request: Request) -> Outcome:
         if diverged is None
     }
     pairs = list(product(networks, tasks))
-    for seed, task in counted(pairs, "walks", len(pairs), "pairs of seed and task"):
+    for seed, task in with_progress(pairs, "walks", len(pairs), "pairs of seed and task"):
         f = prediction(networks[seed], data, data.tasks.index(task))
         values = f(library.codes)
         walks = walk(f, values, library, codec, options, seed, task)

@@ -19,7 +19,7 @@ from convexinit_paper.experiments.your_network.trials import (
     global_random,
     try_start,
 )
-from convexinit_paper.progress import counted
+from convexinit_paper.progress import with_progress
 from convexinit_paper.request.options import Section, at_least, option, require
 from convexinit_paper.request.request import Request
 from convexinit_paper.store.runs import COLUMNS, Outcome, seed_summary
@@ -66,7 +66,7 @@ def run(settings: Settings, request: Request) -> Outcome:
     cells = [(name, depth) for name in settings.your_network.kinds for depth in KINDS[name].depths]
     trials = [*product(cells, request.seeds)]
     with _one_thread():
-        for (name, depth), seed in counted(trials, "training", len(trials), "networks"):
+        for (name, depth), seed in with_progress(trials, "training", len(trials), "networks"):
             kind, place = KINDS[name], f"{name}/{depth}"
             with global_random(seed, f"{place}/network"):
                 network = kind.build(settings.model.width, depth)
