@@ -365,3 +365,15 @@ def test_what_a_normalisation_is_called_with_may_be_a_dictionary_of_its_own_kind
     for mean, variance in moments(initialised(network)[0]):
         assert abs(mean) < 0.1
         assert variance == pytest.approx(1, abs=0.2)
+
+
+def test_an_output_that_is_summed_after_a_normalisation_is_measured():
+    class Summed(Layers):
+        def forward(self, x):
+            return self.final(super().forward(x)).sum(1)
+
+    network = Summed(JOINS["after the sum"], last=nn.Linear(UNITS, 3), final=ActNorm(3))
+    nn.init.uniform_(network.last.weight)
+    network, messages = initialised(network)
+    variance = float(network(X).detach().var(correction=0))
+    assert any(f"the output of the network has the variance {variance:.3g}" in m for m in messages)
