@@ -323,6 +323,7 @@ class Evaluation:
         starting: modules that initialise themselves on their first batch (ActNorm), by name; at
             first all that have a flag that may say so.
         again: whether all of them are to see their first batch again.
+        renewed: those that see it while one of the functions of the network is filled.
         statistics: running means and variances of batch normalisations, but of those that are in
             evaluation mode in a network that is not.
         snapshot: of the network as it was.
@@ -338,6 +339,7 @@ class Evaluation:
         again: bool,
     ) -> None:
         self.again = again
+        self.renewed: set[nn.Module] = set()
         self.starting = {name: module for name, module in network.named_modules() if _flags(module)}
         self.statistics = [
             tensor

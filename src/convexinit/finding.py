@@ -177,8 +177,11 @@ def find_prepared(
     renewed = [
         module
         for module, calls in trace.entered.items()
-        if len(calls) == 1 and held.isdisjoint(map(id, module.parameters()))
+        if len(calls) == 1
+        and held.isdisjoint(map(id, module.parameters()))
+        and module not in evaluation.renewed  # as another function decides what they are
     ]
+    evaluation.renewed.update(renewed)
     late = {name: m for name, m in evaluation.starting.items() if m not in renewed}
     pre_activations = find_pre_activations(
         network, parameters, trace, layers, renewed, late, options

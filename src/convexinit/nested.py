@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 from torch import Tensor
@@ -35,10 +36,13 @@ def replace(values: Any, new: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(values, Tensor):
         return new(values)
     if isinstance(values, dict):
-        return {key: replace(value, new) for key, value in values.items()}
+        changed = {key: replace(value, new) for key, value in values.items()}
+        if type(values) is dict:
+            return changed
+        other = copy(values)
+        other.update(changed)
+        return other
     if isinstance(values, (list, tuple)):
-        changed = [replace(value, new) for value in values]
-        if hasattr(values, "_fields"):
-            return type(values)(*changed)
-        return type(values)(changed)
+        items = [replace(value, new) for value in values]
+        return type(values)(*items) if hasattr(values, "_fields") else type(values)(items)
     return values

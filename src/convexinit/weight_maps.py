@@ -20,6 +20,7 @@ from convexinit.positivity import POSITIVITY, Positivity, looks_positive, softpl
 
 _FEW = 256  # entries by which maps are told apart
 _TABLE = 2**12  # values of a map that is inverted
+_ABOVE_LEAST = 0.05  # by which weights are above the least that a map gives, relatively
 
 # One more that networks use in their own code, beside those of the layers of this library.
 MAPS = {
@@ -318,8 +319,11 @@ def _inverse_of(
         weight = _in_shape_of(raw, forward(values), layout)
         return weight.to(dtype).clamp_min(tiny).log()
 
-    def ends(logarithm: Tensor) -> tuple[float, float]:
-        """Raw values below and above all that are asked for, if the map gets there."""
+    def ends(logarithm: Tensor) -> tuple[float, float, Tensor]:
+        """Raw values below and above all that are asked for, or where the map ends before.
+
+        And what the map gives at the first.
+        """
         found = []
         for end in (-1.0, 1.0):
             reached = log_of(torch.full_like(logarithm, end))
@@ -330,8 +334,9 @@ def _inverse_of(
                 if torch.equal(further, reached):
                     break
                 end, reached = 4 * end, further
-            found.append(end)
-        return found[0], found[1]
+            found.append((end, reached))
+        (low, least), (high, _) = found
+        return low, high, least
 
     def guess(logarithm: Tensor, low: float, high: float) -> tuple[Tensor, Tensor, Tensor]:
         """Raw values by a table, and those around, as if the map was the same for all entries."""
@@ -357,7 +362,9 @@ def _inverse_of(
     def inverse(target: Tensor) -> Tensor:
         target = target.to(dtype)
         logarithm = target.clamp_min(tiny).log()
-        first, last = ends(logarithm)
+        first, last, least = ends(logarithm)
+        # What is below all that the map gives is set where that has a slope.
+        logarithm = torch.where(logarithm < least, least + _ABOVE_LEAST, logarithm)
         values, low, high = guess(logarithm, first, last)
         error = log_of(values) - logarithm
         below, above = log_of(low) - logarithm, log_of(high) - logarithm

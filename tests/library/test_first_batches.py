@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from convexinit import check_signal, init_icnn_
+from convexinit import ConvexDifference, check_signal, init_icnn_
 from support.foreign_networks import INPUTS, ActNorm, normal
 from support.networks import generator, unchanged
 
@@ -340,3 +340,40 @@ def test_what_a_first_batch_makes_stays(join, make, before):
         assert variance == pytest.approx(1, abs=0.2)
     copies = copy.deepcopy(network).train()
     assert torch.equal(copies(X), network.eval()(X))
+
+
+def test_a_normalisation_that_both_parts_of_a_difference_share_is_that_of_the_first():
+    parts = Layers(JOINS["after the sum"]), Layers(JOINS["after the sum"])
+    parts[1].norm = parts[0].norm
+    initialised(ConvexDifference(*parts))
+    for mean, variance in moments(parts[0]):
+        assert abs(mean) < 0.1
+        assert variance == pytest.approx(1, abs=0.2)
+
+
+def test_what_a_normalisation_is_called_with_may_be_a_dictionary_of_its_own_kind():
+    class Batch(dict):
+        def tensor(self):
+            return self["tensor"]
+
+    class Norm(ActNorm):
+        def forward(self, batch):
+            return super().forward(batch.tensor())
+
+    network = Layers(lambda n, k, z, x: n.norm[k](Batch(tensor=n.convex[k](z))))
+    network.norm = nn.ModuleList(Norm(UNITS) for _ in range(3))
+    for mean, variance in moments(initialised(network)[0]):
+        assert abs(mean) < 0.1
+        assert variance == pytest.approx(1, abs=0.2)
+
+
+def test_an_output_that_is_summed_after_a_normalisation_is_measured():
+    class Summed(Layers):
+        def forward(self, x):
+            return self.final(super().forward(x)).sum(1)
+
+    network = Summed(JOINS["after the sum"], last=nn.Linear(UNITS, 3), final=ActNorm(3))
+    nn.init.uniform_(network.last.weight)
+    network, messages = initialised(network)
+    variance = float(network(X).detach().var(correction=0))
+    assert any(f"the output of the network has the variance {variance:.3g}" in m for m in messages)
