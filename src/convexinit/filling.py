@@ -39,6 +39,7 @@ from convexinit.remarks import remarks
 # Passes over all layers: one that draws, others that correct what it could not foresee. One more
 # measures what they left.
 _PASSES = 5
+_KEPT = 16 * 2**20  # bytes, up to which memory is not fetched anew
 _PASSES_WITH_FIRST_BATCH = 2  # after which normalisations stay as they are
 
 
@@ -218,6 +219,9 @@ def _fill_(
 
     if found.late:  # some have seen a few of the rows
         evaluation.start(again=evaluation.starting)
+    # glibc gives memory back to the system, from where it is slow to fetch it for every result, but
+    # none in pieces smaller than one that was given back before.
+    torch.empty(_KEPT, dtype=torch.uint8, device="cpu")
     before: dict[PreActivation, Deviation] = {}
     for number in range(_PASSES + 1):
         copies = [argument.detach().clone() for argument in arguments]
