@@ -23,7 +23,7 @@ from convexinit.calls import (
     changes_in_place,
     preceding,
 )
-from convexinit.joins import Join
+from convexinit.joins import JOINING, Join
 from convexinit.nested import flat, replace, tensors_in
 from convexinit.positivity import looks_positive
 from convexinit.products import Dependence, as_product, one_matrix
@@ -43,6 +43,7 @@ _OF_A_SHAPE = {"empty_like", "new_empty", "rand_like", "randn_like"}  # with val
 # Functions of one operand that bend it near zero, unless a parameter of theirs is small or large.
 _BENT = {"relu", "relu_", "softplus", "exp", "elu", "celu", "sigmoid", "tanh", "square", "abs"}
 SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__", "sub", "__sub__", "sub_", "__isub__"}
+_LINEAR = JOINING | {"transpose", "permute", "movedim", "t", "expand", "neg", "__neg__"}
 RESHAPES = {"view", "reshape", "squeeze", "unsqueeze", "flatten", "contiguous", "clone"}
 MULTIPLICATIONS = {"mul", "__mul__", "__rmul__", "mul_", "__imul__", "multiply"}
 DIVISIONS = {"div", "__truediv__", "div_", "__itruediv__"}
@@ -399,6 +400,8 @@ class Trace(Watch):
             return False
         if not all(t.is_floating_point() or t.is_complex() for t in moving):
             return False  # truth values and whole numbers jump
+        if call.name in _LINEAR:
+            return True
         size = _size_of(moving)
         if (question := _question(call, moving, size)) not in self._affine:
             self._affine[question] = self._keeps_midpoints(call, moving, 1.0) and (

@@ -112,7 +112,7 @@ def try_start(
     """
     trial = Trial()
     initial = settings.seen(data.inputs, depth)
-    began = time.process_time()
+    spent = math.nan
     with global_random(seed, start):
         try:
             if start == "glue" and kind.glue is not None:
@@ -120,10 +120,11 @@ def try_start(
                     kind.glue(network)
             elif start == "init_icnn_":
                 arguments = kind.view(network, initial)
+                began = time.process_time()
                 init_icnn_(network, arguments, convex=kind.convex, call=kind.call)
+                spent = time.process_time() - began
         except ValueError as error:
             return Trial(refusal=str(error))
-    spent = time.process_time() - began
     if start != "init_icnn_":
         network(*initial)  # sets what a first batch sets, as init_icnn_ does
     optimiser = torch.optim.Adam(network.parameters(), settings.learning_rate)
@@ -134,8 +135,7 @@ def try_start(
     trial.losses[0] = test_loss(kind, network, data)
     seconds = _train(kind, network, data, optimiser, settings, seed)
     trial.losses[settings.steps] = test_loss(kind, network, data)
-    if start == "init_icnn_":
-        trial.cost = spent / seconds
+    trial.cost = spent / seconds
     return trial
 
 
