@@ -13,9 +13,9 @@ from convexinit.calls import Call, calls_between, following, leads_only_to
 from convexinit.dropout import grows_noise
 from convexinit.evaluation import first_of
 from convexinit.filling_pass import Deviation, Filling, Target
-from convexinit.found import Found, PreActivation
+from convexinit.found import Found, PreActivation, biases_of_context
 from convexinit.products import Dependence
-from convexinit.tracing import DIVISIONS, MULTIPLICATIONS, SUMS
+from convexinit.tracing import DIVISIONS, MULTIPLICATIONS, NEGATIONS, SUMS
 from convexinit.unseen import UNDERSTOOD, unseen_remarks
 
 # Root mean square of the weights of a first layer, for a signal of variance 1, from which on steps
@@ -158,9 +158,7 @@ def _of_first_layers(found: Found, target: Target) -> list[str]:
 
 def _of_context(found: Found) -> list[str]:
     """A warning of biases of other inputs that were set, and that are read elsewhere too."""
-    context = {
-        f"{layer.name}.bias": layer.call for layer in found.layers if layer.role == "context"
-    }
+    context = biases_of_context(found.layers)
     shared = {
         one.name: one.biases[0].name
         for one in found.pre_activations
@@ -341,10 +339,13 @@ def _fixed_shift(one: PreActivation) -> float:
     for call in calls_between(one.first.call, one.call):
         fixed = [float(v.double().mean()) for v in call.args if _is_buffer(call, v)]
         fixed += [v for v in call.args if isinstance(v, (int, float))]
+        from_fixed = "sub" in call.name and any(_is_buffer(call, v) for v in call.args[:1])
+        negates = call.name in NEGATIONS or from_fixed
+        shift = -shift if negates else shift
         if not fixed:
             continue
-        if call.name in SUMS:
-            shift += -fixed[0] if "sub" in call.name else fixed[0]
+        if call.name in SUMS | NEGATIONS:
+            shift += -fixed[0] if "sub" in call.name and not negates else fixed[0]
         elif call.name in MULTIPLICATIONS:
             shift *= fixed[0]
         elif call.name in DIVISIONS:
