@@ -15,7 +15,7 @@ from convexinit.evaluation import first_of
 from convexinit.filling_pass import Deviation, Filling, Target
 from convexinit.found import Found, PreActivation, biases_of_context
 from convexinit.products import Dependence
-from convexinit.tracing import DIVISIONS, MULTIPLICATIONS, NEGATIONS, SUMS
+from convexinit.tracing import DIVISIONS, MULTIPLICATIONS, NEGATIONS, SUMS, Trace
 from convexinit.unseen import UNDERSTOOD, unseen_remarks
 
 # Root mean square of the weights of a first layer, for a signal of variance 1, from which on steps
@@ -321,7 +321,7 @@ def _of_output(found: Found, output: Tensor, target: Target) -> list[str]:
 def _of_shifts(found: Found, target: Target) -> list[str]:
     """A warning of an output to which a large number is added that is not trained."""
     for one in found.pre_activations:
-        shift = _fixed_shift(one) if one.output and one.biases else 0.0
+        shift = _fixed_shift(found.trace, one) if one.output and one.biases else 0.0
         if abs(shift) > _FAR * target.std:
             return [
                 f"the network adds a fixed number, {shift:.3g}, to its output behind the layer "
@@ -333,13 +333,13 @@ def _of_shifts(found: Found, target: Target) -> list[str]:
     return []
 
 
-def _fixed_shift(one: PreActivation) -> float:
+def _fixed_shift(trace: Trace, one: PreActivation) -> float:
     """What numbers and buffers add to a pre-activation behind its first layer."""
     shift = 0.0
     for call in calls_between(one.first.call, one.call):
-        fixed = [float(v.double().mean()) for v in call.args if _is_buffer(call, v)]
+        fixed = [float(v.double().mean()) for v in call.args if _is_fixed(trace, call, v)]
         fixed += [v for v in call.args if isinstance(v, (int, float))]
-        from_fixed = "sub" in call.name and any(_is_buffer(call, v) for v in call.args[:1])
+        from_fixed = "sub" in call.name and any(_is_fixed(trace, call, v) for v in call.args[:1])
         negates = call.name in NEGATIONS or from_fixed
         shift = -shift if negates else shift
         if not fixed:
@@ -353,9 +353,9 @@ def _fixed_shift(one: PreActivation) -> float:
     return shift
 
 
-def _is_buffer(call: Call, value: Any) -> bool:
-    """Whether an argument of a call is a tensor that no call made and that is not trained."""
-    if not isinstance(value, Tensor) or value.is_complex():
+def _is_fixed(trace: Trace, call: Call, value: Any) -> bool:
+    """Whether an argument of a call is a tensor that no call made, no input and not trained."""
+    if not isinstance(value, Tensor) or value.is_complex() or trace.dependence(value):
         return False
     return not value.requires_grad and id(value) not in call.made_by
 

@@ -432,3 +432,20 @@ def test_fixed_means_of_targets_that_are_added_are_mentioned(end, shift):
             generator=generator(1),
         )  # fmt: skip
     assert by_row(network(ROWS[1])) == pytest.approx((shift, 64), abs=0.5)
+
+
+@pytest.mark.parametrize("convex", [0, (0, 1)])
+def test_inputs_that_are_added_are_no_fixed_numbers(convex):
+    class Added(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 1)
+
+        def forward(self, x, offset):
+            return self.last(F.softplus(self.first(x))) + offset
+
+    torch.manual_seed(0)
+    offset = ROWS[1][:, :1] / 4 + 10
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_icnn_(Added(), (ROWS[1], offset), convex=convex, generator=generator(1))
