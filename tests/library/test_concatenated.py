@@ -263,6 +263,7 @@ FUNCTIONS = {
         n.both[1],
         n.second,
     ),
+    "tensors by name": lambda n, z, x: F.linear(torch.cat(tensors=[z, x], dim=1), n.w, n.bias),
     "own parts": lambda n, z, x: (
         F.linear(z, n.w[:, :WIDTH].clamp(min=0), n.bias) + F.linear(x, n.w[:, WIDTH:])
     ),
