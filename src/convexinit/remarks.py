@@ -14,6 +14,7 @@ from convexinit.dropout import grows_noise
 from convexinit.evaluation import first_of
 from convexinit.filling_pass import Deviation, Filling, Target
 from convexinit.found import Found, PreActivation, biases_of_context
+from convexinit.joins import JOINING
 from convexinit.products import Dependence
 from convexinit.tracing import DIVISIONS, MULTIPLICATIONS, NEGATIONS, SUMS, Trace
 from convexinit.unseen import UNDERSTOOD, unseen_remarks
@@ -226,10 +227,9 @@ def _of_concatenations(found: Found) -> list[str]:
     for one in found.pre_activations:
         for layer in one.constrained:
             product = layer.call.product
-            maker = layer.call.made_by.get(id(product.input)) if product else None
-            if maker is None or maker.name not in {"cat", "concat", "hstack"} or layer.kept:
+            if product is None or layer.kept:
                 continue
-            levels = set(map(found.trace.dependence, maker.operands))
+            levels = set(map(found.trace.dependence, _parts(layer.call, product.input)))
             if Dependence.CURVED in levels and levels & {Dependence.CONTEXT, Dependence.AFFINE}:
                 names[layer.name] = None
     if not names:
@@ -240,6 +240,14 @@ def _of_concatenations(found: Found) -> list[str]:
         "own, the result of which is added, or beside those of features that a map makes positive: "
         "torch.cat([softplus(w), v], 1)"
     ]
+
+
+def _parts(call: Call, operand: Tensor) -> list[Tensor]:
+    """What an operand of a call was concatenated from, in one call or several; else itself."""
+    maker = call.made_by.get(id(operand))
+    if maker is None or maker.name not in JOINING - {"stack"}:
+        return [operand]
+    return [part for joined in maker.operands for part in _parts(maker, joined)]
 
 
 def _reason(found: Found, one: PreActivation, target: Target) -> str:
