@@ -172,8 +172,7 @@ def find_prepared(
     for layer in layers:
         if layer.raw is not None:  # one view for all uses of a part
             layer.raw = raws.setdefault(_place_of(layer.raw), layer.raw)
-    read = [layer.raw for layer in layers if layer.raw is not None]
-    held = {id(raw if raw._base is None else raw._base) for raw in read}
+    held = {id(layer.owner) for layer in layers}
     renewed = [
         module
         for module, calls in trace.entered.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -148,6 +148,19 @@ class FoundLayer:
             return self.map.positivity.projects  # as of whatever has these values
         raw = self.map.positivity.inverse(torch.zeros_like(self.raw))
         return has_slope(self.map.forward, raw, self.map.gain)
+
+
+def biases_of_context(layers: Sequence[FoundLayer]) -> dict[str, Call]:
+    """Biases of layers that read other inputs alone, by name, and the calls of these.
+
+    Layers that read convex inputs too, as those of ``g(x) - g(0)``, are left out.
+    """
+    own = {layer.name for layer in layers if layer.role != "context"}
+    return {
+        f"{layer.name}.bias": layer.call
+        for layer in layers
+        if layer.role == "context" and layer.name not in own
+    }
 
 
 @dataclass(eq=False)

@@ -114,7 +114,7 @@ def join_of(
         whole: its result.
         known: joins by the ``id`` of their result; their parts are parts of this one.
     """
-    parts = tensors_in(args[:1])
+    parts = tensors_in(args[:1], kwargs.get("tensors"))
     if name == "stack":
         apart = len(args) + len(kwargs) == 1 or _along_first(args, kwargs)
         several = len(parts) > 1 and all(t.is_floating_point() for t in parts)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from convexinit.assignment import is_close
 from convexinit.calls import Call, calls_between, changes_in_place, following, leads_only_to
-from convexinit.found import BiasOption, FoundLayer, Options, PreActivation
+from convexinit.found import BiasOption, FoundLayer, Options, PreActivation, biases_of_context
 from convexinit.tracing import DIVISIONS, MULTIPLICATIONS, RESHAPES, SUMS, Trace
 
 _SCALINGS = MULTIPLICATIONS | DIVISIONS
@@ -70,7 +70,7 @@ def find_pre_activations(
     ]
     pre_activations.sort(key=lambda one: one.call.index)
     constrained = {id(layer.call) for layer in signal if layer.role == "constrained"}
-    context = {f"{layer.name}.bias" for layer in layers if layer.role == "context"}
+    context = biases_of_context(layers)
     users: dict[str, int] = {}
     for one in pre_activations:
         one.output = not any(id(call) in constrained for call in following(one.call))

@@ -18,7 +18,15 @@ from torch import Tensor
 from convexinit.calls import Call, changes_in_place
 from convexinit.nested import flat, replace, tensors_in
 from convexinit.products import Dependence
-from convexinit.tracing import DIVISIONS, MULTIPLICATIONS, RESHAPES, SELECTIONS, SUMS, Trace
+from convexinit.tracing import (
+    DIVISIONS,
+    MULTIPLICATIONS,
+    NEGATIONS,
+    RESHAPES,
+    SELECTIONS,
+    SUMS,
+    Trace,
+)
 
 # Sums of entries or of tensors, or a choice of them, in any order.
 _GATHERING = RESHAPES | SELECTIONS | {
@@ -26,7 +34,6 @@ _GATHERING = RESHAPES | SELECTIONS | {
     "unflatten", "float", "double", "to",
 }  # fmt: skip
 _SUMS = SUMS - {"sub", "__sub__", "sub_", "__isub__"}
-_NEGATIVE = {"neg", "__neg__", "rsub", "__rsub__"}
 _EVEN = {"square", "abs", "pow", "__pow__"}
 # Means of entries, or the entries and constants beside them.
 _POOLING = {
@@ -146,7 +153,7 @@ def _is_convex(trace: Trace, call: Call, columns: Mapping[int, Any]) -> bool:
     if name in _GATHERING:
         # The bits of numbers may be viewed as those of others.
         return name != "view" or not any(isinstance(v, torch.dtype) for v in flat(call.args))
-    if name in SUMS or (name in _NEGATIVE and not curved):
+    if name in SUMS or (name in NEGATIONS and not curved):
         subtracted = name not in _SUMS and any(t is not first for t in curved)
         return not kwargs and len(call.args) <= 2 and not subtracted
     if name in MULTIPLICATIONS | DIVISIONS:

@@ -13,9 +13,10 @@ from convexinit.calls import Call, calls_between, following, leads_only_to
 from convexinit.dropout import grows_noise
 from convexinit.evaluation import first_of
 from convexinit.filling_pass import Deviation, Filling, Target
-from convexinit.found import Found, PreActivation
+from convexinit.found import Found, PreActivation, biases_of_context
+from convexinit.joins import JOINING
 from convexinit.products import Dependence
-from convexinit.tracing import DIVISIONS, MULTIPLICATIONS, SUMS
+from convexinit.tracing import DIVISIONS, MULTIPLICATIONS, NEGATIONS, SUMS, Trace
 from convexinit.unseen import UNDERSTOOD, unseen_remarks
 
 # Root mean square of the weights of a first layer, for a signal of variance 1, from which on steps
@@ -158,9 +159,7 @@ def _of_first_layers(found: Found, target: Target) -> list[str]:
 
 def _of_context(found: Found) -> list[str]:
     """A warning of biases of other inputs that were set, and that are read elsewhere too."""
-    context = {
-        f"{layer.name}.bias": layer.call for layer in found.layers if layer.role == "context"
-    }
+    context = biases_of_context(found.layers)
     shared = {
         one.name: one.biases[0].name
         for one in found.pre_activations
@@ -228,10 +227,9 @@ def _of_concatenations(found: Found) -> list[str]:
     for one in found.pre_activations:
         for layer in one.constrained:
             product = layer.call.product
-            maker = layer.call.made_by.get(id(product.input)) if product else None
-            if maker is None or maker.name not in {"cat", "concat", "hstack"} or layer.kept:
+            if product is None or layer.kept:
                 continue
-            levels = set(map(found.trace.dependence, maker.operands))
+            levels = set(map(found.trace.dependence, _parts(layer.call, product.input)))
             if Dependence.CURVED in levels and levels & {Dependence.CONTEXT, Dependence.AFFINE}:
                 names[layer.name] = None
     if not names:
@@ -242,6 +240,14 @@ def _of_concatenations(found: Found) -> list[str]:
         "own, the result of which is added, or beside those of features that a map makes positive: "
         "torch.cat([softplus(w), v], 1)"
     ]
+
+
+def _parts(call: Call, operand: Tensor) -> list[Tensor]:
+    """What an operand of a call was concatenated from, in one call or several; else itself."""
+    maker = call.made_by.get(id(operand))
+    if maker is None or maker.name not in JOINING - {"stack"}:
+        return [operand]
+    return [part for joined in maker.operands for part in _parts(maker, joined)]
 
 
 def _reason(found: Found, one: PreActivation, target: Target) -> str:
@@ -323,7 +329,7 @@ def _of_output(found: Found, output: Tensor, target: Target) -> list[str]:
 def _of_shifts(found: Found, target: Target) -> list[str]:
     """A warning of an output to which a large number is added that is not trained."""
     for one in found.pre_activations:
-        shift = _fixed_shift(one) if one.output and one.biases else 0.0
+        shift = _fixed_shift(found.trace, one) if one.output and one.biases else 0.0
         if abs(shift) > _FAR * target.std:
             return [
                 f"the network adds a fixed number, {shift:.3g}, to its output behind the layer "
@@ -335,16 +341,19 @@ def _of_shifts(found: Found, target: Target) -> list[str]:
     return []
 
 
-def _fixed_shift(one: PreActivation) -> float:
+def _fixed_shift(trace: Trace, one: PreActivation) -> float:
     """What numbers and buffers add to a pre-activation behind its first layer."""
     shift = 0.0
     for call in calls_between(one.first.call, one.call):
-        fixed = [float(v.double().mean()) for v in call.args if _is_buffer(call, v)]
+        fixed = [float(v.double().mean()) for v in call.args if _is_fixed(trace, call, v)]
         fixed += [v for v in call.args if isinstance(v, (int, float))]
+        from_fixed = "sub" in call.name and any(_is_fixed(trace, call, v) for v in call.args[:1])
+        negates = call.name in NEGATIONS or from_fixed
+        shift = -shift if negates else shift
         if not fixed:
             continue
-        if call.name in SUMS:
-            shift += -fixed[0] if "sub" in call.name else fixed[0]
+        if call.name in SUMS | NEGATIONS:
+            shift += -fixed[0] if "sub" in call.name and not negates else fixed[0]
         elif call.name in MULTIPLICATIONS:
             shift *= fixed[0]
         elif call.name in DIVISIONS:
@@ -352,9 +361,9 @@ def _fixed_shift(one: PreActivation) -> float:
     return shift
 
 
-def _is_buffer(call: Call, value: Any) -> bool:
-    """Whether an argument of a call is a tensor that no call made and that is not trained."""
-    if not isinstance(value, Tensor) or value.is_complex():
+def _is_fixed(trace: Trace, call: Call, value: Any) -> bool:
+    """Whether an argument of a call is a tensor that no call made, no input and not trained."""
+    if not isinstance(value, Tensor) or value.is_complex() or trace.dependence(value):
         return False
     return not value.requires_grad and id(value) not in call.made_by
 

@@ -44,6 +44,7 @@ _OF_A_SHAPE = {"empty_like", "new_empty", "rand_like", "randn_like"}  # with val
 _BENT = {"relu", "relu_", "softplus", "exp", "elu", "celu", "sigmoid", "tanh", "square", "abs"}
 SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__", "sub", "__sub__", "sub_", "__isub__"}
 _LINEAR = JOINING | {"transpose", "permute", "movedim", "t", "expand", "neg", "__neg__"}
+NEGATIONS = {"neg", "__neg__", "rsub", "__rsub__"}
 RESHAPES = {"view", "reshape", "squeeze", "unsqueeze", "flatten", "contiguous", "clone"}
 MULTIPLICATIONS = {"mul", "__mul__", "__rmul__", "mul_", "__imul__", "multiply"}
 DIVISIONS = {"div", "__truediv__", "div_", "__itruediv__"}

@@ -239,6 +239,19 @@ def test_weights_that_the_network_makes_positive_stay_together(weight):
     assert found(network) == [("constrained", WIDTH + INPUTS)]
 
 
+@pytest.mark.parametrize(
+    "join",
+    [
+        lambda z, x: torch.concatenate([z, x], 1),
+        lambda z, x: torch.cat([torch.cat([z[:, :1], x], 1), z[:, 1:]], 1),
+    ],
+)
+def test_weights_that_stay_together_are_mentioned_however_the_tensors_are_joined(join):
+    network = wide(lambda n, z, x: F.linear(join(z, x), F.softplus(n.w) / WIDTH, n.bias))
+    (message,) = messages_of(lambda: init_icnn_(network, X, generator=generator()))
+    assert "for both: w." in message
+
+
 def test_a_layer_of_this_library_is_constrained_as_a_whole():
     network = wide(
         lambda n, z, x: n.own(torch.cat([z, x], 1)),
@@ -263,6 +276,7 @@ FUNCTIONS = {
         n.both[1],
         n.second,
     ),
+    "tensors by name": lambda n, z, x: F.linear(torch.cat(tensors=[z, x], dim=1), n.w, n.bias),
     "own parts": lambda n, z, x: (
         F.linear(z, n.w[:, :WIDTH].clamp(min=0), n.bias) + F.linear(x, n.w[:, WIDTH:])
     ),

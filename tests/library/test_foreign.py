@@ -857,6 +857,30 @@ def test_biases_of_context_that_are_read_elsewhere_are_reported(shared):
         assert torch.equal(network.context.bias, before)
 
 
+@pytest.mark.parametrize("at", [torch.zeros_like, torch.ones_like])
+def test_biases_of_layers_that_are_used_at_a_fixed_point_too_are_not_those_of_others(at):
+    class Lyapunov(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.middle = nn.Linear(INPUTS, 16), nn.Linear(16, 16)
+            self.last = nn.Linear(16, 1)
+
+        def potential(self, y):
+            z = F.softplus(self.first(y))
+            for layer in (self.middle, self.last):
+                z = F.linear(F.softplus(z), F.softplus(layer.weight), layer.bias)
+            return z
+
+        def forward(self, y):
+            return self.potential(y) - self.potential(at(y))
+
+    torch.manual_seed(0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        init_icnn_(Lyapunov(), normal(ROWS, INPUTS, seed=2), generator=generator())
+    assert not [one for one in caught if "elsewhere" in str(one.message)]
+
+
 class EinsumGate(nn.Module):
     """A gate and a matrix in one einsum, or one after the other."""
 

@@ -393,6 +393,9 @@ def test_outputs_that_cannot_be_standardised_are_reported(end, message):
         (lambda n, s: s * n.deviation + n.mean, 50),
         (lambda n, s: 50 + (s * n.deviation).squeeze(-1), 50),
         (lambda n, s: (s - 10) / 0.5, -20),
+        (lambda n, s: -(10 - s), -10),
+        (lambda n, s: -(n.mean - s), -50),
+        (lambda n, s: -(10 + (-s)) * 2, -20),
         (lambda n, s: s + n.trained, 0),
         (lambda n, s: s + 1.0, 0),
         (lambda n, s: s / 100, 0),
@@ -429,3 +432,20 @@ def test_fixed_means_of_targets_that_are_added_are_mentioned(end, shift):
             generator=generator(1),
         )  # fmt: skip
     assert by_row(network(ROWS[1])) == pytest.approx((shift, 64), abs=0.5)
+
+
+@pytest.mark.parametrize("convex", [0, (0, 1)])
+def test_inputs_that_are_added_are_no_fixed_numbers(convex):
+    class Added(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 1)
+
+        def forward(self, x, offset):
+            return self.last(F.softplus(self.first(x))) + offset
+
+    torch.manual_seed(0)
+    offset = ROWS[1][:, :1] / 4 + 10
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_icnn_(Added(), (ROWS[1], offset), convex=convex, generator=generator(1))

@@ -23,8 +23,6 @@ from convexinit_paper.training.randomness import seeded_generator
 
 STARTS = ("default", "glue", "init_icnn_")
 ACTIVATIONS = (F.softplus, F.relu, F.leaky_relu, F.celu)  # that the networks call
-
-
 _DEEP = 6  # hidden layers, from which on the user's page advises to give more rows
 
 
