@@ -39,8 +39,8 @@ from convexinit.remarks import remarks
 # Passes over all layers: one that draws, others that correct what it could not foresee. One more
 # measures what they left.
 _PASSES = 5
-_KEPT = 16 * 2**20  # bytes, up to which memory is not fetched anew
 _PASSES_WITH_FIRST_BATCH = 2  # after which normalisations stay as they are
+_KEPT = 16 * 2**20  # bytes, up to which memory is not fetched anew
 
 
 def fill_network_(

@@ -209,7 +209,7 @@ class Filling(Watch):
             product = as_product(function, args, kwargs, self.dependence)
         if product is None:
             return self._run(function, args, kwargs, level)
-        without, _ = without_weight(product, function, args, kwargs)
+        without = without_weight(product, function, args, kwargs)
         output = self._run(function, args, kwargs, level)
         self._results[self.count] = output.detach().clone(), without.detach()
         return output
@@ -241,7 +241,7 @@ class Filling(Watch):
         )  # fmt: skip
         if self._drawing and self._is_drawn(layer):
             # What was there before may be so large that nothing else is left beside it.
-            output, operand.even = without_weight(product, function, args, kwargs)
+            output = without_weight(product, function, args, kwargs)
         else:
             output = function(*args, **kwargs)
         operand.shape, operand.dtype = output.shape, output.dtype
@@ -312,18 +312,16 @@ class Filling(Watch):
         parts = [self._part(one, o, w) for o, w in zip(fillable, weights, strict=True)]
         if not self._drawing:
             values = values - sum(parts)
-        if one.is_one_call and any(operand.even for operand in fillable):
-            values = values[:1]
         signal = self._scale_rest(one, free, bool(parts), Signal.of(values))
         if parts:
-            whole = Signal.of(sum(parts[1:], parts[0]), in_place=True)
+            whole = Signal.of(sum(parts[1:], parts[0]))
             rounding = sum(map(partial(self._rounding, one), fillable, weights))
             if not (math.isfinite(signal.variance) and rounding < whole.variance < math.inf):
                 raise ValueError(_unfit(one, fillable, whole.variance))
             factor = whole.factor_beside(signal, self._target.variance)
             for operand, weight in zip(fillable, weights, strict=True):
                 self._write_(operand.layer, factor * weight)
-            signal = whole.times_and_plus(factor, signal)
+            signal = signal.plus(whole, factor)
         signal = self._centre(one, signal, product, shape)
         if self._drawing and self._foreseen and not one.starts:
             self._measure(one, signal)

@@ -212,11 +212,6 @@ class PreActivation:
         return (self.constrained + self.free)[0]
 
     @property
-    def is_one_call(self) -> bool:
-        """Whether it is the result of an operation as it is."""
-        return self.call is self.first.call
-
-    @property
     def is_bent(self) -> bool:
         """Whether anything but linear operations reads it, of which the bias centres what comes."""
         return not all(user.product for user in self.call.consumers)

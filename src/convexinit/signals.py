@@ -33,10 +33,10 @@ class Signal:
     deviations: Tensor
 
     @classmethod
-    def of(cls, values: Tensor, in_place: bool = False) -> Signal:
+    def of(cls, values: Tensor) -> Signal:
         """From values, ``[rows and positions, units]``."""
         means = values.mean(0)
-        return cls(means, values.sub_(means) if in_place else values - means)
+        return cls(means, values - means)
 
     @cached_property
     def _squares(self) -> Tensor:
@@ -62,13 +62,6 @@ class Signal:
             self.deviations.add(other.deviations, alpha=factor),
         )
 
-    def times_and_plus(self, factor: float, rest: Signal) -> Signal:
-        """The sum of a multiple of this part and the rest, in the memory of this part."""
-        return Signal(
-            rest.means.add(self.means, alpha=factor),
-            self.deviations.mul_(factor).add_(rest.deviations),
-        )
-
     def factor_beside(self, rest: Signal, variance: float) -> float:
         """Factor with which this part and the rest have a variance together."""
         own, others = self.variance, rest.variance
@@ -89,7 +82,6 @@ class Operand:
         product: the operation.
         inputs: of it.
         weight: of it.
-        even: whether its result is that of a weight of zero, the same in all rows.
         shape: of the result.
         dtype: of the result.
     """
@@ -98,7 +90,6 @@ class Operand:
     product: Product
     inputs: Tensor
     weight: Tensor
-    even: bool = False
     shape: torch.Size = field(default_factory=torch.Size)
     dtype: torch.dtype = torch.float32
 
@@ -139,10 +130,8 @@ class Operand:
         return (stored**2 + summed**2 * weight.numel() / units) * of_units / units
 
 
-def without_weight(
-    product: Product, function: Callable[..., Any], args: Any, kwargs: Any
-) -> tuple[Any, bool]:
-    """The result of a linear operation with weights of zero, and whether all rows are the same."""
+def without_weight(product: Product, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """The result of a linear operation with weights of zero."""
     weight = product.weight if product.expanded is None else product.expanded
     new = {id(weight): torch.zeros_like(weight)}
     rows = len(product.input)
@@ -152,7 +141,7 @@ def without_weight(
         new[id(product.input)] = product.input[:1]
     args, kwargs = (replace(a, lambda t: new.get(id(t), t)) for a in (args, kwargs))
     output = function(*args, **kwargs)
-    return output.repeat(rows, *[1] * (output.ndim - 1)) if alike else output, alike
+    return output.repeat(rows, *[1] * (output.ndim - 1)) if alike else output
 
 
 def mean_variance(signal: Tensor) -> float:
