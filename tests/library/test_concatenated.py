@@ -16,7 +16,7 @@ from convexinit import (
     parameter_groups,
 )
 from convexinit.finding import find_layers
-from support.foreign_networks import INPUTS, normal
+from support.foreign_networks import INPUTS, Hidden, normal
 from support.networks import generator
 
 WIDTH = 32
@@ -99,25 +99,11 @@ class Adding(nn.Module):
         return z
 
 
-class Hidden(nn.Module):
-    """``forward(self, *inputs)`` of a first and a last layer, and of what else is given."""
-
-    def __init__(self, forward, **parts):
-        super().__init__()
-        torch.manual_seed(0)
-        self.function = forward
-        self.first, self.last = nn.Linear(INPUTS, WIDTH), nn.Linear(WIDTH, 1)
-        for name, part in parts.items():
-            setattr(self, name, nn.Parameter(part) if isinstance(part, torch.Tensor) else part)
-
-    def forward(self, *inputs):
-        return self.function(self, *inputs)
-
-
 def wide(layer, **parts):
     """``layer(network, features, inputs)`` between both, with weight ``w`` and ``bias``."""
     return Hidden(
         lambda n, x: n.last(F.relu(layer(n, F.relu(n.first(x)), x))),
+        WIDTH,
         **{"w": matrix(WIDTH, WIDTH + INPUTS), "bias": torch.zeros(WIDTH), **parts},
     )
 
@@ -324,6 +310,7 @@ def test_features_of_all_layers_are_read_at_once():
     widths = [WIDTH * (i + 1) for i in range(4)]
     network = Hidden(
         forward,
+        WIDTH,
         layers=nn.ModuleList(nn.Linear(INPUTS + width, WIDTH) for width in widths[:-1]),
         end=nn.Linear(INPUTS + widths[-1], 1),
     )
@@ -343,7 +330,7 @@ def test_columns_of_context_stay_as_they_are():
         return network.last(F.softplus(F.linear(read, network.w, network.bias)))
 
     network = Hidden(
-        forward, context=nn.Linear(3, WIDTH), shift=nn.Linear(WIDTH, WIDTH),
+        forward, WIDTH, context=nn.Linear(3, WIDTH), shift=nn.Linear(WIDTH, WIDTH),
         w=matrix(WIDTH, 2 * WIDTH + INPUTS), bias=torch.zeros(WIDTH),
     )  # fmt: skip
     inputs = (X, CONTEXT)
@@ -369,7 +356,7 @@ def test_a_part_that_is_used_again_is_set_at_its_first_use():
             z = F.softplus(F.linear(torch.cat([z, x], 1), network.w, network.bias))
         return network.last(z)
 
-    network = Hidden(forward, w=matrix(WIDTH, WIDTH + INPUTS), bias=torch.zeros(WIDTH))
+    network = Hidden(forward, WIDTH, w=matrix(WIDTH, WIDTH + INPUTS), bias=torch.zeros(WIDTH))
     (message,) = messages_of(lambda: init_icnn_(network, X, generator=generator()))
     assert "was set at its first use: w;" in message
     assert check_signal(network, X).rows[1].std == pytest.approx(1, rel=0.01)
@@ -384,7 +371,7 @@ def test_a_weight_that_is_used_as_a_whole_and_in_parts_is_set_at_its_first_use()
             z = F.softplus(F.linear(torch.cat([z, x], 1), network.w, network.bias))
         return network.last(z)
 
-    network = Hidden(forward, w=matrix(WIDTH, WIDTH + INPUTS), bias=torch.zeros(WIDTH))
+    network = Hidden(forward, WIDTH, w=matrix(WIDTH, WIDTH + INPUTS), bias=torch.zeros(WIDTH))
     messages_of(lambda: init_icnn_(network, X, generator=generator()))
     row = check_signal(network, X).rows[0]
     assert (row.mean, row.std) == (pytest.approx(0, abs=0.01), pytest.approx(1, rel=0.01))

@@ -13,26 +13,11 @@ from torch.overrides import TorchFunctionMode
 from convexinit import check_signal, init_icnn_, keep_convex
 from convexinit.finding import find, find_layers
 from convexinit.positivity import softplus
-from support.foreign_networks import INPUTS, ActNorm, MappedLinear, normal
+from support.foreign_networks import INPUTS, ActNorm, Hidden, MappedLinear, normal
 from support.networks import generator, unchanged
 
 X = normal(256, INPUTS, seed=1)
 CONTEXT = normal(256, 3, seed=2)
-
-
-class Hidden(nn.Module):
-    """``forward(self, *inputs)`` of a first and a last layer, and of what else is given."""
-
-    def __init__(self, forward, **parts):
-        super().__init__()
-        torch.manual_seed(0)
-        self.function = forward
-        self.first, self.last = nn.Linear(INPUTS, 16), nn.Linear(16, 1)
-        for name, part in parts.items():
-            setattr(self, name, nn.Parameter(part) if isinstance(part, torch.Tensor) else part)
-
-    def forward(self, *inputs):
-        return self.function(self, *inputs)
 
 
 def middle(layer, **parts):

@@ -7,6 +7,7 @@ and the inputs that it takes.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -154,6 +155,21 @@ def mapped(
         return nn.Sequential(*layers, layer(WIDTH, 1, weight_of))
 
     return build
+
+
+class Hidden(nn.Module):
+    """``forward(self, *inputs)`` of a first and a last layer, and of what else is given."""
+
+    def __init__(self, forward: Callable[..., Tensor], width: int = 16, **parts: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.function = forward
+        self.first, self.last = nn.Linear(INPUTS, width), nn.Linear(width, 1)
+        for name, part in parts.items():
+            setattr(self, name, nn.Parameter(part) if isinstance(part, Tensor) else part)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.function(self, *inputs)
 
 
 class ParameterLists(nn.Module):
